@@ -1,0 +1,5 @@
+//! mq: durable message queues for shell pipes.
+
+pub mod batch;
+pub mod limits;
+pub mod units;

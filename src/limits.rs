@@ -1,0 +1,153 @@
+//! Every bound of mq in one place, with its reason, and the relations between them checked at
+//! compile time.
+//!
+//! Nothing per connection or per queue grows without one of these. Used everywhere; uses only
+//! [`units`](crate::units).
+
+use crate::units::Micros;
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+/// Bytes in the name of a queue or group: with a suffix it still fits a file name of 255.
+pub const NAME_BYTES_MAX: usize = 200;
+
+/// Bytes of one message. Larger ones are refused (exit status 65).
+pub const MESSAGE_BYTES_MAX: usize = 64 * MIB;
+
+/// Bytes of payload in one batch. A message that does not fit goes as a chain of batches.
+pub const BATCH_PAYLOAD_BYTES_MAX: usize = MIB + 4 * KIB;
+
+/// Messages in one batch; a flood of empty lines ends a batch here.
+pub const BATCH_MESSAGES_MAX: u64 = 1 << 20;
+
+/// What a sender puts into one batch by itself: small enough to stay in a core's cache on its
+/// way through three processes, large enough to make a system call cheap.
+pub const SEND_BATCH_BYTES: usize = 256 * KIB;
+
+/// Batches in the chain of one large message.
+pub const CHAIN_BATCHES_MAX: usize = MESSAGE_BYTES_MAX / MIB + 1;
+
+/// Body bytes of one frame, both ways: a batch with its header and the frame's own fields.
+pub const FRAME_BODY_BYTES_MAX: usize = BATCH_PAYLOAD_BYTES_MAX + 64 * KIB;
+
+/// Bytes of a JSON body in a frame.
+pub const JSON_BYTES_MAX: usize = 256 * KIB;
+
+/// Bytes that the server puts into one DELIVER frame, if more than one batch fits.
+pub const DELIVER_BYTES: usize = 512 * KIB;
+
+/// Ranges in one ACK or RELEASE frame.
+pub const RANGES_PER_FRAME_MAX: usize = 2048;
+
+/// Channels (senders and receivers) of one connection.
+pub const CHANNELS_PER_CONNECTION_MAX: usize = 64;
+
+/// Connections of one server; the next one is told that the server is full.
+pub const CONNECTIONS_MAX: usize = 4096;
+
+/// Queues of one store.
+pub const QUEUES_MAX: usize = 10_000;
+
+/// Groups of one queue.
+pub const GROUPS_PER_QUEUE_MAX: usize = 256;
+
+/// Settled ranges that a group may hold above its floor. At the bound the group gets nothing
+/// new until holes close.
+pub const SETTLED_RANGES_PER_GROUP_MAX: usize = 16 * 1024;
+
+/// Bytes in all partly received frames of the server together; beyond it sockets are not read.
+pub const RECEIVE_BUDGET_BYTES: usize = 8 * MIB;
+
+/// Bytes of replies that may wait for one connection; a peer that sends requests and does not
+/// read the answers is not read from beyond it.
+pub const REPLY_BACKLOG_BYTES_MAX: usize = 512 * KIB;
+
+/// Bytes that a sender may have unconfirmed: enough to keep the disk busy through one slow sync.
+pub const UNCONFIRMED_BYTES_MAX: usize = 16 * MIB;
+
+/// Bytes after which a segment is sealed. Retention deletes whole segments, recovery reads
+/// unsealed ones, so this bounds both the space held too long and the time to come back.
+pub const SEGMENT_BYTES: u64 = 64 * MIB as u64;
+
+/// Bytes that a segment file can have at most: a chain stays in one segment.
+pub const SEGMENT_BYTES_MAX: u64 =
+    SEGMENT_BYTES + (MESSAGE_BYTES_MAX + CHAIN_BATCHES_MAX * 4 * KIB + 4 * MIB) as u64;
+
+/// Messages that a segment holds at most. After a reboot under a weak sync policy the next
+/// offset is taken this far on, so that no offset that anyone has seen is given again.
+pub const SEGMENT_MESSAGES_MAX: u64 = 1 << 26;
+
+/// Bytes of file between two entries of a segment's sparse index.
+pub const INDEX_EVERY_BYTES: u64 = 256 * KIB as u64;
+
+/// Disk space is reserved ahead in steps of this size, at first smaller (see the log).
+pub const ALLOCATE_STEP_BYTES_MAX: u64 = 8 * MIB as u64;
+
+/// The first reservation of a new segment: many small queues stay small.
+pub const ALLOCATE_STEP_BYTES_MIN: u64 = 64 * KIB as u64;
+
+/// Sending stops before free space falls below this, or below 5 % if that is smaller.
+pub const DISK_RESERVE_BYTES: u64 = 1 << 30;
+
+/// An ack journal is compacted when it is this large and more than twice what is alive in it.
+pub const JOURNAL_COMPACT_BYTES: u64 = MIB as u64;
+
+/// Producers without a connection that one queue remembers.
+pub const PRODUCERS_PER_QUEUE_MAX: usize = 4096;
+
+/// How long a producer without a connection is remembered: the time a sender has to reconnect.
+pub const PRODUCER_RETRY: Micros = Micros::from_secs(600);
+
+/// A peer that has not finished its handshake after this is hung up on.
+pub const HANDSHAKE: Micros = Micros::from_secs(10);
+
+/// Helper threads of the server for syncs, unlinks and cold reads.
+pub const HELPER_THREADS: usize = 4;
+
+/// Syncs of one queue under way at once.
+pub const SYNCS_PER_QUEUE_MAX: usize = 2;
+
+/// How long a stopping server waits for its connections to drain.
+pub const DRAIN: Micros = Micros::from_secs(5);
+
+/// A server that a client started ends after this long without connections.
+pub const IDLE_EXIT: Micros = Micros::from_secs(15 * 60);
+
+/// A queue without writes for this long is "idle": it gets a synced mark.
+pub const IDLE_MARK: Micros = Micros::from_millis(50);
+
+/// Shortest and longest interval of the `interval` sync policy.
+pub const SYNC_INTERVAL_MIN: Micros = Micros::from_millis(1);
+/// See [`SYNC_INTERVAL_MIN`].
+pub const SYNC_INTERVAL_MAX: Micros = Micros::from_secs(3600);
+
+/// The longest duration that a user may give: about 100 years.
+pub const DURATION_MAX: Micros = Micros::from_secs(100 * 366 * 86_400);
+
+/// Messages that a receiver may hold at most, however fast its reader.
+pub const CREDIT_MAX: u64 = 1 << 22;
+
+/// A receiver holds no more than its reader takes in this time.
+pub const CREDIT_HORIZON: Micros = Micros::from_millis(100);
+
+/// Bytes of `server.log` before it is cut.
+pub const SERVER_LOG_BYTES_MAX: u64 = MIB as u64;
+
+/// How long clients wait for a server, unless told otherwise.
+pub const SERVER_WAIT: Micros = Micros::from_secs(30);
+
+const _: () = {
+    assert!(SEND_BATCH_BYTES <= BATCH_PAYLOAD_BYTES_MAX);
+    assert!(BATCH_PAYLOAD_BYTES_MAX + 4 * KIB <= FRAME_BODY_BYTES_MAX);
+    assert!(DELIVER_BYTES + 4 * KIB <= FRAME_BODY_BYTES_MAX);
+    assert!(RANGES_PER_FRAME_MAX * 16 + 64 <= FRAME_BODY_BYTES_MAX);
+    assert!(JSON_BYTES_MAX <= FRAME_BODY_BYTES_MAX);
+    // The budget must let several connections receive a full frame at once.
+    assert!(RECEIVE_BUDGET_BYTES >= 4 * FRAME_BODY_BYTES_MAX);
+    assert!(BATCH_MESSAGES_MAX <= SEGMENT_MESSAGES_MAX);
+    assert!(SEGMENT_BYTES_MAX < u32::MAX as u64);
+    assert!(UNCONFIRMED_BYTES_MAX >= 4 * BATCH_PAYLOAD_BYTES_MAX);
+    assert!(CHAIN_BATCHES_MAX * MIB >= MESSAGE_BYTES_MAX + MIB);
+    assert!(BATCH_MESSAGES_MAX >= (BATCH_PAYLOAD_BYTES_MAX as u64) / 2);
+};
