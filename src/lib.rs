@@ -2,4 +2,5 @@
 
 pub mod batch;
 pub mod limits;
+pub mod log;
 pub mod units;

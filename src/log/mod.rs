@@ -1,0 +1,3 @@
+//! The log of one queue: segments, append, recovery, retention.
+
+pub mod storage;

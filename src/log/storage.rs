@@ -1,0 +1,280 @@
+//! What the log asks of a disk: one small trait, so that the production log runs on a simulated
+//! disk with faults. [`Disk`] is the real one.
+//!
+//! Paths are relative to the store directory. Nothing here retries, caches or interprets; an
+//! error goes up as it came. Called by the log and by the jobs that it hands to helper threads.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crate::units::{Bytes, Position};
+
+/// Space on the file system of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// What an ordinary user can still take.
+    pub available: Bytes,
+    /// The size of the whole file system.
+    pub total: Bytes,
+}
+
+/// A directory tree on a disk.
+pub trait Storage: Send + Sync + 'static {
+    /// An open file.
+    type File: StorageFile;
+
+    /// Opens an existing file for reading and writing.
+    ///
+    /// # Errors
+    /// What the system says; `NotFound` when there is none.
+    fn open(&self, path: &Path) -> io::Result<Self::File>;
+
+    /// Creates a file that must not exist yet, for reading and writing.
+    ///
+    /// # Errors
+    /// What the system says; `AlreadyExists` when there is one.
+    fn create(&self, path: &Path) -> io::Result<Self::File>;
+
+    /// Renames a file or directory, replacing a file at `to`.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+
+    /// Creates a directory (mode 0700) that must not exist yet.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// The names in a directory, in no order.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn list(&self, path: &Path) -> io::Result<Vec<OsString>>;
+
+    /// Makes the entries of a directory durable.
+    ///
+    /// # Errors
+    /// What the system says; never retried by anyone.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// How much room there is.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn space(&self) -> io::Result<Space>;
+}
+
+/// An open file of a [`Storage`]. Shared between the event loop and helper threads.
+pub trait StorageFile: Send + Sync + 'static {
+    /// The file's length.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn len(&self) -> io::Result<Bytes>;
+
+    /// Whether nothing is in it.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()?.0 == 0)
+    }
+
+    /// Reads at `position`; fewer bytes than asked for only at the end of the file.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn read_at(&self, buffer: &mut [u8], position: Position) -> io::Result<usize>;
+
+    /// Writes all of `parts`, one behind the other, from `position` on.
+    ///
+    /// # Errors
+    /// What the system says. Some of the bytes may have been written then.
+    fn write_all_at(&self, parts: &[&[u8]], position: Position) -> io::Result<()>;
+
+    /// Reserves room for `bytes` from `position` on without changing the file's length.
+    ///
+    /// # Errors
+    /// What the system says; a full disk is `StorageFull`.
+    fn allocate(&self, position: Position, bytes: Bytes) -> io::Result<()>;
+
+    /// Sets the file's length; room reserved behind it is given back.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn truncate(&self, length: Bytes) -> io::Result<()>;
+
+    /// Makes the file's bytes and length durable (fdatasync).
+    ///
+    /// # Errors
+    /// What the system says; never retried by anyone.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Whether reading this range would need the disk. "No" when it cannot be told.
+    fn is_cold(&self, position: Position, bytes: Bytes) -> bool;
+
+    /// The descriptor for `sendfile`; none on a simulated disk.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>>;
+}
+
+/// The real disk below one store directory.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    root: PathBuf,
+}
+
+impl Disk {
+    /// The tree below `root`, which must exist.
+    #[must_use]
+    pub fn new(root: &Path) -> Disk {
+        Disk { root: root.to_owned() }
+    }
+}
+
+impl Storage for Disk {
+    type File = DiskFile;
+
+    fn open(&self, path: &Path) -> io::Result<DiskFile> {
+        let file = File::options().read(true).write(true).open(self.root.join(path))?;
+        Ok(DiskFile { file })
+    }
+
+    fn create(&self, path: &Path) -> io::Result<DiskFile> {
+        use std::os::unix::fs::OpenOptionsExt;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(self.root.join(path))?;
+        Ok(DiskFile { file })
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(self.root.join(from), self.root.join(to))
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(self.root.join(path))
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        use std::os::unix::fs::DirBuilderExt;
+        std::fs::DirBuilder::new().mode(0o700).create(self.root.join(path))
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_dir(self.root.join(path))
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        std::fs::read_dir(self.root.join(path))?.map(|entry| Ok(entry?.file_name())).collect()
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        File::open(self.root.join(path))?.sync_all()
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let stat = rustix::fs::statvfs(&self.root)?;
+        Ok(Space {
+            available: Bytes(stat.f_bavail * stat.f_frsize),
+            total: Bytes(stat.f_blocks * stat.f_frsize),
+        })
+    }
+}
+
+/// A file on the real disk.
+#[derive(Debug)]
+pub struct DiskFile {
+    file: File,
+}
+
+impl StorageFile for DiskFile {
+    fn len(&self) -> io::Result<Bytes> {
+        Ok(Bytes(self.file.metadata()?.len()))
+    }
+
+    fn read_at(&self, buffer: &mut [u8], position: Position) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match self.file.read_at(&mut buffer[done..], position.0 + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_all_at(&self, parts: &[&[u8]], position: Position) -> io::Result<()> {
+        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let mut rest = &mut slices[..];
+        let mut at = position.0;
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            match rustix::io::pwritev(&self.file, rest, at) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    at += n as u64;
+                    IoSlice::advance_slices(&mut rest, n);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn allocate(&self, position: Position, bytes: Bytes) -> io::Result<()> {
+        use rustix::fs::FallocateFlags;
+        match rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, position.0, bytes.0) {
+            // A file system that cannot reserve is not worse than one that could not be asked.
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn truncate(&self, length: Bytes) -> io::Result<()> {
+        self.file.set_len(length.0)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn is_cold(&self, position: Position, bytes: Bytes) -> bool {
+        // Asking for the first and the last byte without waiting tells about the pages between
+        // them well enough: readahead and writeback work in runs.
+        let last = position.0 + bytes.0.saturating_sub(1);
+        [position.0, last].into_iter().any(|at| {
+            let mut byte = [0u8; 1];
+            let mut parts = [io::IoSliceMut::new(&mut byte)];
+            rustix::io::preadv2(&self.file, &mut parts, at, rustix::io::ReadWriteFlags::NOWAIT)
+                == Err(rustix::io::Errno::AGAIN)
+        })
+    }
+
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.file.as_fd())
+    }
+}
