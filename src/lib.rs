@@ -4,3 +4,4 @@ pub mod batch;
 pub mod limits;
 pub mod log;
 pub mod units;
+pub mod wire;

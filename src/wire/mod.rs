@@ -1,0 +1,48 @@
+//! The wire protocol: frames between a client and a server on one stream socket.
+//!
+//! ```text
+//! client                                     server
+//!   HELLO  ─────────────────────────────────▶        versions, who I am
+//!          ◀───────────────────────────────── WELCOME
+//!   OPEN_SEND (channel 1) ──────────────────▶
+//!          ◀───────────────────────────────── SENDING      last sequence of my producer
+//!   PUBLISH, PUBLISH, ... ──────────────────▶ append
+//!          ◀───────────────────────────────── CONFIRM      up to this sequence
+//!   OPEN_RECEIVE (channel 2), CREDIT ───────▶
+//!          ◀───────────────────────────────── RECEIVING
+//!          ◀───────────────────────────────── DELIVER      whole batches as they are stored
+//!   ACK ranges, CREDIT ─────────────────────▶ journal
+//!   CLOSE  ─────────────────────────────────▶
+//!          ◀───────────────────────────────── CLOSED       all that came before is done
+//!   ADMIN (one at a time a channel) ────────▶
+//!          ◀───────────────────────────────── REPLY | ERROR
+//! ```
+//!
+//! Turns bytes into [`Request`]s and [`Reply`]s and back; it never reads or writes a socket and
+//! keeps no state. Bytes from a peer never panic. Everything that is not on the hot path has a
+//! JSON body, so that fields can be added without a new version.
+//!
+//! Frozen for all versions, so that any client can talk to any server: the frame header, the
+//! first 12 bytes of HELLO, the whole of STOP, ERROR and GOODBYE.
+
+mod frame;
+mod json;
+mod reply;
+mod request;
+
+pub use frame::{FRAME_HEADER_BYTES, FrameHeader, Kind, WireError, frame_flags};
+pub use json::{
+    Admin, CheckReport, ClientInfo, ErrorCode, Fault, Finding, Goodbye, GroupInfo, OpenReceive,
+    OpenSend, QueueInfo, ReceiveMode, Receiving, Resume, Sending, ServerInfo, StoreInfo,
+};
+pub use reply::{DELIVER_HEAD_BYTES, DeliverHead, Reply};
+pub use request::{PUBLISH_HEAD_BYTES, PublishHead, ReleaseMode, Request, encode_ranges};
+
+/// The protocol version that this build speaks.
+pub const VERSION: u16 = 1;
+
+/// The oldest protocol version that this build still speaks.
+pub const VERSION_OLDEST: u16 = 1;
+
+/// The first bytes of HELLO and WELCOME.
+pub const MAGIC: [u8; 8] = *b"mq wire\n";
