@@ -1,0 +1,250 @@
+//! The broker: which message goes to whom, and what becomes of it. A pure state machine.
+//!
+//! It knows queues, groups, consumers and ranges of offsets. It has no clock, no files, no
+//! sockets, no randomness, and never sees a byte of a message; so a step of it can be repeated,
+//! simulated and checked against a model. The server's event loop calls it and does what it says.
+//!
+//! # A message in a group
+//!
+//! Below a queue's visible end, each offset that is not a gap is, for each group, exactly one of
+//!
+//! ```text
+//!              offer, take                 ack
+//!   ┌───────┐ ───────────────► ┌────────┐ ──────► ┌─────────┐
+//!   │ ready │                  │ leased │         │ settled │
+//!   └───────┘ ◄─────────────── └────────┘         └─────────┘
+//!       │       release, hang-up                       ▲
+//!       └──────────────────────────────────────────────┘
+//!                             purge
+//! ```
+//!
+//! Gaps (offsets that never were given to a message, as they skip after a reboot) count as
+//! settled in every group: so floors move across them, segments that end in one can go, and a
+//! ready or leased range never has a gap inside: its span is its number of messages.
+//!
+//! # How the event loop uses it
+//!
+//! New messages are told with [`Broker::extend`] once they are visible, credit with
+//! [`Broker::credit`]. [`Broker::next_output`] then says who may be served. For a consumer that is
+//! [`Output::Ready`], as soon as its connection can be written to: [`Broker::offer`] → find the
+//! head of that range in the log → [`Broker::take`] what was really sent; and again, until there
+//! is no offer. After that the consumer is told anew when there is something for it.
+//!
+//! # Fairness
+//!
+//! Consumers of a group that have credit wait in a line. A [`Output::Ready`] calls the first, its
+//! [`Broker::take`] ends its turn, and it joins at the back if it still has credit; only a
+//! consumer that is alone keeps its turn. A consumer that was called and cannot be written to
+//! holds up nobody: the others are called as well, as long as anything is ready.
+//!
+//! # Map
+//!
+//! - [`ranges`]: [`RangeSet`], what everything here is kept in
+//! - `queue`: queues, what is gone from them, purge, quiet
+//! - `group`: groups, their settled and ready messages, the bound on holes
+//! - `consumer`: consumers, their credit and leases
+//! - `delivery`: offer, take, ack, release
+//! - `turn`: whose turn it is, the outputs
+//! - `horizon`: when a consumer with an `until` has come to its end
+//! - `slots`, `line`: a table with keys that go stale, a line that can be left
+//!
+//! # Cost
+//!
+//! One producer and one consumer in order: a few ordered-map operations on one or two entries per
+//! step. In general O(log n) in holes, consumers and groups, times the ranges of the call itself.
+//! [`Broker::extend`] looks at each group of its queue, as every group gets the message.
+//! Whatever walks more says so.
+//!
+//! # Programmer errors
+//!
+//! A stale key, a range that runs backwards, or a take of what was not offered is an error in the
+//! caller, and panics with a sentence. What peers say (ranges to ack, to release, that they hold)
+//! never does: what is not theirs is ignored.
+
+mod consumer;
+mod delivery;
+mod group;
+mod horizon;
+mod line;
+mod queue;
+pub mod ranges;
+mod slots;
+mod turn;
+
+#[cfg(test)]
+mod claims;
+#[cfg(test)]
+mod model;
+
+use crate::limits;
+use crate::units::{Count, Name, Offset, OffsetRange};
+
+use consumer::Consumer;
+use group::Group;
+use line::Line;
+use queue::Queue;
+pub use ranges::RangeSet;
+use slots::{Key, Slots};
+use turn::Work;
+
+/// A queue in the broker. Goes stale when the queue is removed, and is never used again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct QueueKey(Key);
+
+/// A group of a queue. Goes stale with the group or its queue, and is never used again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct GroupKey(Key);
+
+/// A consumer. Goes stale with the consumer, its group or its queue, and is never used again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct ConsumerKey(Key);
+
+/// What a journal keeps of a group.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct GroupState {
+    /// What is settled, the floor as its first range; gaps are part of it.
+    pub settled: Vec<OffsetRange>,
+    /// Messages below may have been delivered before.
+    pub handed: Offset,
+}
+
+/// What a consumer does with the messages that it gets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// Leases them, in competition with the other consumers of its group.
+    Take,
+    /// Only looks: each message that is ready when it comes to it, once, in order.
+    Peek,
+}
+
+/// What the broker has to say to the event loop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Output {
+    /// It is this consumer's turn: [`Broker::offer`] probably has something for it.
+    Ready {
+        /// Who.
+        consumer: ConsumerKey,
+    },
+    /// There is nothing ready below this consumer's `until`; it gets no more offers. Said once.
+    End {
+        /// Who.
+        consumer: ConsumerKey,
+    },
+    /// Nothing of this queue is ready or leased any more; said anew after each time it was not so.
+    Quiet {
+        /// Which.
+        queue: QueueKey,
+    },
+}
+
+/// What a consumer may be sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Offer {
+    /// The messages: no gap is inside, so its span is their number.
+    pub range: OffsetRange,
+    /// Whether they may have been delivered to someone in this group before. All or none of them.
+    pub redelivered: bool,
+}
+
+/// A group in numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Counts {
+    /// Messages that are ready, those that are held back while the group is stuck included.
+    pub ready: Count,
+    /// Messages that are leased.
+    pub leased: Count,
+    /// Settled ranges above the floor.
+    pub settled_ranges: usize,
+    /// Whether there are more of them than [`limits::SETTLED_RANGES_PER_GROUP_MAX`], so that the
+    /// group gets nothing new until holes close.
+    pub stuck: bool,
+    /// The lowest message that is not settled.
+    pub oldest: Option<Offset>,
+    /// Consumers that take; not those that peek.
+    pub consumers: usize,
+    /// Everything below is settled.
+    pub floor: Offset,
+    /// Messages below may have been delivered before.
+    pub handed: Offset,
+}
+
+/// What the broker does not do, for a reason that a user can understand.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// [`limits::GROUPS_PER_QUEUE_MAX`] groups are there.
+    #[error("the queue already has {} groups, the most it can have", limits::GROUPS_PER_QUEUE_MAX)]
+    TooManyGroups,
+    /// The queue has a group of this name.
+    #[error("the queue already has a group {name}")]
+    GroupExists {
+        /// Which.
+        name: Name,
+    },
+    /// The consumer does not hold all of this.
+    #[error("messages {range} are not held by this receiver")]
+    NotHeld {
+        /// The first part that it does not hold.
+        range: OffsetRange,
+    },
+}
+
+/// All queues with their groups and consumers.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    queues: Slots<Queue>,
+    groups: Slots<Group>,
+    consumers: Slots<Consumer>,
+    /// What [`Broker::next_output`] has to look at. At most one entry for each group, consumer
+    /// and queue; each knows its ticket, and leaves the line when it goes.
+    work: Line<Work>,
+    /// [`limits::SETTLED_RANGES_PER_GROUP_MAX`]; smaller in tests.
+    settled_ranges_max: usize,
+}
+
+impl Broker {
+    /// A broker without queues.
+    #[must_use]
+    pub fn new() -> Broker {
+        Broker::with_settled_ranges_max(limits::SETTLED_RANGES_PER_GROUP_MAX)
+    }
+
+    fn with_settled_ranges_max(settled_ranges_max: usize) -> Broker {
+        Broker {
+            queues: Slots::new("queue"),
+            groups: Slots::new("group"),
+            consumers: Slots::new("consumer"),
+            work: Line::new(),
+            settled_ranges_max,
+        }
+    }
+
+    fn queue(&self, q: QueueKey) -> &Queue {
+        self.queues.at(q.0)
+    }
+
+    fn queue_mut(&mut self, q: QueueKey) -> &mut Queue {
+        self.queues.at_mut(q.0)
+    }
+
+    fn group(&self, g: GroupKey) -> &Group {
+        self.groups.at(g.0)
+    }
+
+    fn group_mut(&mut self, g: GroupKey) -> &mut Group {
+        self.groups.at_mut(g.0)
+    }
+
+    fn consumer(&self, c: ConsumerKey) -> &Consumer {
+        self.consumers.at(c.0)
+    }
+
+    fn consumer_mut(&mut self, c: ConsumerKey) -> &mut Consumer {
+        self.consumers.at_mut(c.0)
+    }
+}
+
+impl Default for Broker {
+    fn default() -> Broker {
+        Broker::new()
+    }
+}
