@@ -386,6 +386,13 @@ impl<'a> Record<'a> {
         Ok((Record { attribute_bytes, body }, behind))
     }
 
+    /// The lengths of attributes and body by the header of the record that `bytes` begins with;
+    /// none when that is not whole.
+    #[must_use]
+    pub fn lengths(bytes: &[u8]) -> Option<(u32, u32)> {
+        (bytes.len() >= RECORD_HEADER_BYTES).then(|| (u32_at(bytes, 0), u32_at(bytes, 4)))
+    }
+
     /// Appends the record's bytes to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&(self.attribute_bytes.len() as u32).to_le_bytes());

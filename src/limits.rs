@@ -114,8 +114,47 @@ pub const DRAIN: Micros = Micros::from_secs(5);
 /// A server that a client started ends after this long without connections.
 pub const IDLE_EXIT: Micros = Micros::from_secs(15 * 60);
 
-/// A queue without writes for this long is "idle": it gets a synced mark.
-pub const IDLE_MARK: Micros = Micros::from_millis(50);
+/// A queue without writes for this long is "idle": it gets a synced mark. Long enough that a
+/// sender of a line now and then does not pay for a mark with each.
+pub const IDLE_MARK: Micros = Micros::from_secs(1);
+
+/// Under weak sync policies a sync is asked for after this many unsynced bytes, so that what a
+/// recovery has to write anew stays small, and so does the wait at the end of a segment.
+pub const BACKGROUND_SYNC_BYTES: u64 = 16 * MIB as u64;
+
+/// While one sync runs, a second one starts only when this much has gathered.
+pub const SYNC_GATHER_BYTES: u64 = MIB as u64;
+
+/// An ack journal is synced this long after its first unsynced record: what a power loss takes
+/// back, and so delivers again, is at most this old.
+pub const JOURNAL_SYNC: Micros = Micros::from_secs(1);
+
+/// Space of an ack journal is reserved in steps that double from the smaller to the larger.
+pub const JOURNAL_ALLOCATE_BYTES_MIN: u64 = 64 * KIB as u64;
+/// See [`JOURNAL_ALLOCATE_BYTES_MIN`].
+pub const JOURNAL_ALLOCATE_BYTES_MAX: u64 = MIB as u64;
+
+/// Bytes that an ack journal can have: twice the largest state, and what comes in while one
+/// compaction is under way. A longer one is damaged.
+pub const JOURNAL_BYTES_MAX: u64 = 256 * MIB as u64;
+
+/// Background work that failed for want of space is tried again after this.
+pub const CHORE_RETRY: Micros = Micros::from_secs(1);
+
+/// Sealed segments of one queue whose files and indexes are kept open for readers.
+pub const OPEN_SEGMENTS_PER_QUEUE_MAX: usize = 8;
+
+/// Places that one log remembers for sequential readers, so that they go on without a search.
+pub const LOCATE_HINTS: usize = 64;
+
+/// Bytes of batches kept to cut further messages from, in all logs of a store together.
+pub const CUT_CACHE_BYTES: usize = 16 * MIB;
+
+/// An active segment this large is rolled when everything in it is gone, to give back its space.
+pub const ROLL_GONE_BYTES: u64 = MIB as u64;
+
+/// Bytes of a queue's metadata file; a longer one is damaged.
+pub const QUEUE_META_BYTES_MAX: u64 = MIB as u64;
 
 /// Shortest and longest interval of the `interval` sync policy.
 pub const SYNC_INTERVAL_MIN: Micros = Micros::from_millis(1);
@@ -137,6 +176,9 @@ pub const SERVER_LOG_BYTES_MAX: u64 = MIB as u64;
 /// How long clients wait for a server, unless told otherwise.
 pub const SERVER_WAIT: Micros = Micros::from_secs(30);
 
+/// How long a sender that ends early waits for the confirmation of what it has sent.
+pub const CONFIRM_PATIENCE: Micros = Micros::from_secs(10);
+
 const _: () = {
     assert!(SEND_BATCH_BYTES <= BATCH_PAYLOAD_BYTES_MAX);
     assert!(BATCH_PAYLOAD_BYTES_MAX + 4 * KIB <= FRAME_BODY_BYTES_MAX);
@@ -150,4 +192,8 @@ const _: () = {
     assert!(UNCONFIRMED_BYTES_MAX >= 4 * BATCH_PAYLOAD_BYTES_MAX);
     assert!(CHAIN_BATCHES_MAX * MIB >= MESSAGE_BYTES_MAX + MIB);
     assert!(BATCH_MESSAGES_MAX >= (BATCH_PAYLOAD_BYTES_MAX as u64) / 2);
+    assert!(BACKGROUND_SYNC_BYTES <= SEGMENT_BYTES);
+    assert!(CUT_CACHE_BYTES >= 2 * BATCH_PAYLOAD_BYTES_MAX);
+    // The full state of a group must fit a journal several times.
+    assert!(SETTLED_RANGES_PER_GROUP_MAX as u64 * 32 * 2 <= JOURNAL_BYTES_MAX);
 };

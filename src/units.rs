@@ -114,6 +114,15 @@ impl Micros {
     }
 }
 
+/// One moment on both clocks, as the event loop hands it to the engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// On the running clock: for deadlines.
+    pub now: Monotonic,
+    /// On the wall clock: for what is stored.
+    pub wall: WallTime,
+}
+
 /// A half-open range of offsets, `start <= end`.
 #[derive(
     Clone,
@@ -179,7 +188,7 @@ impl fmt::Display for OffsetRange {
 /// The incarnation of a queue: a random UUID, so that a queue that was removed and made again is
 /// never taken for the old one.
 #[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+    Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
 )]
 #[serde(transparent)]
 pub struct QueueId(pub uuid::Uuid);
@@ -259,6 +268,13 @@ impl Name {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl Default for Name {
+    /// The name of the group that is made by being used.
+    fn default() -> Name {
+        Name(Arc::from("default"))
     }
 }
 

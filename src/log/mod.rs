@@ -1,3 +1,75 @@
-//! The log of one queue: segments, append, recovery, retention.
+//! The log of one queue: segments, append, recovery, retention, ack journals, producers.
+//!
+//! It owns the queue's files and nothing else: it knows offsets and bytes, not connections,
+//! leases or credit. Everything it asks of the disk goes through [`storage::Storage`]. What may
+//! wait for the disk is a [`Job`] for a helper thread; the rest is a plain write to, or a warm
+//! read from, the page cache, made by the one thread that owns the [`Log`].
+//!
+//! # The files of a queue
+//!
+//! In `queues/NAME/` below the store:
+//!
+//! | file | holds |
+//! |---|---|
+//! | `queue.json` | id and settings (`meta`) |
+//! | `0000000000000001.seg` ... | segments of batches (`segment`) |
+//! | `groups/NAME.acks` | the ack journal of a group (`journal`) |
+//! | `dropped` | which segments were dropped (`dropped`) |
+//! | `producers` | a snapshot of the producer table (`producers`) |
+//! | `torn-...` | tails that a power loss tore, kept for people |
+//! | `*.tmp`, `staging-*` | unfinished; removed at the next start |
+//!
+//! # Invariants
+//!
+//! 1. A batch is visible only if its segment's directory entry is durable: segments are
+//!    prepared ahead, by a job.
+//! 2. A segment is sealed only when all of it is durable, and in order; so behind a sealed
+//!    segment there is no unsealed one that is older.
+//! 3. The file of an unsealed segment ends with its last batch: what a failed write left is cut
+//!    off before anything else is written.
+//! 4. The durable end grows only with syncs that succeeded, in the order in which they began;
+//!    after the first that failed, never again.
+//! 5. Offsets only grow, over crashes too. Gaps lie between segments only.
+//! 6. A file that others need is unlinked only after the record that it is dropped is durable.
+//!
+//! # Map
+//!
+//! `log` the state and small questions · `append` · `staging` large messages · `locate` reading
+//! · `schedule` which job when · `jobs` what they do · `recovery` opening · `scan` verifying ·
+//! `check` · `queues` making and removing · `segment`, `journal`, `dropped`, `producers`, `meta`
+//! the formats.
 
+mod append;
+mod check;
+mod dropped;
+mod error;
+mod files;
+mod jobs;
+mod journal;
+mod locate;
+#[expect(clippy::module_inception, reason = "a file is named after its noun")]
+mod log;
+mod meta;
+mod producers;
+mod queues;
+mod recovery;
+mod scan;
+mod schedule;
+mod segment;
+mod staging;
 pub mod storage;
+
+pub use append::NewBatch;
+pub use check::{CheckBound, Finding, Report, check};
+pub use error::{AppendError, Damage, LogError};
+pub use jobs::{Done, Job};
+pub use journal::GroupPosition;
+pub use locate::Found;
+pub use log::{Boot, GroupFile, Log, Options};
+pub use meta::Settings;
+pub use producers::{Forgotten, Judgement, Producers};
+pub use queues::{create_queue, list_queues, remove_queue, sweep_removed};
+pub use recovery::{Recovered, TornTail};
+pub use schedule::Progress;
+pub use segment::FORMAT_VERSION;
+pub use staging::Staging;

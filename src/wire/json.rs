@@ -162,7 +162,7 @@ pub enum Admin {
 }
 
 /// A queue, as `ls` and `show` tell it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueInfo {
     /// Its name.
     pub queue: Name,

@@ -1,0 +1,327 @@
+//! `mq-send`: stdin, files or a text into a queue; exit status 0 means stored.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{ArgAction, Parser};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use mq::cli::{self, Failure, Outcome, Shared, Signals, Status};
+use mq::client::Dialer;
+use mq::client::cut::Cut;
+use mq::client::send::{Host, Notice, Order, SendError, Sender};
+use mq::client::source::Source;
+use mq::client::tee::Tee;
+use mq::units::{Micros, Name};
+
+const TOOL: &str = "mq-send";
+
+/// A send of a file of this size shows its progress on a terminal without being asked.
+const LONG_BYTES: u64 = 256 << 20;
+
+/// A progress line is written this often when stderr is no terminal.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+const EXAMPLES: &str = "\
+Examples:
+  seq 1 5 | mq-send jobs          one message a line
+  mq-send jobs -m 'one message'   without reading stdin
+  find . -print0 | mq-send -0 q   messages ended by NUL
+";
+
+const EXAMPLES_LONG: &str = "\
+Examples:
+  seq 1 5 | mq-send jobs          one message a line
+  tail -f log | mq-send lines     each as it comes
+  mq-send jobs -m 'one message'   without reading stdin
+  find . -print0 | mq-send -0 q   messages ended by NUL
+  mq-send --whole images *.png    one message for each file
+  make 2>&1 | mq-send -T builds   also on stdout, once it is stored
+  mq-send -w 1h jobs < dump       wait up to an hour for a server or for room
+
+The queue is made when it is not there. Exit status 0 means that every message
+is stored as the queue's sync policy says (see mq-admin declare); otherwise
+stderr says how many leading messages of the input are.
+";
+
+/// Send lines, files or a text to a queue.
+#[derive(Debug, Parser)]
+#[command(
+    name = TOOL,
+    version,
+    about = "Send stdin, files or a text to a queue",
+    before_help = EXAMPLES,
+    before_long_help = EXAMPLES_LONG,
+    max_term_width = 80,
+    disable_version_flag = true,
+    help_template = "{about}\n\n{usage-heading} {usage}\n\n{before-help}{all-args}{after-help}"
+)]
+struct Args {
+    /// Where to: letters, digits, and . _ -
+    #[arg(value_name = "QUEUE", value_parser = cli::queue_name)]
+    queue: Name,
+    /// What to send instead of stdin; - is stdin
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Send this one message and read nothing
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "files", allow_hyphen_values = true)]
+    message: Option<OsString>,
+    /// Messages end with a NUL, not with a newline
+    #[arg(short = '0', long, conflicts_with_all = ["delimiter", "whole"])]
+    null: bool,
+    /// Messages end with this byte, such as , or \t or \x1e
+    #[arg(
+        short,
+        long,
+        value_name = "C",
+        value_parser = cli::delimiter,
+        conflicts_with = "whole",
+        hide_short_help = true
+    )]
+    delimiter: Option<u8>,
+    /// All of stdin is one message, or each FILE
+    #[arg(long)]
+    whole: bool,
+    /// Copy what is stored to stdout
+    #[arg(short = 'T', long)]
+    tee: bool,
+    /// Wait for a server [30s], or for room [0]
+    #[arg(short, long, value_name = "DUR", value_parser = cli::duration)]
+    wait: Option<Micros>,
+    /// Show the progress on stderr
+    #[arg(short, long)]
+    progress: bool,
+    #[command(flatten)]
+    shared: Shared,
+    /// Print the version
+    #[arg(short = 'V', long, action = ArgAction::Version, hide_short_help = true, display_order = 999)]
+    version: Option<bool>,
+}
+
+fn main() -> ExitCode {
+    match cli::parse::<Args>() {
+        Ok(args) => cli::finish(TOOL, run(&args)),
+        Err(code) => code,
+    }
+}
+
+fn run(args: &Args) -> Outcome {
+    let sources = open_sources(args)?;
+    let signals = Signals::watch()
+        .map_err(|error| Failure::new(Status::Failure, format!("cannot watch signals: {error}")))?;
+    let cut = match args.delimiter {
+        _ if args.whole => Cut::Whole,
+        _ if args.null => Cut::At(0),
+        Some(delimiter) => Cut::At(delimiter),
+        None => Cut::At(b'\n'),
+    };
+    let mut host = Terminal::new(signals, args, &sources);
+    let dialer = Dialer::new(args.shared.store()?, TOOL, true);
+    let order = Order {
+        queue: args.queue.clone(),
+        cut,
+        text: args.message.clone().map(OsString::into_vec),
+        sources,
+        wait: args.wait,
+        tee: if args.tee { Some(open_tee(cut)?) } else { None },
+    };
+    let began = Instant::now();
+    let mut sender =
+        Sender::new(dialer, order, &mut host).map_err(|error| failure(error, args, 0))?;
+    let sent = sender.run();
+    let (messages, bytes) = (sender.confirmed(), sender.bytes());
+    host.end();
+    sent.map_err(|error| failure(error, args, messages))?;
+    if args.shared.verbose {
+        say(&format!(
+            "{TOOL}: {messages} messages ({bytes} bytes) stored in {} in {:.3} s\n",
+            args.queue,
+            began.elapsed().as_secs_f64()
+        ));
+    }
+    Ok(Status::Done)
+}
+
+/// Opens every input before anything is sent, so that a wrong name stores nothing.
+fn open_sources(args: &Args) -> Result<Vec<Source>, Failure> {
+    if args.message.is_some() {
+        return Ok(Vec::new());
+    }
+    let sources = if args.files.is_empty() {
+        vec![Source::stdin()]
+    } else {
+        args.files.iter().map(|path| open_file(path, args)).collect::<Result<_, _>>()?
+    };
+    let asks = |source: &Source| source.name() == "stdin" && source.is_terminal();
+    if !args.shared.quiet && sources.iter().any(asks) {
+        say(&cli::terminal_hint(TOOL));
+    }
+    Ok(sources)
+}
+
+fn open_file(path: &Path, args: &Args) -> Result<Source, Failure> {
+    if path == Path::new("-") {
+        return Ok(Source::stdin());
+    }
+    Source::open(path).map_err(|error| {
+        let shown = path.display();
+        if error.kind() != std::io::ErrorKind::NotFound {
+            return Failure::new(Status::Failure, format!("cannot read {shown}: {error}"));
+        }
+        let text = path.to_string_lossy();
+        let quoted = if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/,:".contains(&b)) {
+            text.into_owned()
+        } else {
+            format!("'{}'", text.replace('\'', "'\\''"))
+        };
+        let text =
+            format!("there is no file {shown}\nto send text: {TOOL} {} -m {quoted}", args.queue);
+        Failure::new(Status::Usage, text)
+    })
+}
+
+fn open_tee(cut: Cut) -> Result<Tee, Failure> {
+    let out = std::io::stdout().as_fd().try_clone_to_owned().map_err(|error| {
+        Failure::new(Status::Failure, format!("cannot write to stdout: {error}"))
+    })?;
+    let delimiter = match cut {
+        Cut::At(delimiter) => Some(delimiter),
+        Cut::Whole => None,
+    };
+    Ok(Tee::new(out, delimiter))
+}
+
+/// What the user is told, with how much of the input is safe.
+fn failure(error: SendError, args: &Args, messages: u64) -> Failure {
+    let doing = format!("sending to {}", args.queue);
+    let failure = match error {
+        SendError::Signal(signal) => {
+            let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
+            Failure::new(Status::Signal(signal), format!("ended by {name}"))
+        }
+        SendError::Client(error) => Failure::from(error).while_doing(&doing),
+        SendError::Away(ref inner) => {
+            let remedy = inner.remedy();
+            let failure = Failure::new(Status::NoServer, error.to_string());
+            Failure { remedy, ..failure }
+        }
+        SendError::TooLarge { .. } => Failure::new(Status::BadInput, error.to_string())
+            .with_remedy("keeping it in a file, and sending the file's name"),
+        SendError::Input { .. } | SendError::Copy(_) => {
+            Failure::new(Status::Failure, error.to_string())
+        }
+    };
+    let message = format!("{}\n  confirmed: {messages} leading messages", failure.message);
+    Failure { message, ..failure }
+}
+
+fn say(text: &str) {
+    // A stderr that is closed changes nothing.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// What the user sees along the way, and the signals.
+struct Terminal {
+    signals: Signals,
+    quiet: bool,
+    verbose: bool,
+    bar: Option<ProgressBar>,
+    /// Stderr is no terminal: a line at a time.
+    lines: Option<Instant>,
+    told: (u64, u64),
+}
+
+impl Terminal {
+    fn new(signals: Signals, args: &Args, sources: &[Source]) -> Terminal {
+        let total: Option<u64> = sources.iter().map(Source::bytes_left).sum();
+        let long = total.is_some_and(|bytes| bytes >= LONG_BYTES) && !args.shared.quiet;
+        let on_terminal = cli::is_terminal(std::io::stderr());
+        let wanted = args.progress || (long && on_terminal);
+        Terminal {
+            signals,
+            quiet: args.shared.quiet,
+            verbose: args.shared.verbose,
+            bar: (wanted && on_terminal).then(|| bar(total)),
+            lines: (wanted && !on_terminal).then(Instant::now),
+            told: (0, 0),
+        }
+    }
+
+    fn line(&mut self) {
+        let (messages, bytes) = self.told;
+        say(&format!("{TOOL}: {messages} messages, {} stored\n", cli::human_bytes(bytes)));
+    }
+
+    fn end(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        if self.lines.take().is_some() {
+            self.line();
+        }
+    }
+}
+
+fn bar(total: Option<u64>) -> ProgressBar {
+    let (bar, template) = match total {
+        Some(total) => (
+            ProgressBar::new(total),
+            "{bar:30} {binary_bytes}/{binary_total_bytes} {msg} {binary_bytes_per_sec} {eta}",
+        ),
+        None => (
+            ProgressBar::no_length(),
+            "{spinner} {binary_bytes} {msg} {binary_bytes_per_sec} {elapsed}",
+        ),
+    };
+    bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(5));
+    bar.set_style(ProgressStyle::with_template(template).expect("a template of ours"));
+    bar
+}
+
+impl Host for Terminal {
+    fn signals(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.signals.as_fd())
+    }
+
+    fn take_signal(&mut self) -> Option<i32> {
+        self.signals.take()
+    }
+
+    fn confirmed(&mut self, messages: u64, bytes: u64) {
+        self.told = (messages, bytes);
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("{} messages", cli::human_count(messages)));
+            bar.set_position(bytes);
+        }
+        if self.lines.is_some_and(|last| last.elapsed() >= PROGRESS_EVERY) {
+            self.lines = Some(Instant::now());
+            self.line();
+        }
+    }
+
+    fn notice(&mut self, notice: Notice<'_>) {
+        let text = match notice {
+            _ if self.quiet => return,
+            Notice::NulBytes => cli::binary_hint(TOOL),
+            Notice::Lost { orderly: true } => {
+                format!("{TOOL}: the server was stopped; waiting for a new one\n")
+            }
+            Notice::Lost { orderly: false } if self.verbose => {
+                format!("{TOOL}: the connection to the server was lost; trying again\n")
+            }
+            Notice::Back if self.verbose => {
+                format!("{TOOL}: connected again; sending what was not confirmed\n")
+            }
+            Notice::Full(fault) => format!("{TOOL}: {}; waiting for room\n", fault.message),
+            Notice::Lost { .. } | Notice::Back => return,
+        };
+        match &self.bar {
+            Some(bar) => bar.suspend(|| say(&text)),
+            None => say(&text),
+        }
+    }
+}

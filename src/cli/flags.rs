@@ -1,0 +1,138 @@
+//! The flags that every tool has, and how values are read.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::Failure;
+use crate::store;
+use crate::units::{Micros, Name, SyncPolicy, parse_duration};
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ColorWhen {
+    /// On a terminal, unless `NO_COLOR` is set or `TERM` is `dumb`.
+    #[default]
+    Auto,
+    /// Even into a pipe.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+impl ColorWhen {
+    /// Whether to colour what goes to stdout.
+    #[must_use]
+    pub fn for_stdout(self) -> bool {
+        match self {
+            ColorWhen::Always => true,
+            ColorWhen::Never => false,
+            ColorWhen::Auto => {
+                let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+                let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+                !set("NO_COLOR") && !dumb && super::is_terminal(rustix::stdio::stdout())
+            }
+        }
+    }
+}
+
+/// The flags that every tool has; flatten it into a tool's own.
+#[derive(Args, Clone, Debug)]
+pub struct Shared {
+    /// The store [env: MQ_DIR] [default: ~/.local/state/mq]
+    #[arg(long, value_name = "DIR", display_order = 900)]
+    pub dir: Option<PathBuf>,
+    /// Say nothing but errors
+    #[arg(short, long, display_order = 901)]
+    pub quiet: bool,
+    /// Say more: a summary at the end
+    #[arg(short, long, display_order = 902)]
+    pub verbose: bool,
+    /// Use colour: auto, always or never
+    #[arg(
+        long,
+        value_name = "WHEN",
+        value_enum,
+        default_value = "auto",
+        hide_short_help = true,
+        hide_possible_values = true,
+        display_order = 903
+    )]
+    pub color: ColorWhen,
+}
+
+impl Shared {
+    /// The path of the store that these flags and the environment name.
+    ///
+    /// # Errors
+    /// See [`store::resolve`].
+    pub fn store(&self) -> Result<PathBuf, Failure> {
+        Ok(store::resolve(self.dir.as_deref())?)
+    }
+}
+
+/// Reads a queue's name, for clap.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn queue_name(text: &str) -> Result<Name, String> {
+    Name::new(text).map_err(|error| error.to_string())
+}
+
+/// Reads a duration, for clap.
+///
+/// # Errors
+/// How to write one.
+pub fn duration(text: &str) -> Result<Micros, String> {
+    parse_duration(text)
+}
+
+/// Reads a sync policy, for clap.
+///
+/// # Errors
+/// How to write one.
+pub fn sync_policy(text: &str) -> Result<SyncPolicy, String> {
+    text.parse()
+}
+
+/// Reads a delimiter, for clap: one character of one byte, or `\n`, `\t`, `\r`, `\0`, `\\`, or
+/// `\xHH`.
+///
+/// # Errors
+/// How to write one.
+pub fn delimiter(text: &str) -> Result<u8, String> {
+    let byte = match text.as_bytes() {
+        [byte] => Some(*byte),
+        b"\\n" => Some(b'\n'),
+        b"\\t" => Some(b'\t'),
+        b"\\r" => Some(b'\r'),
+        b"\\0" => Some(0),
+        b"\\\\" => Some(b'\\'),
+        [b'\\', b'x', high, low] => std::str::from_utf8(&[*high, *low])
+            .ok()
+            .filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok()),
+        _ => None,
+    };
+    byte.ok_or_else(|| {
+        "a delimiter is one byte: a character such as , or one of \\n \\t \\r \\0 \\\\ \\xHH"
+            .to_owned()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delimiters_read_as_written() {
+        for (text, byte) in
+            [(",", b','), ("\\n", b'\n'), ("\\0", 0), ("\\x1e", 0x1e), ("\\", b'\\'), ("\n", b'\n')]
+        {
+            assert_eq!(delimiter(text), Ok(byte), "{text:?}");
+        }
+        for bad in ["", "ab", "ä", "\\q", "\\x1", "\\xzz", "\\x+1"] {
+            assert!(delimiter(bad).is_err(), "{bad:?}");
+        }
+    }
+}

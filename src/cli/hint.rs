@@ -1,0 +1,23 @@
+//! Hints: one line on stderr for what is legal and yet seldom meant.
+
+use std::os::fd::AsFd;
+
+/// Whether this is a terminal.
+pub fn is_terminal(fd: impl AsFd) -> bool {
+    rustix::termios::isatty(fd)
+}
+
+/// What to say when stdin is about to be read and is a terminal.
+#[must_use]
+pub fn terminal_hint(tool: &str) -> String {
+    format!("{tool}: reading messages from the terminal, one a line; end with Ctrl-D\n")
+}
+
+/// What to say when the input holds NUL bytes and is taken line by line.
+#[must_use]
+pub fn binary_hint(tool: &str) -> String {
+    format!(
+        "{tool}: the input holds NUL bytes and is sent line by line all the same\n  \
+         try: --whole for one message, or -0 when NULs end the messages\n"
+    )
+}

@@ -1,0 +1,71 @@
+//! What all tools share on the command line: flags, exit statuses, how an error is told, signals,
+//! the terminal, JSON lines.
+//!
+//! Nothing here knows what a tool does, and nothing ends the process but [`finish`], which a
+//! `main` calls as its last act and which dies by the signal when a signal was the reason.
+
+mod failure;
+mod flags;
+mod hint;
+mod output;
+mod signals;
+mod status;
+
+pub use failure::Failure;
+pub use flags::{ColorWhen, Shared, delimiter, duration, queue_name, sync_policy};
+pub use hint::{binary_hint, is_terminal, terminal_hint};
+pub use output::{human_bytes, human_count, json_line, print, print_json};
+pub use signals::Signals;
+pub use status::Status;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// What a tool's run comes to: a status, or a failure to be told on stderr.
+pub type Outcome = Result<Status, Failure>;
+
+/// Reads the command line. Help and version go to stdout, a usage error to stderr, by clap; what
+/// is returned then is how the process is to end.
+///
+/// # Errors
+/// The exit status, when there is nothing left to do.
+pub fn parse<T: Parser>() -> Result<T, ExitCode> {
+    parse_from(std::env::args_os())
+}
+
+/// The same for given arguments, the first of which is the program's name.
+///
+/// # Errors
+/// See [`parse`].
+pub fn parse_from<T: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<T, ExitCode> {
+    T::try_parse_from(args).map_err(|error| {
+        let failed_to_print = error.print().is_err();
+        if error.use_stderr() {
+            Status::Usage.code()
+        } else if failed_to_print {
+            Status::Failure.code()
+        } else {
+            Status::Done.code()
+        }
+    })
+}
+
+/// Ends a tool: tells a failure, dies by the signal if that is the status, and else gives `main`
+/// what to return.
+#[must_use]
+pub fn finish(tool: &str, outcome: Outcome) -> ExitCode {
+    let status = match outcome {
+        Ok(status) => status,
+        Err(failure) => {
+            failure.tell(tool);
+            failure.status
+        }
+    };
+    if let Status::Signal(signal) = status {
+        // The shell must see that we were ended by it: a loop around us ends too, then.
+        let _ = signal_hook::low_level::emulate_default_handler(signal);
+    }
+    status.code()
+}

@@ -1,0 +1,26 @@
+//! The client: reach or start the server of a store, send to a queue, receive from one,
+//! administrate.
+//!
+//! Blocking and single-threaded; it knows frames and the store directory, and nothing of what is
+//! behind the socket. It never prints and never ends the process: the tools do, by way of
+//! [`cli`](crate::cli).
+//!
+//! ```text
+//! start::Dialer ──▶ connection::Connection ◀── admin::call
+//!                          ▲
+//!               send::Sender, the receiver
+//! ```
+
+pub mod connection;
+pub mod cut;
+pub mod error;
+pub mod send;
+pub mod source;
+pub mod start;
+pub mod tee;
+pub mod wait;
+pub mod window;
+
+pub use connection::{Connection, Filled};
+pub use error::ClientError;
+pub use start::Dialer;

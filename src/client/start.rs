@@ -1,0 +1,276 @@
+//! Reach the server of a store, or start it, race-free.
+//!
+//! Connect; on failure take the start lock; connect again; only then start `mq-serve`, which
+//! itself replaces a stale socket once it holds the server's lock: a client never unlinks one, so
+//! it cannot unlink that of a server which is just coming up. Readiness is told over a pipe: the
+//! child's stdout, on which it writes `ready` and a newline, or why it cannot run.
+//!
+//! Called by every tool that talks to a server. It never ends a server.
+
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use rustix::event::PollFlags;
+use rustix::pipe::PipeFlags;
+
+use super::connection::PAUSES;
+use super::wait::Patience;
+use super::{ClientError, Connection};
+use crate::limits;
+use crate::store::{StoreDir, StoreError};
+
+/// What a started server writes when it can be reached.
+pub const READY: &str = "ready\n";
+
+/// Bytes of a failed server's own words that are shown.
+const SAID_BYTES_MAX: u64 = 4096;
+
+/// Reaches the server of one store, again and again if need be.
+#[derive(Debug)]
+pub struct Dialer {
+    store: PathBuf,
+    tool: &'static str,
+    may_start: bool,
+    program: Option<PathBuf>,
+    /// Servers that were started from here, to be reaped when they have ended.
+    children: Vec<Child>,
+}
+
+/// What one attempt to connect led to.
+enum Reached {
+    Connection(Box<Connection>),
+    /// Nobody listens.
+    Nobody,
+    /// Somebody listens and has no time for us yet, or is just going.
+    Later,
+}
+
+impl Dialer {
+    /// For the store at `store` (see [`crate::store::resolve`]), on behalf of `tool`. With
+    /// `may_start`, a server that is not there is started, unless `MQ_NO_AUTOSTART` is set to
+    /// something other than `0`.
+    #[must_use]
+    pub fn new(store: PathBuf, tool: &'static str, may_start: bool) -> Dialer {
+        let forbidden = std::env::var_os("MQ_NO_AUTOSTART")
+            .is_some_and(|value| !value.is_empty() && value != "0");
+        let may_start = may_start && !forbidden;
+        Dialer { store, tool, may_start, program: None, children: Vec::new() }
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &Path {
+        &self.store
+    }
+
+    /// Reaches the server that is there, at once; starts none and waits for none.
+    ///
+    /// # Errors
+    /// [`ClientError::NoServer`]; what [`Connection::handshake`] returns.
+    pub fn reach(&self, patience: Patience<'_>) -> Result<Connection, ClientError> {
+        let store = match StoreDir::open(&self.store, false) {
+            Ok(store) => store,
+            Err(StoreError::Missing { .. }) => return Err(self.no_server(Instant::now())),
+            Err(error) => return Err(error.into()),
+        };
+        let began = Instant::now();
+        let mut pause = PAUSES.0;
+        loop {
+            match self.try_reach(&store, patience)? {
+                Reached::Connection(connection) => return Ok(*connection),
+                Reached::Nobody => return Err(self.no_server(began)),
+                Reached::Later if patience.is_over() => return Err(self.no_server(began)),
+                Reached::Later => patience.sleep(pause)?,
+            }
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// Reaches the server, starting it when there is none and that is allowed, and waiting for
+    /// one otherwise.
+    ///
+    /// # Errors
+    /// [`ClientError::NoServer`] when the patience is over; [`ClientError::StartFailed`] with
+    /// the server's own words; what [`Connection::handshake`] returns; [`ClientError::Store`].
+    pub fn dial(&mut self, patience: Patience<'_>) -> Result<Connection, ClientError> {
+        self.dial_as(self.may_start, patience)
+    }
+
+    /// Reaches a server after the connection to one was lost: like [`Dialer::dial`], but after
+    /// an `orderly` goodbye somebody wants it stopped, so a new one is only waited for.
+    ///
+    /// # Errors
+    /// See [`Dialer::dial`].
+    pub fn redial(
+        &mut self,
+        orderly: bool,
+        patience: Patience<'_>,
+    ) -> Result<Connection, ClientError> {
+        self.reap();
+        self.dial_as(self.may_start && !orderly, patience)
+    }
+
+    fn dial_as(
+        &mut self,
+        may_start: bool,
+        patience: Patience<'_>,
+    ) -> Result<Connection, ClientError> {
+        let began = Instant::now();
+        let mut pause = PAUSES.0;
+        loop {
+            match StoreDir::open(&self.store, may_start) {
+                Ok(store) => {
+                    if let Some(connection) = self.attempt(&store, may_start, patience)? {
+                        return Ok(connection);
+                    }
+                }
+                // It may yet be made by whoever starts the server.
+                Err(StoreError::Missing { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if patience.is_over() {
+                return Err(self.no_server(began));
+            }
+            patience.sleep(pause)?;
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// One round: connect, and start a server if that is what is missing.
+    fn attempt(
+        &mut self,
+        store: &StoreDir,
+        may_start: bool,
+        patience: Patience<'_>,
+    ) -> Result<Option<Connection>, ClientError> {
+        match self.try_reach(store, patience)? {
+            Reached::Connection(connection) => return Ok(Some(*connection)),
+            Reached::Later => return Ok(None),
+            Reached::Nobody if !may_start => return Ok(None),
+            Reached::Nobody => {}
+        }
+        // Somebody else is starting one: wait for that.
+        let Some(lock) = store.try_lock_start()? else { return Ok(None) };
+        match self.try_reach(store, patience)? {
+            Reached::Connection(connection) => return Ok(Some(*connection)),
+            Reached::Later => return Ok(None),
+            Reached::Nobody => {}
+        }
+        // One that a person started is coming up, or one is just going down.
+        if store.has_server()? {
+            return Ok(None);
+        }
+        let started = self.start(store, patience);
+        drop(lock);
+        match started {
+            Ok(()) => {}
+            // It may have found that another one had been started by hand meanwhile.
+            Err(ClientError::StartFailed { .. }) if store.has_server()? => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        match self.try_reach(store, patience)? {
+            Reached::Connection(connection) => Ok(Some(*connection)),
+            Reached::Nobody | Reached::Later => Ok(None),
+        }
+    }
+
+    fn try_reach(&self, store: &StoreDir, patience: Patience<'_>) -> Result<Reached, ClientError> {
+        let mut connection = match Connection::connect(store) {
+            Ok(connection) => connection,
+            Err(error) => {
+                return match error.kind() {
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
+                        Ok(Reached::Nobody)
+                    }
+                    std::io::ErrorKind::WouldBlock => Ok(Reached::Later),
+                    _ => Err(ClientError::io("connect to the server's socket")(error)),
+                };
+            }
+        };
+        match connection.handshake(self.tool, patience) {
+            Ok(()) => Ok(Reached::Connection(Box::new(connection))),
+            // It was just going: an idle exit, a stop, a kill.
+            Err(error) if error.is_lost() => Ok(Reached::Later),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn no_server(&self, began: Instant) -> ClientError {
+        ClientError::NoServer {
+            store: self.store.clone(),
+            waited: began.elapsed(),
+            may_start: self.may_start,
+        }
+    }
+
+    /// Starts `mq-serve` and waits until it can be reached.
+    fn start(&mut self, store: &StoreDir, patience: Patience<'_>) -> Result<(), ClientError> {
+        let (ready, told) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+            .map_err(|errno| ClientError::io("make a pipe")(errno.into()))?;
+        let (program, beside) = self.find_program();
+        let idle = format!("{}s", limits::IDLE_EXIT.0 / 1_000_000);
+        let spawned = Command::new(&program)
+            .arg("--dir")
+            .arg(store.path())
+            .args(["--idle-exit", &idle, "--ready-on-stdout"])
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(told)
+            .stderr(store.open_server_log()?)
+            .spawn();
+        match spawned {
+            Ok(child) => self.children.push(child),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(ClientError::NoProgram { beside });
+            }
+            Err(error) => return Err(ClientError::io("start mq-serve")(error)),
+        }
+        let said = listen(ready, patience)?.ok_or_else(|| self.no_server(Instant::now()))?;
+        if said == READY {
+            return Ok(());
+        }
+        let said = match said.trim_end() {
+            "" => "it ended without a word".to_owned(),
+            words => words.to_owned(),
+        };
+        self.reap();
+        Err(ClientError::StartFailed { store: self.store.clone(), said })
+    }
+
+    /// The server's program: beside our own, else by way of PATH. With the directory looked at.
+    fn find_program(&self) -> (PathBuf, PathBuf) {
+        if let Some(program) = &self.program {
+            return (program.clone(), PathBuf::new());
+        }
+        let own = std::env::current_exe().ok();
+        let beside = own.as_deref().and_then(Path::parent).unwrap_or(Path::new("/")).to_path_buf();
+        let program = beside.join("mq-serve");
+        if program.is_file() { (program, beside) } else { (PathBuf::from("mq-serve"), beside) }
+    }
+
+    fn reap(&mut self) {
+        self.children.retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_)) | Err(_)));
+    }
+}
+
+/// What the child says: one line `ready`, or all that it says until it ends. `None` when the
+/// patience is over before.
+fn listen(ready: OwnedFd, patience: Patience<'_>) -> Result<Option<String>, ClientError> {
+    let mut said = Vec::new();
+    let mut ready = std::fs::File::from(ready);
+    let mut bytes = [0u8; 512];
+    loop {
+        if patience.wait_for(ready.as_fd(), PollFlags::IN)?.is_empty() {
+            return Ok(None);
+        }
+        let length = ready.read(&mut bytes).map_err(ClientError::io("hear from mq-serve"))?;
+        said.extend_from_slice(&bytes[..length]);
+        let done = length == 0 || said == READY.as_bytes();
+        if done || said.len() as u64 > SAID_BYTES_MAX {
+            return Ok(Some(String::from_utf8_lossy(&said).into_owned()));
+        }
+    }
+}

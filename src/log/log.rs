@@ -1,0 +1,463 @@
+//! The log of one queue, open: its state, what it says about itself, its groups and settings.
+//!
+//! Owned by one thread. Its methods write to the page cache and read what is warm; whatever may
+//! wait for the disk is handed out as a [`Job`]. Called by the server's event loop.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::dropped::Dropped;
+use super::error::{AppendError, Damage, LogError};
+use super::files;
+use super::jobs::{Handles, Prepared};
+use super::journal::{GroupPosition, Journal};
+use super::locate::{CutCache, Reading};
+use super::meta::{Meta, Settings};
+use super::producers::{Covered, Producers};
+use super::schedule::{Chores, Syncs};
+use super::segment::{HEADER_BYTES, Index, Summary};
+use super::storage::Storage;
+use crate::limits;
+use crate::units::{
+    Bytes, Count, Monotonic, Name, Offset, OffsetRange, QueueId, SegmentNumber, SyncPolicy,
+    WallTime,
+};
+
+/// What holds for all logs of a store. Clones share the cache of cut batches.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Free space that sending leaves alone; by default the smaller of
+    /// [`limits::DISK_RESERVE_BYTES`] and 5 % of the file system.
+    pub reserve: Option<Bytes>,
+    /// A segment is sealed at this size ([`limits::SEGMENT_BYTES`]; smaller in tests).
+    pub segment_bytes: u64,
+    /// Messages in a segment ([`limits::SEGMENT_MESSAGES_MAX`]; smaller in tests). Must not
+    /// change over the life of a store: it decides where offsets go on after a power loss.
+    pub segment_messages: u64,
+    /// Distance of entries in the sparse index ([`limits::INDEX_EVERY_BYTES`]).
+    pub index_every: u64,
+    pub(super) cuts: CutCache,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            reserve: None,
+            segment_bytes: limits::SEGMENT_BYTES,
+            segment_messages: limits::SEGMENT_MESSAGES_MAX,
+            index_every: limits::INDEX_EVERY_BYTES,
+            cuts: CutCache::default(),
+        }
+    }
+}
+
+/// How the store was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Boot {
+    /// Every log was closed in order, down to its last mark.
+    pub clean: bool,
+    /// The machine was not started anew since: what was written is in the page cache.
+    pub same_boot: bool,
+}
+
+/// The key of a group's journal within its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupFile(pub(super) u32);
+
+/// A sealed segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sealed {
+    pub number: SegmentNumber,
+    pub summary: Summary,
+    /// Where its batches end.
+    pub position: u64,
+    /// Bytes of the file.
+    pub length: u64,
+}
+
+/// A segment that is not sealed: the active one, or one that waits for its seal.
+pub(super) struct Segment<S: Storage> {
+    pub number: SegmentNumber,
+    pub files: Handles<S>,
+    pub base: Offset,
+    pub end: Offset,
+    /// Where the next batch goes.
+    pub position: u64,
+    pub allocated: u64,
+    pub step: u64,
+    pub count: Count,
+    pub time_first: WallTime,
+    pub time_last: WallTime,
+    pub index: Index,
+    /// The log's count of written bytes at the segment's end, once it is no longer active.
+    pub written: u64,
+}
+
+impl<S: Storage> Segment<S> {
+    /// A prepared segment that begins at `base` now.
+    pub fn begin(prepared: Prepared<S>, base: Offset, time: WallTime) -> Segment<S> {
+        Segment {
+            number: prepared.number,
+            files: prepared.files,
+            base,
+            end: base,
+            position: HEADER_BYTES,
+            allocated: prepared.allocated,
+            step: limits::ALLOCATE_STEP_BYTES_MIN,
+            count: Count(0),
+            time_first: time,
+            time_last: time,
+            index: Index::default(),
+            written: 0,
+        }
+    }
+
+    /// Whether it holds no batch.
+    pub fn is_empty(&self) -> bool {
+        self.position == HEADER_BYTES
+    }
+
+    pub fn summary(&self) -> Summary {
+        Summary {
+            base: self.base,
+            end: self.end,
+            count: self.count,
+            time_first: self.time_first,
+            time_last: self.time_last,
+        }
+    }
+}
+
+/// The segment that is made ahead of need.
+#[derive(Debug, Default)]
+pub(super) struct Preparing {
+    /// Needed at once, whatever the active segment's size.
+    pub wanted: bool,
+    pub running: bool,
+    /// The last try failed for want of space.
+    pub refused: Option<String>,
+    /// Roll as soon as it is there, so that a segment that is wholly gone can be dropped.
+    pub then_roll: bool,
+}
+
+/// The producers' snapshot that waits until the log is durable as far as it covers.
+pub(super) struct PendingSnapshot {
+    pub bytes: Vec<u8>,
+    pub covered: Covered,
+    /// Written bytes that must be durable first.
+    pub needs: u64,
+}
+
+/// The durable log of one queue. See the [module](super).
+pub struct Log<S: Storage> {
+    pub(super) storage: Arc<S>,
+    pub(super) name: Name,
+    pub(super) dir: PathBuf,
+    pub(super) meta: Meta,
+    pub(super) options: Options,
+    /// In force; a weaker one only once it is recorded, a stronger one at once.
+    pub(super) policy: SyncPolicy,
+    pub(super) sealed: Vec<Sealed>,
+    pub(super) unsealed: VecDeque<Segment<S>>,
+    pub(super) active: Segment<S>,
+    pub(super) prepared: VecDeque<Prepared<S>>,
+    pub(super) preparing: Preparing,
+    pub(super) dropped: Dropped,
+    pub(super) visible_end: Offset,
+    /// The newest stored time.
+    pub(super) time: WallTime,
+    pub(super) syncs: Syncs,
+    pub(super) producers: Producers,
+    /// The log end that the snapshot on disk covers.
+    pub(super) covered: Covered,
+    pub(super) pending_snapshot: Option<PendingSnapshot>,
+    pub(super) journals: Vec<Option<Journal<S>>>,
+    pub(super) chain_running: bool,
+    pub(super) chores: Chores<S>,
+    pub(super) last_write: Monotonic,
+    /// Whether messages were appended behind the last mark.
+    pub(super) needs_mark: bool,
+    pub(super) closing: bool,
+    pub(super) failed: Option<String>,
+    pub(super) damage: Option<Damage>,
+    pub(super) reading: Reading<S>,
+}
+
+impl<S: Storage> Log<S> {
+    /// The queue's incarnation.
+    #[must_use]
+    pub fn id(&self) -> QueueId {
+        self.meta.id
+    }
+
+    /// The queue's name.
+    #[must_use]
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// The settings as they are recorded.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.meta.settings
+    }
+
+    /// When the queue was made.
+    #[must_use]
+    pub fn created(&self) -> WallTime {
+        self.meta.created
+    }
+
+    /// The offset that the next message gets.
+    #[must_use]
+    pub fn written_end(&self) -> Offset {
+        self.active.end
+    }
+
+    /// Every message below is durable.
+    #[must_use]
+    pub fn durable_end(&self) -> Offset {
+        self.syncs.durable_end
+    }
+
+    /// Every message below may be delivered.
+    #[must_use]
+    pub fn visible_end(&self) -> Offset {
+        self.visible_end
+    }
+
+    /// The sync policy in force.
+    #[must_use]
+    pub fn policy(&self) -> SyncPolicy {
+        self.policy
+    }
+
+    /// Why the log accepts no writes any more, if so.
+    #[must_use]
+    pub fn failed(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
+    /// Why the log delivers nothing any more, if so.
+    #[must_use]
+    pub fn damage(&self) -> Option<&Damage> {
+        self.damage.as_ref()
+    }
+
+    /// The producer table.
+    pub fn producers(&mut self) -> &mut Producers {
+        &mut self.producers
+    }
+
+    /// Bytes in segments and ack journals, space that is reserved ahead apart.
+    #[must_use]
+    pub fn bytes(&self) -> Bytes {
+        let sealed: u64 = self.sealed.iter().map(|sealed| sealed.length).sum();
+        let unsealed: u64 = self.unsealed.iter().map(|segment| segment.position).sum();
+        let journals: u64 = self.journals.iter().flatten().map(Journal::bytes).sum();
+        Bytes(sealed + unsealed + self.active.position + journals)
+    }
+
+    /// Messages in the segments that exist, settled ones included.
+    #[must_use]
+    pub fn messages(&self) -> Count {
+        let sealed: u64 = self.sealed.iter().map(|sealed| sealed.summary.count.0).sum();
+        let unsealed: u64 = self.unsealed.iter().map(|segment| segment.count.0).sum();
+        Count(sealed + unsealed + self.active.count.0)
+    }
+
+    /// Segments that exist, prepared ones apart.
+    #[must_use]
+    pub fn segments(&self) -> usize {
+        self.sealed.len() + self.unsealed.len() + 1
+    }
+
+    /// The offset of the first message that exists, or the end.
+    #[must_use]
+    pub fn start(&self) -> Offset {
+        let sealed = self.sealed.iter().find(|sealed| !sealed.range().is_empty());
+        sealed.map_or_else(
+            || self.unsealed.front().unwrap_or(&self.active).base,
+            |sealed| sealed.summary.base,
+        )
+    }
+
+    /// Changes the settings. What is stricter holds at once; the rest when
+    /// [`Progress::settings`](super::Progress::settings) says that it is recorded.
+    pub fn change_settings(&mut self, settings: &Settings) {
+        if settings.sync == SyncPolicy::Always {
+            self.policy = SyncPolicy::Always;
+            self.syncs.want_all();
+        }
+        self.chores.settings = Some((settings.clone(), self.syncs.written));
+    }
+
+    /// Makes the journal of a group that has settled nothing yet.
+    ///
+    /// # Errors
+    /// See [`add_group_at`](Log::add_group_at).
+    pub fn add_group(&mut self, name: &Name) -> Result<GroupFile, LogError> {
+        self.add_group_at(name, &GroupPosition::default())
+    }
+
+    /// Makes the journal of a group that begins at `position`. It can be used at once; it is
+    /// durable when [`Progress::groups`](super::Progress::groups) names it.
+    ///
+    /// # Errors
+    /// [`LogError::Exists`]; what the system says.
+    pub fn add_group_at(
+        &mut self,
+        name: &Name,
+        position: &GroupPosition,
+    ) -> Result<GroupFile, LogError> {
+        if self.find_group(name).is_some() || self.chores.removed_groups.contains(name) {
+            return Err(LogError::Exists(name.clone()));
+        }
+        let journal = Journal::create(&*self.storage, &self.dir, self.id(), name, position)?;
+        let free = self.journals.iter().position(Option::is_none);
+        let at = free.unwrap_or_else(|| {
+            self.journals.push(None);
+            self.journals.len() - 1
+        });
+        self.journals[at] = Some(journal);
+        Ok(GroupFile(at as u32))
+    }
+
+    /// The group of this name.
+    #[must_use]
+    pub fn find_group(&self, name: &Name) -> Option<GroupFile> {
+        let named = |journal: &Option<Journal<S>>| {
+            journal.as_ref().is_some_and(|journal| journal.name == *name)
+        };
+        self.journals.iter().position(named).map(|at| GroupFile(at as u32))
+    }
+
+    /// Removes a group. It is gone for good when
+    /// [`Progress::removed_groups`](super::Progress::removed_groups) names it.
+    pub fn remove_group(&mut self, group: GroupFile) {
+        let journal = self.journals[group.0 as usize].take().expect("the group exists");
+        self.chores.removed_groups.push(journal.name);
+    }
+
+    /// A group settled `ranges`, and messages below `handed` were handed to it. `compact` gives
+    /// the whole state, these ranges included; it is asked when the journal is to be written
+    /// anew.
+    ///
+    /// # Errors
+    /// What the system says. A full disk is no error: acks then wait for room.
+    pub fn acked(
+        &mut self,
+        group: GroupFile,
+        ranges: &[OffsetRange],
+        handed: Offset,
+        compact: impl FnOnce() -> GroupPosition,
+    ) -> Result<(), LogError> {
+        let storage = self.storage.clone();
+        let journal = self.journal(group);
+        journal.note(ranges, handed)?;
+        if journal.wants_compaction() {
+            journal.compact(&*storage, &compact())?;
+        }
+        Ok(())
+    }
+
+    /// Messages below `up_to` were handed to the group: after a restart they are redeliveries.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn handed(&mut self, group: GroupFile, up_to: Offset) -> Result<(), LogError> {
+        self.journal(group).note(&[], up_to)
+    }
+
+    fn journal(&mut self, group: GroupFile) -> &mut Journal<S> {
+        self.journals[group.0 as usize].as_mut().expect("the group exists")
+    }
+
+    /// The sealed segments that overlap any of `touching`, with all that they hold: each that
+    /// is wholly gone can be dropped.
+    #[must_use]
+    pub fn segment_extents(&self, touching: &[OffsetRange]) -> Vec<(SegmentNumber, OffsetRange)> {
+        let mut found = Vec::new();
+        for range in touching {
+            let from = self.sealed.partition_point(|sealed| sealed.summary.end <= range.start);
+            for sealed in &self.sealed[from..] {
+                if sealed.summary.base >= range.end {
+                    break;
+                }
+                let waits = self.chores.drops.contains(&sealed.number);
+                let listed = found.last().is_some_and(|(number, _)| *number >= sealed.number);
+                if sealed.range().intersection(range).is_some() && !waits && !listed {
+                    found.push((sealed.number, sealed.range()));
+                }
+            }
+        }
+        found
+    }
+
+    /// Drops a sealed segment; nothing in it is asked for any more. Several wait for each other
+    /// and go together.
+    pub fn drop_segment(&mut self, number: SegmentNumber) {
+        let known = self.sealed.iter().any(|sealed| sealed.number == number);
+        if known && !self.chores.drops.contains(&number) {
+            self.chores.drops.push(number);
+        }
+    }
+
+    /// Everything in the log is gone: rolls the active segment if it is large, so that it can
+    /// be sealed and dropped.
+    pub fn roll_if_gone(&mut self) {
+        if self.active.position > limits::ROLL_GONE_BYTES.min(self.options.segment_bytes / 2) {
+            self.preparing.then_roll = true;
+            self.preparing.wanted = true;
+            self.roll_when_prepared();
+        }
+    }
+
+    /// Asks that everything written so far becomes durable, whatever the sync policy: something
+    /// else will be given up because of it. [`durable_bytes`](Log::durable_bytes) tells when.
+    pub fn want_durable(&mut self) {
+        self.syncs.want_all();
+    }
+
+    /// Bytes appended since the log was opened. Unlike offsets this moves with every batch,
+    /// those without messages too: take it after an append, and compare it with
+    /// [`durable_bytes`](Log::durable_bytes).
+    #[must_use]
+    pub fn written_bytes(&self) -> Bytes {
+        Bytes(self.syncs.written)
+    }
+
+    /// Of the [`written_bytes`](Log::written_bytes), those that are durable.
+    #[must_use]
+    pub fn durable_bytes(&self) -> Bytes {
+        Bytes(self.syncs.durable)
+    }
+
+    /// Stops accepting writes for good.
+    pub(super) fn fail(&mut self, why: String) -> AppendError {
+        let why = self.failed.get_or_insert(why);
+        AppendError::Failed(why.clone())
+    }
+
+    /// The active segment's end as a snapshot of the producers names it.
+    pub(super) fn end_covered(&self) -> Covered {
+        Covered {
+            offset: self.active.end,
+            segment: self.active.number,
+            position: self.active.position,
+        }
+    }
+
+    /// The path of a segment of this queue.
+    pub(super) fn segment_path(&self, number: SegmentNumber) -> PathBuf {
+        files::segment_path(&self.dir, number)
+    }
+}
+
+impl Sealed {
+    /// The offsets inside.
+    pub fn range(&self) -> OffsetRange {
+        OffsetRange::new(self.summary.base, self.summary.end)
+    }
+}

@@ -1,0 +1,433 @@
+//! The producer table of one queue: who sent up to where, so that a retry is stored once.
+//!
+//! Bounded: a producer that is connected or named is kept; of the others, those that were
+//! active last. One that was forgotten is refused, never stored twice. Does no I/O; the log
+//! writes its snapshots. Called by the log as batches are appended and by the server, which
+//! asks before it appends.
+//!
+//! # Layout of the snapshot
+//!
+//! Little-endian; replaced whole.
+//!
+//! ```text
+//!  0          8         12        16            32       40        48         56
+//! ┌──────────┬─────────┬─────────┬─────────────┬────────┬─────────┬──────────┬───────────┐
+//! │ "mq-prod"│ version │ entries │ queue id    │ covers │ covers: │ covers:  │ forgotten │
+//! │ and NUL  │ u32     │ u32     │ 16 bytes    │ offset │ segment │ position │ u64, µs   │
+//! └──────────┴─────────┴─────────┴─────────────┴────────┴─────────┴──────────┴───────────┘
+//! entries, 32 bytes each, then the CRC-32 of everything in front of it
+//!  0          8        12      16         24
+//! ┌──────────┬────────┬───────┬──────────┬─────────────┐
+//! │ producer │ epoch  │ named │ sequence │ last active │
+//! │ u64      │ u32    │ u32   │ u64      │ u64, µs     │
+//! └──────────┴────────┴───────┴──────────┴─────────────┘
+//! ```
+//!
+//! To change the format, raise the version and keep the decoder of the one before.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+
+use super::error::{LogError, corrupt};
+use super::files::{put_u32, put_u64, seeded_crc, u32_at, u64_at};
+use super::segment::FORMAT_VERSION;
+use crate::batch::{BatchHeader, flags};
+use crate::limits;
+use crate::units::{Epoch, Offset, ProducerId, QueueId, SegmentNumber, Sequence, WallTime};
+
+const MAGIC: &[u8; 8] = b"mq-prod\0";
+const HEADER_BYTES: usize = 64;
+const ENTRY_BYTES: usize = 32;
+
+/// A longer snapshot is damaged. Named producers are not bounded by the table, so this is ample.
+pub(super) const PRODUCERS_BYTES_MAX: u64 = 256 << 20;
+
+/// What to do with an append that names a producer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// It comes next: store it.
+    Store,
+    /// It was stored before; nothing is stored.
+    Duplicate {
+        /// The producer's last stored sequence.
+        sequence: Sequence,
+    },
+    /// It does not follow on what is stored; nothing is stored.
+    Gap {
+        /// The producer's last stored sequence.
+        sequence: Sequence,
+    },
+    /// A newer instance of the producer took over; nothing is stored.
+    Fenced {
+        /// The newest epoch.
+        epoch: Epoch,
+    },
+}
+
+/// The producer was known once and is not any more: whether its batch was stored cannot be
+/// told, so it is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this sender was away too long; whether its last messages were stored is not known")]
+pub struct Forgotten;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    epoch: Epoch,
+    sequence: Sequence,
+    active: WallTime,
+    named: bool,
+    connections: u32,
+}
+
+impl Entry {
+    fn is_idle(&self) -> bool {
+        !self.named && self.connections == 0
+    }
+}
+
+/// The log end that a snapshot covers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Covered {
+    pub offset: Offset,
+    pub segment: SegmentNumber,
+    pub position: u64,
+}
+
+/// The producers of one queue.
+#[derive(Clone, Debug, Default)]
+pub struct Producers {
+    table: HashMap<ProducerId, Entry>,
+    /// Those that may be forgotten, the one longest inactive first.
+    idle: BTreeSet<(WallTime, ProducerId)>,
+    /// The last activity of the newest one that was forgotten.
+    forgotten: WallTime,
+    /// Whether anything changed since the last snapshot.
+    changed: bool,
+}
+
+impl Producers {
+    /// The newest epoch of a producer and the sequence of its last stored message.
+    #[must_use]
+    pub fn last(&self, producer: ProducerId) -> Option<(Epoch, Sequence)> {
+        self.table.get(&producer).map(|entry| (entry.epoch, entry.sequence))
+    }
+
+    /// What to do with messages `expected + 1 ..= next` of a producer: they are stored only when
+    /// `expected` is its last sequence and `epoch` its newest. A producer that is not known has
+    /// stored nothing yet; ask [`connected`](Producers::connected) first whether that is so.
+    #[must_use]
+    pub fn judge(
+        &self,
+        producer: ProducerId,
+        epoch: Epoch,
+        expected: Sequence,
+        next: Sequence,
+    ) -> Judgement {
+        let (newest, sequence) = self.last(producer).unwrap_or((epoch, Sequence(0)));
+        if epoch < newest {
+            Judgement::Fenced { epoch: newest }
+        } else if expected == sequence && next > expected {
+            Judgement::Store
+        } else if next <= sequence {
+            Judgement::Duplicate { sequence }
+        } else {
+            Judgement::Gap { sequence }
+        }
+    }
+
+    /// A connection uses this producer, which its client opened at `opened`. It is kept until
+    /// [`disconnected`](Producers::disconnected) as often.
+    ///
+    /// # Errors
+    /// [`Forgotten`] when it is unknown and may be one that was forgotten.
+    pub fn connected(
+        &mut self,
+        producer: ProducerId,
+        epoch: Epoch,
+        opened: WallTime,
+    ) -> Result<(), Forgotten> {
+        match self.table.get_mut(&producer) {
+            Some(entry) => {
+                if entry.is_idle() {
+                    self.idle.remove(&(entry.active, producer));
+                }
+                entry.connections += 1;
+            }
+            None if opened <= self.forgotten => return Err(Forgotten),
+            None => {
+                let entry = Entry {
+                    epoch,
+                    sequence: Sequence(0),
+                    active: opened,
+                    named: false,
+                    connections: 1,
+                };
+                self.table.insert(producer, entry);
+            }
+        }
+        Ok(())
+    }
+
+    /// The time at which a producer that is new counts as opened: later than any that was
+    /// forgotten, also when the clock was set back.
+    #[must_use]
+    pub fn opening_time(&self, wall: WallTime) -> WallTime {
+        WallTime(wall.0.max(self.forgotten.0 + 1))
+    }
+
+    /// A connection that used this producer is gone. The producer is remembered for a while.
+    pub fn disconnected(&mut self, producer: ProducerId) {
+        let Some(entry) = self.table.get_mut(&producer) else { return };
+        entry.connections = entry.connections.saturating_sub(1);
+        if !entry.is_idle() {
+            return;
+        }
+        if entry.sequence == Sequence(0) && entry.epoch == Epoch(0) {
+            // It stored nothing, so nothing of it can be stored twice.
+            self.table.remove(&producer);
+            return;
+        }
+        self.idle.insert((entry.active, producer));
+        self.forget();
+    }
+
+    /// How many producers are remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether no producer is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// A batch was appended (or is found in the log). Finding it again changes nothing. A batch
+    /// without messages opens a named producer.
+    pub(super) fn note(&mut self, header: &BatchHeader) {
+        let producer = header.producer;
+        if producer == ProducerId(0) {
+            return;
+        }
+        let entry = self.table.entry(producer).or_insert(Entry {
+            epoch: header.epoch,
+            sequence: Sequence(0),
+            active: WallTime(0),
+            named: false,
+            connections: 0,
+        });
+        if entry.is_idle() {
+            self.idle.remove(&(entry.active, producer));
+        }
+        entry.epoch = entry.epoch.max(header.epoch);
+        entry.sequence = entry.sequence.max(header.sequence);
+        entry.active = entry.active.max(header.time);
+        entry.named |= header.has(flags::MARK);
+        let (idle, active) = (entry.is_idle(), entry.active);
+        self.changed = true;
+        if idle {
+            self.idle.insert((active, producer));
+            self.forget();
+        }
+    }
+
+    fn forget(&mut self) {
+        while self.idle.len() > limits::PRODUCERS_PER_QUEUE_MAX {
+            let (active, producer) = self.idle.pop_first().expect("there are more than none");
+            self.table.remove(&producer);
+            self.forgotten = self.forgotten.max(active);
+            self.changed = true;
+        }
+    }
+
+    /// Nothing that was opened up to now is known any more.
+    pub(super) fn forget_all(&mut self, until: WallTime) {
+        *self = Producers { forgotten: until, changed: true, ..Producers::default() };
+    }
+
+    /// Whether a new snapshot would say anything new; asking resets it.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// Whether a new snapshot would say anything new.
+    pub(super) fn is_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// The last snapshot was not written.
+    pub(super) fn set_changed(&mut self) {
+        self.changed = true;
+    }
+
+    /// The bytes of a snapshot.
+    pub(super) fn encode(&self, queue: QueueId, covered: Covered) -> Vec<u8> {
+        let stored = |entry: &&(&ProducerId, &Entry)| {
+            entry.1.named || entry.1.sequence > Sequence(0) || entry.1.epoch > Epoch(0)
+        };
+        let all: Vec<(&ProducerId, &Entry)> = self.table.iter().collect();
+        let mut entries: Vec<&(&ProducerId, &Entry)> = all.iter().filter(stored).collect();
+        entries.sort_unstable_by_key(|entry| entry.0);
+        let mut out = vec![0u8; HEADER_BYTES];
+        out[..8].copy_from_slice(MAGIC);
+        put_u32(&mut out, 8, FORMAT_VERSION);
+        put_u32(&mut out, 12, entries.len() as u32);
+        out[16..32].copy_from_slice(queue.as_bytes());
+        put_u64(&mut out, 32, covered.offset.0);
+        put_u64(&mut out, 40, covered.segment.0);
+        put_u64(&mut out, 48, covered.position);
+        put_u64(&mut out, 56, self.forgotten.0);
+        for (producer, entry) in entries {
+            out.extend_from_slice(&producer.0.to_le_bytes());
+            out.extend_from_slice(&entry.epoch.0.to_le_bytes());
+            out.extend_from_slice(&u32::from(entry.named).to_le_bytes());
+            out.extend_from_slice(&entry.sequence.0.to_le_bytes());
+            out.extend_from_slice(&entry.active.0.to_le_bytes());
+        }
+        let crc = seeded_crc(queue, 0, 0, &out);
+        out.extend_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// Reads a snapshot and the log end that it covers.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`], [`LogError::Newer`].
+    pub(super) fn decode(
+        bytes: &[u8],
+        queue: QueueId,
+        path: &Path,
+    ) -> Result<(Producers, Covered), LogError> {
+        let bad = |what: &str| corrupt(path, None, None, what);
+        if bytes.len() < HEADER_BYTES + 4 || &bytes[..8] != MAGIC {
+            return Err(bad("is no snapshot of producers"));
+        }
+        let (body, crc) = bytes.split_at(bytes.len() - 4);
+        if u32_at(crc, 0) != seeded_crc(queue, 0, 0, body) {
+            return Err(bad("fails its checksum"));
+        }
+        let version = u32_at(body, 8);
+        if version > FORMAT_VERSION {
+            let path = path.to_owned();
+            return Err(LogError::Newer { path, found: version, known: FORMAT_VERSION });
+        }
+        let entries = body[HEADER_BYTES..].chunks_exact(ENTRY_BYTES);
+        if entries.len() != u32_at(body, 12) as usize || !entries.remainder().is_empty() {
+            return Err(bad("has an impossible length"));
+        }
+        let covered = Covered {
+            offset: Offset(u64_at(body, 32)),
+            segment: SegmentNumber(u64_at(body, 40)),
+            position: u64_at(body, 48),
+        };
+        let mut producers = Producers { forgotten: WallTime(u64_at(body, 56)), ..Self::default() };
+        for entry in entries {
+            let producer = ProducerId(u64_at(entry, 0));
+            let entry = Entry {
+                epoch: Epoch(u32_at(entry, 8)),
+                named: u32_at(entry, 12) != 0,
+                sequence: Sequence(u64_at(entry, 16)),
+                active: WallTime(u64_at(entry, 24)),
+                connections: 0,
+            };
+            if entry.is_idle() {
+                producers.idle.insert((entry.active, producer));
+            }
+            producers.table.insert(producer, entry);
+        }
+        producers.forget();
+        Ok((producers, covered))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Framing;
+
+    fn header(producer: u64, sequence: u64, time: u64) -> BatchHeader {
+        BatchHeader {
+            payload_bytes: 0,
+            framing: Framing::Records,
+            flags: 0,
+            offset: Offset(0),
+            count: 1,
+            payload_crc: 0,
+            mark: Offset(0),
+            time: WallTime(time),
+            producer: ProducerId(producer),
+            sequence: Sequence(sequence),
+            epoch: Epoch(1),
+        }
+    }
+
+    #[test]
+    fn appends_are_stored_in_sequence_and_once() {
+        let mut producers = Producers::default();
+        let judge = |p: &Producers, epoch, expected, next| {
+            p.judge(ProducerId(1), Epoch(epoch), Sequence(expected), Sequence(next))
+        };
+        assert_eq!(judge(&producers, 1, 0, 3), Judgement::Store);
+        producers.note(&header(1, 3, 10));
+        let sequence = Sequence(3);
+        assert_eq!(judge(&producers, 1, 0, 3), Judgement::Duplicate { sequence });
+        assert_eq!(judge(&producers, 1, 3, 4), Judgement::Store);
+        assert_eq!(judge(&producers, 1, 4, 5), Judgement::Gap { sequence });
+        assert_eq!(judge(&producers, 1, 0, 4), Judgement::Gap { sequence });
+        assert_eq!(judge(&producers, 0, 3, 4), Judgement::Fenced { epoch: Epoch(1) });
+        assert_eq!(judge(&producers, 2, 3, 4), Judgement::Store);
+    }
+
+    #[test]
+    fn forgotten_producers_are_refused_and_new_ones_are_not() {
+        let mut producers = Producers::default();
+        let most = limits::PRODUCERS_PER_QUEUE_MAX as u64;
+        for n in 1..=most + 5 {
+            producers.note(&header(n, 1, n));
+        }
+        assert_eq!(producers.len() as u64, most);
+        assert_eq!(producers.last(ProducerId(5)), None);
+        let connect = |p: &mut Producers, n, at| p.connected(ProducerId(n), Epoch(0), WallTime(at));
+        assert_eq!(connect(&mut producers, 5, 5), Err(Forgotten));
+        assert_eq!(connect(&mut producers, 5, 4), Err(Forgotten));
+        assert_eq!(connect(&mut producers, 6, 1), Ok(()));
+        assert_eq!(connect(&mut producers, 999_999, 6), Ok(()));
+    }
+
+    #[test]
+    fn connected_and_named_producers_are_kept() {
+        let mut producers = Producers::default();
+        producers.connected(ProducerId(1), Epoch(1), WallTime(1)).unwrap();
+        producers.note(&header(1, 7, 1));
+        producers.note(&BatchHeader { flags: flags::MARK, count: 0, ..header(2, 9, 1) });
+        for n in 3..=limits::PRODUCERS_PER_QUEUE_MAX as u64 + 50 {
+            producers.note(&header(n, 1, n));
+        }
+        assert_eq!(producers.last(ProducerId(1)), Some((Epoch(1), Sequence(7))));
+        assert_eq!(producers.last(ProducerId(2)), Some((Epoch(1), Sequence(9))));
+        producers.disconnected(ProducerId(1));
+        assert_eq!(producers.last(ProducerId(1)), None);
+    }
+
+    #[test]
+    fn snapshot_round_trips() {
+        let queue = QueueId::from_bytes(*b"0123456789abcdef");
+        let path = Path::new("producers");
+        let mut producers = Producers::default();
+        producers.note(&header(1, 7, 1));
+        producers.note(&BatchHeader { flags: flags::MARK, count: 0, ..header(2, 9, 1) });
+        let covered = Covered { offset: Offset(9), segment: SegmentNumber(2), position: 100 };
+        let bytes = producers.encode(queue, covered);
+        let (read, from) = Producers::decode(&bytes, queue, path).unwrap();
+        assert_eq!((&read.table, from), (&producers.table, covered));
+        for length in 0..bytes.len() {
+            assert!(Producers::decode(&bytes[..length], queue, path).is_err());
+        }
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(Producers::decode(&bad, queue, path).is_err(), "bit {bit}");
+        }
+    }
+}

@@ -1,0 +1,613 @@
+//! What a log has to do next: which job is due, when the next one will be, and what follows
+//! when one is done.
+//!
+//! Decides, and writes nothing but marks; jobs do the work. At most
+//! [`limits::SYNCS_PER_QUEUE_MAX`] syncs, one preparation of a segment, one chain and one chore
+//! (everything else) run at once, so that no two jobs touch the same file. Called by the server
+//! after each turn of its loop.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::error::{AppendError, Damage, Failure};
+use super::files;
+use super::jobs::{Done, DropWork, Job, Outcome, Work};
+use super::journal::SyncPoint;
+use super::log::{GroupFile, Log, Sealed};
+use super::meta::Settings;
+use super::producers::Covered;
+use super::segment::{SegmentHeader, encode_footer};
+use super::storage::Storage;
+use crate::limits;
+use crate::units::{Monotonic, Name, Offset, OffsetRange, Position, SegmentNumber, SyncPolicy};
+
+/// A sync under way.
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    serial: u64,
+    /// The handle that it uses.
+    handle: usize,
+    /// Written bytes and offset that are durable when it and all before it are done.
+    bytes: u64,
+    end: Offset,
+    done: bool,
+}
+
+/// What is written, what is being synced, what is durable. Bytes count from the open of the log.
+#[derive(Debug, Default)]
+pub(super) struct Syncs {
+    pub written: u64,
+    issued: u64,
+    pub durable: u64,
+    pub durable_end: Offset,
+    /// Must become durable whatever the policy.
+    wanted: u64,
+    flights: VecDeque<Flight>,
+    serial: u64,
+    unsynced_since: Option<Monotonic>,
+}
+
+impl Syncs {
+    /// A log whose every byte up to `end` is durable.
+    pub fn all_durable(end: Offset) -> Syncs {
+        Syncs { durable_end: end, ..Syncs::default() }
+    }
+
+    pub fn wrote(&mut self, now: Monotonic, bytes: u64) {
+        self.written += bytes;
+        self.unsynced_since.get_or_insert(now);
+    }
+
+    pub fn want_all(&mut self) {
+        self.wanted = self.written;
+    }
+
+    fn pending(&self) -> u64 {
+        self.written - self.issued
+    }
+
+    /// A second sync only starts for much, so that small batches gather behind the first.
+    fn has_slot(&self) -> bool {
+        match self.flights.len() {
+            0 => true,
+            n => n < limits::SYNCS_PER_QUEUE_MAX && self.pending() >= limits::SYNC_GATHER_BYTES,
+        }
+    }
+
+    fn is_due(&self, now: Monotonic, policy: SyncPolicy) -> bool {
+        if self.pending() == 0 || !self.has_slot() {
+            return false;
+        }
+        let asked = self.wanted > self.issued || self.pending() >= limits::BACKGROUND_SYNC_BYTES;
+        match policy {
+            SyncPolicy::Always => true,
+            SyncPolicy::Never => asked,
+            SyncPolicy::Interval(_) => asked || self.deadline(policy).is_some_and(|at| at <= now),
+        }
+    }
+
+    fn deadline(&self, policy: SyncPolicy) -> Option<Monotonic> {
+        match policy {
+            SyncPolicy::Interval(every) if self.pending() > 0 && self.has_slot() => {
+                self.unsynced_since.map(|since| since.plus(every))
+            }
+            _ => None,
+        }
+    }
+
+    fn begin(&mut self, end: Offset) -> Flight {
+        let used = |handle| self.flights.iter().any(|flight| flight.handle == handle);
+        let handle = (0..limits::SYNCS_PER_QUEUE_MAX).find(|handle| !used(*handle));
+        self.serial += 1;
+        let flight = Flight {
+            serial: self.serial,
+            handle: handle.expect("has_slot was asked"),
+            bytes: self.written,
+            end,
+            done: false,
+        };
+        self.flights.push_back(flight);
+        self.issued = self.written;
+        self.unsynced_since = None;
+        flight
+    }
+
+    /// A sync is done. It counts once those before it are done too: an error of an earlier one
+    /// concerns what a later one seemed to cover.
+    fn land(&mut self, serial: u64) {
+        if let Some(flight) = self.flights.iter_mut().find(|flight| flight.serial == serial) {
+            flight.done = true;
+        }
+        while let Some(flight) = self.flights.front().copied().filter(|flight| flight.done) {
+            self.flights.pop_front();
+            self.durable = flight.bytes;
+            self.durable_end = flight.end;
+        }
+    }
+}
+
+/// Everything else that wants to be done.
+pub(super) struct Chores<S: Storage> {
+    running: bool,
+    /// The chain to copy; not a chore, but waits here for the next turn.
+    pub chain: Option<Job<S>>,
+    pub drops: Vec<SegmentNumber>,
+    /// New settings, and the written bytes that must be durable before they are recorded.
+    pub settings: Option<(Settings, u64)>,
+    pub removed_groups: Vec<Name>,
+    /// Not before this, because there was no room.
+    retry_at: Option<Monotonic>,
+    staging: u64,
+    /// The last mark of an orderly stop could not be written.
+    mark_failed: bool,
+}
+
+impl<S: Storage> Default for Chores<S> {
+    fn default() -> Self {
+        Chores {
+            running: false,
+            chain: None,
+            drops: Vec::new(),
+            settings: None,
+            removed_groups: Vec::new(),
+            retry_at: None,
+            staging: 0,
+            mark_failed: false,
+        }
+    }
+}
+
+impl<S: Storage> Chores<S> {
+    pub fn next_staging(&mut self) -> u64 {
+        self.staging += 1;
+        self.staging
+    }
+}
+
+/// What changed when a job was done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Every message below may be delivered.
+    pub visible_end: Offset,
+    /// Every message below is durable.
+    pub durable_end: Offset,
+    /// The log accepts no writes any more and confirms nothing; why.
+    pub failed: Option<String>,
+    /// An append that was answered [`AppendError::NotYet`] is worth trying again.
+    pub retry: bool,
+    /// What came of the large message that was being appended.
+    pub chain: Option<Result<OffsetRange, AppendError>>,
+    /// Groups whose journals are durable now.
+    pub groups: Vec<GroupFile>,
+    /// Groups that are gone for good now.
+    pub removed_groups: Vec<Name>,
+    /// A segment was sealed now: what it holds, which may all be gone already.
+    pub sealed: Option<OffsetRange>,
+    /// Segments that are gone now.
+    pub dropped: Vec<SegmentNumber>,
+    /// New settings are recorded and in force.
+    pub settings: bool,
+    /// Reading failed: the log delivers nothing any more.
+    pub damage: Option<Damage>,
+}
+
+impl<S: Storage> Log<S> {
+    /// The next job to hand to a helper thread, if one is due. Ask until there is none.
+    pub fn next_job(&mut self, now: Monotonic) -> Option<Job<S>> {
+        if self.failed.is_some() {
+            return None;
+        }
+        if let Some(chain) = self.chores.chain.take() {
+            return Some(chain);
+        }
+        self.mark_when_idle(now);
+        if self.syncs.is_due(now, self.policy) {
+            return Some(self.sync_job());
+        }
+        if let Some(job) = self.prepare_job() {
+            return Some(job);
+        }
+        self.notice_dirty_journals(now);
+        let rests = self.chores.retry_at.is_some_and(|at| now < at) && !self.closing;
+        if self.chores.running || rests {
+            return None;
+        }
+        self.chores.retry_at = None;
+        let work = self.chore(now)?;
+        self.chores.running = true;
+        Some(self.job(work))
+    }
+
+    /// Like [`next_job`](Log::next_job), for an orderly stop: everything is synced, marked and
+    /// sealed. Ask and run until [`is_closed`](Log::is_closed).
+    pub fn close_jobs(&mut self, now: Monotonic) -> Option<Job<S>> {
+        self.closing = true;
+        self.next_job(now)
+    }
+
+    /// Whether an orderly stop is complete.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        let idle = !self.chores.running && !self.preparing.running && !self.chain_running;
+        let synced = self.syncs.durable == self.syncs.written && self.syncs.flights.is_empty();
+        let marked = !self.needs_mark || self.chores.mark_failed;
+        let journals = self.journals.iter().flatten().all(|j| j.installed && !j.is_dirty());
+        let rest = self.unsealed.is_empty() && self.pending_snapshot.is_none();
+        self.failed.is_none()
+            && self.closing
+            && idle
+            && synced
+            && marked
+            && journals
+            && rest
+            && self.chores.drops.is_empty()
+            && self.chores.removed_groups.is_empty()
+            && self.chores.settings.is_none()
+    }
+
+    /// Whether the log may be taken for cleanly closed at the next start.
+    #[must_use]
+    pub fn is_closed_cleanly(&self) -> bool {
+        self.is_closed() && !self.chores.mark_failed
+    }
+
+    /// When [`next_job`](Log::next_job) is to be asked though nothing happened. `None` when
+    /// only an event can make a job due.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Monotonic> {
+        if self.failed.is_some() {
+            return None;
+        }
+        let idle = self.may_mark() && !self.chores.mark_failed;
+        let idle = idle.then(|| self.last_write.plus(limits::IDLE_MARK));
+        let chores = if self.chores.running {
+            None
+        } else {
+            let since = self.journals.iter().flatten().filter_map(|journal| journal.dirty_since);
+            let journals = since.min().map(|since| since.plus(limits::JOURNAL_SYNC));
+            match self.chores.retry_at {
+                Some(at) => Some(at),
+                None => journals,
+            }
+        };
+        [idle, chores, self.syncs.deadline(self.policy)].into_iter().flatten().min()
+    }
+
+    fn job(&self, work: Work<S>) -> Job<S> {
+        Job { queue: self.id(), storage: self.storage.clone(), work }
+    }
+
+    fn may_mark(&self) -> bool {
+        self.needs_mark && !self.chain_running && self.syncs.flights.is_empty()
+    }
+
+    /// Going idle: what was written is synced, and then a mark says so.
+    fn mark_when_idle(&mut self, now: Monotonic) {
+        let idle = self.closing || self.last_write.plus(limits::IDLE_MARK) <= now;
+        if !idle || !self.may_mark() || self.chores.mark_failed && !self.closing {
+            return;
+        }
+        if self.syncs.durable < self.syncs.written {
+            self.syncs.want_all();
+        } else if let Err(AppendError::Full { .. }) = self.append_mark(now) {
+            self.chores.mark_failed = true;
+        } else {
+            self.chores.mark_failed = false;
+        }
+    }
+
+    fn sync_job(&mut self) -> Job<S> {
+        let flight = self.syncs.begin(self.active.end);
+        let durable = self.syncs.durable;
+        let unsealed = self.unsealed.iter().filter(|segment| segment.written > durable);
+        let files = unsealed
+            .chain(std::iter::once(&self.active))
+            .map(|segment| {
+                (self.segment_path(segment.number), segment.files[flight.handle].clone())
+            })
+            .collect();
+        self.job(Work::Sync { flight: flight.serial, files })
+    }
+
+    fn prepare_job(&mut self) -> Option<Job<S>> {
+        let active = &self.active;
+        let half = active.position >= self.options.segment_bytes / 2
+            || active.end.0 - active.base.0 >= self.options.segment_messages / 2;
+        let waits = self.preparing.running || self.preparing.refused.is_some() || self.closing;
+        if waits || !self.prepared.is_empty() || !(half || self.preparing.wanted) {
+            return None;
+        }
+        let number = SegmentNumber(active.number.0 + 1);
+        let bound = super::append::bound(active.base, 1, self.options.segment_messages);
+        let header = SegmentHeader { bound, created: self.time }.encode(self.id(), number);
+        self.preparing.running = true;
+        Some(self.job(Work::Prepare { dir: self.dir.clone(), number, header: header.to_vec() }))
+    }
+
+    fn notice_dirty_journals(&mut self, now: Monotonic) {
+        for journal in self.journals.iter_mut().flatten() {
+            if journal.is_dirty() {
+                journal.dirty_since.get_or_insert(now);
+            }
+        }
+    }
+
+    /// The most urgent of the chores.
+    fn chore(&mut self, now: Monotonic) -> Option<Work<S>> {
+        self.install_work()
+            .or_else(|| self.remove_group_work())
+            .or_else(|| self.seal_work())
+            .or_else(|| self.settings_work())
+            .or_else(|| self.drop_work())
+            .or_else(|| self.snapshot_work())
+            .or_else(|| self.journals_work(now))
+    }
+
+    fn install_work(&mut self) -> Option<Work<S>> {
+        for (at, journal) in self.journals.iter_mut().enumerate() {
+            let Some(journal) = journal else { continue };
+            if let Some((file, point)) = journal.to_install() {
+                journal.installing = true;
+                let (group, path) = (GroupFile(at as u32), journal.path.clone());
+                return Some(Work::Install { group, path, file, point });
+            }
+        }
+        None
+    }
+
+    fn remove_group_work(&mut self) -> Option<Work<S>> {
+        let name = self.chores.removed_groups.first()?.clone();
+        Some(Work::RemoveGroup { path: files::journal_path(&self.dir, &name), name })
+    }
+
+    fn seal_work(&mut self) -> Option<Work<S>> {
+        let oldest = self.unsealed.front().filter(|old| old.written <= self.syncs.durable)?;
+        let footer = encode_footer(
+            self.id(),
+            oldest.number,
+            oldest.position,
+            oldest.summary(),
+            &oldest.index,
+        );
+        Some(Work::Seal {
+            path: self.segment_path(oldest.number),
+            number: oldest.number,
+            file: oldest.files[0].clone(),
+            position: oldest.position,
+            footer,
+        })
+    }
+
+    fn settings_work(&mut self) -> Option<Work<S>> {
+        let (settings, needs) = self.chores.settings.as_ref()?;
+        if *needs > self.syncs.durable && settings.sync == SyncPolicy::Always {
+            return None;
+        }
+        let meta = self.meta.with_settings(settings.clone());
+        let path = self.dir.join(files::META);
+        Some(Work::Settings { path, bytes: meta.encode(), settings: settings.clone() })
+    }
+
+    /// Drops all segments that wait for it. Everything that refers to them must be durable
+    /// first: the acks by a sync in the job, the producers by a snapshot that covers them.
+    fn drop_work(&mut self) -> Option<Work<S>> {
+        let last = *self.chores.drops.iter().max()?;
+        if self.journals.iter().flatten().any(|journal| !journal.is_complete()) {
+            return None;
+        }
+        let behind = Covered { segment: SegmentNumber(last.0 + 1), offset: Offset(0), position: 0 };
+        let is_behind = |covered: &Covered| {
+            (covered.segment, covered.position) >= (behind.segment, behind.position)
+        };
+        let mut producers = None;
+        if !is_behind(&self.covered) {
+            if !self.pending_snapshot.as_ref().is_some_and(|wait| is_behind(&wait.covered)) {
+                self.take_snapshot();
+                self.syncs.want_all();
+            }
+            let ready = self.pending_snapshot.take_if(|wait| wait.needs <= self.syncs.durable)?;
+            producers = Some((ready.bytes, ready.covered));
+        }
+        let segments = self.chores.drops.clone();
+        let mut dropped = self.dropped.clone();
+        for sealed in self.sealed.iter().filter(|sealed| segments.contains(&sealed.number)) {
+            dropped.add(sealed.number, sealed.range());
+        }
+        let journals = self.journals.iter().flatten();
+        let journals =
+            journals.flat_map(|j| j.files().map(|file| (j.path.clone(), file))).collect();
+        let dropped = dropped.encode(self.id());
+        let dir = self.dir.clone();
+        Some(Work::Drop(DropWork { dir, journals, producers, dropped, segments }))
+    }
+
+    fn snapshot_work(&mut self) -> Option<Work<S>> {
+        if self.closing && self.pending_snapshot.is_none() && self.producers.is_changed() {
+            self.take_snapshot();
+        }
+        let ready = self.pending_snapshot.take_if(|wait| wait.needs <= self.syncs.durable)?;
+        let path = self.dir.join(files::PRODUCERS);
+        Some(Work::Snapshot { path, bytes: ready.bytes, covered: ready.covered })
+    }
+
+    /// Syncs the journals whose oldest unsynced record is old enough, and the others with them.
+    fn journals_work(&mut self, now: Monotonic) -> Option<Work<S>> {
+        let is_due = |since: Monotonic| since.plus(limits::JOURNAL_SYNC) <= now || self.closing;
+        if !self.journals.iter().flatten().any(|j| j.dirty_since.is_some_and(is_due)) {
+            return None;
+        }
+        let (mut files, mut points) = (Vec::new(), Vec::<(GroupFile, SyncPoint)>::new());
+        for (at, journal) in self.journals.iter_mut().enumerate() {
+            if let Some(journal) = journal.as_mut().filter(|journal| journal.is_dirty()) {
+                files.extend(journal.files().map(|file| (journal.path.clone(), file)));
+                points.push((GroupFile(at as u32), journal.begin_sync()));
+            }
+        }
+        Some(Work::SyncJournals { files, points })
+    }
+
+    /// Takes in what came of a job. A failed sync ends the log: nothing is confirmed any more,
+    /// and no sync is tried again.
+    pub fn complete(&mut self, now: Monotonic, done: Done<S>) -> Progress {
+        assert!(done.queue == self.id(), "a job of another queue");
+        let mut progress = Progress::default();
+        match done.outcome {
+            Outcome::Synced { flight, result } => match result {
+                // After a failure nothing becomes durable any more, whatever a later sync says.
+                Ok(()) if self.failed.is_none() => self.syncs.land(flight),
+                Ok(()) => {}
+                Err(failure) => drop(self.fail(failure.to_string())),
+            },
+            Outcome::Prepared(result) => self.prepared(result, &mut progress),
+            Outcome::Chain { bytes, header, result } => {
+                progress.chain = Some(self.chain_copied(now, &header, bytes, result));
+                progress.retry = true;
+                self.roll_when_prepared();
+            }
+            Outcome::Read { number, position, result } => {
+                self.read_ahead_done(number, position, result, &mut progress);
+            }
+            Outcome::Swept(_) => {}
+            chore => {
+                self.chores.running = false;
+                if let Err(failure) = self.chore_done(chore, &mut progress) {
+                    self.chore_failed(now, &failure);
+                }
+            }
+        }
+        if self.policy == SyncPolicy::Always {
+            self.visible_end = self.visible_end.max(self.syncs.durable_end);
+        }
+        progress.visible_end = self.visible_end;
+        progress.durable_end = self.syncs.durable_end;
+        progress.failed = self.failed.clone();
+        progress
+    }
+
+    fn prepared(
+        &mut self,
+        result: Result<super::jobs::Prepared<S>, Failure>,
+        progress: &mut Progress,
+    ) {
+        self.preparing.running = false;
+        progress.retry = true;
+        match result {
+            Ok(prepared) => {
+                self.prepared.push_back(prepared);
+                self.roll_when_prepared();
+            }
+            Err(failure) if failure.is_full() => {
+                // Told to the next append that needs it; then it is tried anew.
+                self.preparing.refused = Some(failure.to_string());
+            }
+            Err(failure) => drop(self.fail(failure.to_string())),
+        }
+    }
+
+    fn chore_failed(&mut self, now: Monotonic, failure: &Failure) {
+        if failure.is_full() {
+            self.chores.retry_at = Some(now.plus(limits::CHORE_RETRY));
+        } else {
+            self.fail(failure.to_string());
+        }
+    }
+
+    fn chore_done(&mut self, done: Outcome<S>, progress: &mut Progress) -> Result<(), Failure> {
+        match done {
+            Outcome::Sealed { number, length, result } => {
+                result?;
+                self.sealed(number, length);
+                progress.sealed = self.sealed.last().map(Sealed::range);
+            }
+            Outcome::Snapshot { covered, result } => {
+                if result.is_err() {
+                    self.producers.set_changed();
+                }
+                result?;
+                self.covered = covered;
+            }
+            Outcome::Dropped { segments, covered, result } => {
+                result?;
+                self.chores.drops.retain(|number| !segments.contains(number));
+                self.covered = covered.unwrap_or(self.covered);
+                self.segments_dropped(&segments);
+                progress.dropped = segments;
+            }
+            Outcome::Installed { group, point, result } => {
+                // A group that was removed meanwhile has nothing to install.
+                if let Some(journal) = &mut self.journals[group.0 as usize] {
+                    if result.is_err() {
+                        journal.install_failed();
+                    }
+                    result?;
+                    journal.installed(point);
+                    progress.groups.push(group);
+                }
+            }
+            Outcome::JournalsSynced { points, result } => {
+                result?;
+                for (group, point) in points {
+                    if let Some(journal) = &mut self.journals[group.0 as usize] {
+                        journal.synced(point);
+                    }
+                }
+            }
+            Outcome::GroupRemoved { name, result } => {
+                result?;
+                self.chores.removed_groups.retain(|removed| *removed != name);
+                progress.removed_groups.push(name);
+            }
+            Outcome::Settings { settings, result } => {
+                result?;
+                self.settings_recorded(settings);
+                progress.settings = true;
+            }
+            _ => unreachable!("not a chore"),
+        }
+        Ok(())
+    }
+
+    fn sealed(&mut self, number: SegmentNumber, length: u64) {
+        let old = self.unsealed.pop_front().expect("the oldest was being sealed");
+        assert!(old.number == number, "segments are sealed in order");
+        let summary = old.summary();
+        self.sealed.push(Sealed { number, summary, position: old.position, length });
+        self.reading.keep_open(number, old.files[0].clone(), Arc::new(old.index));
+    }
+
+    fn segments_dropped(&mut self, segments: &[SegmentNumber]) {
+        for sealed in self.sealed.iter().filter(|sealed| segments.contains(&sealed.number)) {
+            self.dropped.add(sealed.number, sealed.range());
+        }
+        self.sealed.retain(|sealed| !segments.contains(&sealed.number));
+        self.reading.forget(segments);
+    }
+
+    fn settings_recorded(&mut self, settings: Settings) {
+        self.policy = settings.sync;
+        self.meta.settings = settings;
+        if self.policy != SyncPolicy::Always {
+            self.visible_end = self.active.end;
+        }
+        // A newer request may have come in while this one was written.
+        if self.chores.settings.as_ref().is_some_and(|(s, _)| *s == self.meta.settings) {
+            self.chores.settings = None;
+        }
+    }
+
+    /// How far the bytes of the log are durable: what a check may read while the log is open.
+    #[must_use]
+    pub fn check_bound(&self) -> super::CheckBound {
+        let segments = self.unsealed.front().unwrap_or(&self.active);
+        let journals = self.journals.iter().flatten();
+        super::CheckBound::Upto {
+            segment: segments.number,
+            position: Position(if self.syncs.durable == self.syncs.written {
+                segments.position
+            } else {
+                super::segment::HEADER_BYTES
+            }),
+            journals: journals.map(|j| (j.name.clone(), j.durable_bytes())).collect(),
+        }
+    }
+}

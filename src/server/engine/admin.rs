@@ -1,0 +1,293 @@
+//! The administrative requests.
+
+use std::sync::Arc;
+
+use crate::log::Settings;
+use crate::log::storage::Storage;
+use crate::server::findings;
+use crate::units::{Count, Moment, Name, SyncPolicy};
+use crate::wire::{Admin, CheckReport, ErrorCode, GroupInfo, QueueInfo, Reply, StoreInfo};
+
+use super::hosting::{Place, damaged};
+use super::receiving::DEFAULT_GROUP;
+use super::session::Channel;
+use super::{ConnectionId, Engine, QueueNumber, Trouble, Work, fault, fault_with, protocol};
+
+impl<S: Storage> Engine<S> {
+    pub(super) fn admin(
+        &mut self,
+        connection: ConnectionId,
+        channel: u16,
+        admin: Admin,
+        moment: Moment,
+    ) -> Result<(), Trouble> {
+        let session = self.sessions.get_mut(&connection).expect("a connected client");
+        session.can_open(channel).map_err(protocol)?;
+        match admin {
+            Admin::Declare { queue, sync, change } => {
+                self.declare(connection, channel, &queue, sync, change, moment)
+            }
+            Admin::List => {
+                let queues = self.places.keys().filter_map(|name| self.describe(name)).collect();
+                self.answer(connection, channel, &StoreInfo { queues });
+                Ok(())
+            }
+            Admin::Show { queue } => {
+                let number = self.find(&queue)?;
+                self.answer(connection, channel, &self.info_of(number));
+                Ok(())
+            }
+            Admin::Purge { queue } => self.purge(connection, channel, &queue),
+            Admin::Remove { queue } => self.remove(connection, channel, &queue),
+            Admin::Wait { queue } => self.wait(connection, channel, &queue),
+            Admin::Check { queue } => self.check(connection, channel, queue.as_ref()),
+        }
+    }
+
+    fn answer<T: serde::Serialize>(&mut self, connection: ConnectionId, channel: u16, value: &T) {
+        let json = serde_json::to_vec(value).expect("our own types serialize");
+        self.reply(connection, channel, &Reply::Reply(&json));
+    }
+
+    pub(super) fn declare(
+        &mut self,
+        connection: ConnectionId,
+        channel: u16,
+        name: &Name,
+        sync: Option<SyncPolicy>,
+        change: bool,
+        moment: Moment,
+    ) -> Result<(), Trouble> {
+        match self.places.get_mut(name) {
+            Some(Place::Live(number)) => {
+                let number = *number;
+                let hosted = self.hosted.get_mut(&number).expect("a live queue");
+                let now = hosted.log.settings().sync;
+                if let Some(sync) = sync.filter(|sync| *sync != now) {
+                    if !change {
+                        return Err(fault_with(
+                            ErrorCode::Different,
+                            format!("queue {name} exists with --sync {now}, not {sync}"),
+                            "add --change to change it",
+                        )
+                        .into());
+                    }
+                    let settings = Settings { sync };
+                    hosted.log.change_settings(&settings);
+                    hosted.settings_waiters.push((connection, channel));
+                    self.hold(connection, channel, Channel::Admin);
+                    self.touch(number);
+                    return Ok(());
+                }
+                self.answer(connection, channel, &self.info_of(number));
+                Ok(())
+            }
+            Some(Place::Making(waiting)) => {
+                waiting.push((connection, channel));
+                self.hold(
+                    connection,
+                    channel,
+                    Channel::Declaring(Box::new((name.clone(), sync, change))),
+                );
+                Ok(())
+            }
+            Some(Place::Damaged(why)) => Err(damaged(name, why).into()),
+            Some(Place::Removing) => Err(super::hosting::being_removed(name).into()),
+            None => {
+                let settings = Settings { sync: sync.unwrap_or_default() };
+                self.hold(
+                    connection,
+                    channel,
+                    Channel::Declaring(Box::new((name.clone(), sync, change))),
+                );
+                self.make(name, settings, (connection, channel), moment).inspect_err(|_| {
+                    if let Some(session) = self.sessions.get_mut(&connection) {
+                        session.channels.remove(&channel);
+                    }
+                })
+            }
+        }
+    }
+
+    /// Changed settings are recorded: whoever asked for them is told.
+    pub(super) fn settings_changed(&mut self, number: QueueNumber) {
+        let Some(hosted) = self.hosted.get_mut(&number) else { return };
+        for (connection, channel) in std::mem::take(&mut hosted.settings_waiters) {
+            if let Some(session) = self.sessions.get_mut(&connection) {
+                session.channels.remove(&channel);
+            }
+            self.answer(connection, channel, &self.info_of(number));
+        }
+    }
+
+    /// The channel waits.
+    fn hold(&mut self, connection: ConnectionId, channel: u16, state: Channel<S>) {
+        let session = self.sessions.get_mut(&connection).expect("a connected client");
+        session.channels.insert(channel, state);
+    }
+
+    fn describe(&self, name: &Name) -> Option<QueueInfo> {
+        match self.places.get(name)? {
+            Place::Live(number) => Some(self.info_of(*number)),
+            Place::Damaged(why) => Some(QueueInfo {
+                queue: name.clone(),
+                trouble: Some(why.clone()),
+                ..QueueInfo::default()
+            }),
+            Place::Making(_) | Place::Removing => None,
+        }
+    }
+
+    fn info_of(&self, number: QueueNumber) -> QueueInfo {
+        let hosted = &self.hosted[&number];
+        let mut groups: Vec<GroupInfo> = self
+            .broker
+            .groups(hosted.key)
+            .map(|(key, name)| {
+                let counts = self.broker.counts(key);
+                GroupInfo {
+                    group: name.clone(),
+                    ready: counts.ready,
+                    unacked: counts.leased,
+                    receivers: counts.consumers as u64,
+                    oldest: counts.oldest,
+                    settled_ranges: counts.settled_ranges as u64,
+                    stuck: counts.stuck,
+                }
+            })
+            .collect();
+        groups.sort_by(|a, b| a.group.cmp(&b.group));
+        let default = groups.iter().find(|group| group.group.as_str() == DEFAULT_GROUP);
+        QueueInfo {
+            queue: hosted.name.clone(),
+            id: hosted.log.id(),
+            sync: hosted.log.settings().sync,
+            created: hosted.log.created(),
+            ready: default
+                .map_or_else(|| self.broker.counts_without_group(hosted.key), |group| group.ready),
+            unacked: default.map_or(Count(0), |group| group.unacked),
+            end: self.broker.visible_end(hosted.key),
+            bytes: hosted.log.bytes().0,
+            segments: hosted.log.segments() as u64,
+            receivers: groups.iter().map(|group| group.receivers).sum(),
+            senders: hosted.senders,
+            groups,
+            trouble: hosted.trouble.clone(),
+        }
+    }
+
+    fn purge(
+        &mut self,
+        connection: ConnectionId,
+        channel: u16,
+        name: &Name,
+    ) -> Result<(), Trouble> {
+        let number = self.find(name)?;
+        let key = self.hosted[&number].key;
+        let before = self.describe(name).map_or(0, |info| info.ready.0);
+        if self.broker.groups(key).next().is_none() {
+            // Without a group nothing could be settled durably; the default one is made by this.
+            let default = Name::new(DEFAULT_GROUP).expect("a valid name");
+            self.group_to_take_from(number, &default)?;
+        }
+        for (group, settled) in self.broker.purge(key) {
+            self.settle(number, group, &settled);
+        }
+        self.answer(connection, channel, &Count(before));
+        Ok(())
+    }
+
+    fn remove(
+        &mut self,
+        connection: ConnectionId,
+        channel: u16,
+        name: &Name,
+    ) -> Result<(), Trouble> {
+        if let Some(Place::Damaged(_)) = self.places.get(name) {
+            self.hold(connection, channel, Channel::Admin);
+            self.places.insert(name.clone(), Place::Removing);
+            let storage = Arc::clone(&self.storage);
+            let id = (self.new_queue_id)();
+            self.jobs.push(Work::remove(storage, name.clone(), id, (connection, channel)));
+            return Ok(());
+        }
+        let number = self.find(name)?;
+        if self.hosted[&number].removing.is_some() {
+            return Err(super::hosting::being_removed(name).into());
+        }
+        let gone = fault(ErrorCode::Gone, format!("queue {name} was removed"));
+        self.fail_channels_of(number, &gone);
+        let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        hosted.removing = Some((connection, channel));
+        let waiters = std::mem::take(&mut hosted.quiet_waiters);
+        self.places.insert(name.clone(), Place::Removing);
+        for (waiting, id) in waiters {
+            self.fail_channel(waiting, id, gone.clone());
+        }
+        self.hold(connection, channel, Channel::Admin);
+        self.touch(number);
+        Ok(())
+    }
+
+    fn wait(&mut self, connection: ConnectionId, channel: u16, name: &Name) -> Result<(), Trouble> {
+        let number = self.find(name)?;
+        let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        if self.broker.is_quiet(hosted.key) && hosted.awaiting.is_empty() {
+            self.answer(connection, channel, &());
+            return Ok(());
+        }
+        hosted.quiet_waiters.push((connection, channel));
+        self.hold(connection, channel, Channel::Admin);
+        Ok(())
+    }
+
+    fn check(
+        &mut self,
+        connection: ConnectionId,
+        channel: u16,
+        name: Option<&Name>,
+    ) -> Result<(), Trouble> {
+        let mut bounds = Vec::new();
+        let mut report = CheckReport::default();
+        let names: Vec<Name> = match name {
+            Some(name) => vec![name.clone()],
+            None => self.places.keys().cloned().collect(),
+        };
+        for name in names {
+            match self.places.get(&name) {
+                Some(Place::Live(number)) => {
+                    bounds.push((name, self.hosted[number].log.check_bound()));
+                }
+                Some(Place::Damaged(why)) => {
+                    report.queues += 1;
+                    report.findings.push(findings::unreadable(&name, why));
+                }
+                Some(Place::Making(_) | Place::Removing) => {}
+                None => {
+                    self.find(&name)?;
+                }
+            }
+        }
+        self.hold(connection, channel, Channel::Admin);
+        let storage = Arc::clone(&self.storage);
+        self.jobs.push(Work::check(storage, bounds, report, (connection, channel)));
+        Ok(())
+    }
+
+    /// A check has been made.
+    pub(super) fn checked(
+        &mut self,
+        (connection, channel): (ConnectionId, u16),
+        mut report: CheckReport,
+    ) {
+        if let Some(session) = self.sessions.get_mut(&connection) {
+            session.channels.remove(&channel);
+        }
+        // The report must fit a frame; whoever sees so many findings needs no more of them.
+        report.findings.truncate(FINDINGS_MAX);
+        self.answer(connection, channel, &report);
+    }
+}
+
+/// Findings in the answer to a check.
+const FINDINGS_MAX: usize = 200;

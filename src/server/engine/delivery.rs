@@ -1,0 +1,187 @@
+//! From the broker's offer over the log's range to the outbox.
+
+use std::sync::Arc;
+
+use crate::batch::Place;
+use crate::broker::{ConsumerKey, Mode};
+use crate::limits;
+use crate::log::Found;
+use crate::log::storage::{Storage, StorageFile};
+use crate::units::{Offset, OffsetRange, Position};
+use crate::wire::DeliverHead;
+
+use super::session::{Channel, Receiver};
+use super::{ConnectionId, Engine, Work};
+
+/// Up to here bytes are copied into the outbox and sent with their head in one call; from here
+/// on sending them from the page cache costs less.
+const COPY_BYTES: u64 = 16 * 1024;
+
+/// Deliveries put into one connection's outbox in one turn, so that many small ones to one
+/// reader do not hold up the others.
+const DELIVERIES_PER_TURN: usize = 64;
+
+/// What became of an attempt to deliver.
+enum Delivered {
+    /// There may be more for this consumer.
+    Some,
+    /// Not now; the broker or a job will say when.
+    None,
+}
+
+/// A range of batches on its way into an outbox.
+struct Shipment<F> {
+    file: Arc<F>,
+    place: Place,
+    bytes: u64,
+}
+
+impl<S: Storage> Engine<S> {
+    /// The broker says that this consumer can be offered something.
+    pub(super) fn ready(&mut self, consumer: ConsumerKey) {
+        let Some(&(connection, channel)) = self.consumers.get(&consumer) else { return };
+        self.channel_ready(connection, channel);
+        self.feed(connection);
+    }
+
+    pub(super) fn channel_ready(&mut self, connection: ConnectionId, id: u16) {
+        let Some(session) = self.sessions.get_mut(&connection) else { return };
+        if let Some(Channel::Receiving(receiver)) = session.channels.get_mut(&id)
+            && !receiver.ready
+        {
+            receiver.ready = true;
+            session.ready.push_back(id);
+        }
+        if session.wants_food() {
+            self.make_hungry(connection);
+        }
+    }
+
+    /// Puts deliveries into the outbox of a connection, round robin over its channels, until it
+    /// is full enough.
+    pub(super) fn feed(&mut self, connection: ConnectionId) {
+        let Some(session) = self.sessions.get_mut(&connection) else { return };
+        session.hungry = false;
+        for _ in 0..DELIVERIES_PER_TURN {
+            let Some(session) = self.sessions.get_mut(&connection) else { return };
+            if !session.wants_food() || session.ending {
+                return;
+            }
+            let id = session.ready.pop_front().expect("it wants food");
+            let Some(Channel::Receiving(receiver)) = session.channels.get_mut(&id) else {
+                continue;
+            };
+            receiver.ready = false;
+            let receiver = *receiver;
+            if let Delivered::Some = self.deliver(connection, id, receiver) {
+                self.channel_ready(connection, id);
+            }
+        }
+        self.sent(connection);
+    }
+
+    fn deliver(&mut self, connection: ConnectionId, id: u16, receiver: Receiver) -> Delivered {
+        let Some(offer) = self.broker.offer(receiver.consumer, u64::MAX) else {
+            return Delivered::None;
+        };
+        let hosted = self.hosted.get_mut(&receiver.queue).expect("a receiver's queue");
+        let (from, limit) = (offer.range.start, offer.range.end);
+        let found = match hosted.log.locate(from, limit, limits::DELIVER_BYTES) {
+            Ok(found) => found,
+            Err(error) => {
+                self.stand_still(receiver.queue, error.to_string());
+                return Delivered::None;
+            }
+        };
+        let head = DeliverHead {
+            segment: crate::units::SegmentNumber(u64::MAX),
+            position: Position(u64::MAX),
+            end: limit,
+            attempt: 0,
+            more: false,
+            redelivered: offer.redelivered,
+            behind: false,
+        };
+        match found {
+            Found::Cold { read } => {
+                hosted.cold_waiters.push((connection, id));
+                if !hosted.cold_read_under_way {
+                    hosted.cold_read_under_way = true;
+                    hosted.jobs_under_way += 1;
+                    self.jobs.push(Work::read(receiver.queue, read));
+                }
+                return Delivered::None;
+            }
+            Found::Cut { bytes, end } => {
+                self.taken(receiver, from, end);
+                let head =
+                    DeliverHead { end, behind: self.broker.is_behind(receiver.consumer), ..head };
+                let session = self.sessions.get_mut(&connection).expect("a connected client");
+                session.outbox.push_bytes(&head.encode(id, bytes.len()));
+                session.outbox.push_bytes(&bytes);
+            }
+            Found::Whole { file, place, bytes, end } => {
+                self.taken(receiver, from, end);
+                let head =
+                    DeliverHead { end, behind: self.broker.is_behind(receiver.consumer), ..head };
+                self.ship(connection, id, head, Shipment { file, place, bytes });
+            }
+            Found::Chain { file, parts, end } => {
+                self.taken(receiver, from, end);
+                let behind = self.broker.is_behind(receiver.consumer);
+                let last = parts.len() - 1;
+                for (n, (place, bytes)) in parts.into_iter().enumerate() {
+                    let more = n < last;
+                    let head =
+                        DeliverHead { end: if more { from } else { end }, more, behind, ..head };
+                    self.ship(
+                        connection,
+                        id,
+                        head,
+                        Shipment { file: Arc::clone(&file), place, bytes },
+                    );
+                }
+            }
+        }
+        self.dirty.push(connection);
+        Delivered::Some
+    }
+
+    /// What was located is taken in the broker, and the group's journal is to be told.
+    fn taken(&mut self, receiver: Receiver, from: Offset, end: Offset) {
+        self.broker.take(receiver.consumer, OffsetRange::new(from, end));
+        if receiver.mode == Mode::Peek {
+            return;
+        }
+        let Some(group) = receiver.group else { return };
+        let hosted = self.hosted.get_mut(&receiver.queue).expect("a receiver's queue");
+        if hosted.handed.is_empty() {
+            self.handing.push(receiver.queue);
+        }
+        let handed = hosted.handed.entry(group).or_insert(end);
+        *handed = (*handed).max(end);
+    }
+
+    fn ship(
+        &mut self,
+        connection: ConnectionId,
+        id: u16,
+        head: DeliverHead,
+        range: Shipment<S::File>,
+    ) {
+        let head =
+            DeliverHead { segment: range.place.segment, position: range.place.position, ..head };
+        let session = self.sessions.get_mut(&connection).expect("a connected client");
+        session.outbox.push_bytes(&head.encode(id, range.bytes as usize));
+        if range.bytes > COPY_BYTES {
+            session.outbox.push_file(range.file, range.place.position.0, range.bytes);
+            return;
+        }
+        let mut bytes = vec![0; range.bytes as usize];
+        match range.file.read_at(&mut bytes, range.place.position) {
+            Ok(n) if n == bytes.len() => session.outbox.push_bytes(&bytes),
+            // The file range shows the same failure where it can be dealt with: at sending.
+            _ => session.outbox.push_file(range.file, range.place.position.0, range.bytes),
+        }
+    }
+}

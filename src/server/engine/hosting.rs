@@ -1,0 +1,477 @@
+//! Queues coming and going, and one turn of a queue: its jobs, what became visible, who is
+//! confirmed.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use crate::broker::{GroupKey, GroupState, QueueKey};
+use crate::log::storage::Storage;
+use crate::log::{Boot, GroupFile, Log, LogError, Recovered, Settings};
+use crate::units::{Moment, Monotonic, Name, Offset, OffsetRange, Sequence};
+use crate::wire::{ErrorCode, Fault, Reply};
+
+use super::session::Channel;
+use super::{ConnectionId, Engine, QueueNumber, Trouble, Work, fault, fault_with};
+
+/// What stands behind a name.
+pub(super) enum Place {
+    /// A queue that is served.
+    Live(QueueNumber),
+    /// A queue that a helper thread is making, and the channels that wait for it.
+    Making(Vec<(ConnectionId, u16)>),
+    /// A queue that a helper thread is removing.
+    Removing,
+    /// A queue that cannot be opened: why.
+    Damaged(String),
+}
+
+/// An append that has not been confirmed.
+pub(super) struct Awaiting {
+    pub connection: ConnectionId,
+    pub channel: u16,
+    pub sequence: Sequence,
+    /// The first offset behind it.
+    pub end: Offset,
+}
+
+/// A queue that is served.
+pub(super) struct Hosted<S: Storage> {
+    pub name: Name,
+    pub key: QueueKey,
+    pub log: Log<S>,
+    pub groups: HashMap<GroupKey, GroupFile>,
+    /// In the order of their offsets.
+    pub awaiting: VecDeque<Awaiting>,
+    /// How far each group has been handed messages since its journal was last told.
+    pub handed: HashMap<GroupKey, Offset>,
+    /// Connections with a parked PUBLISH.
+    pub parked: Vec<ConnectionId>,
+    /// Channels that wait for the queue to be quiet.
+    pub quiet_waiters: Vec<(ConnectionId, u16)>,
+    /// Channels that wait for cold bytes.
+    pub cold_waiters: Vec<(ConnectionId, u16)>,
+    pub cold_read_under_way: bool,
+    /// Why it stands still.
+    pub trouble: Option<String>,
+    /// Who waits for the large message that is being copied into the log.
+    pub chain: Option<(ConnectionId, u16, Sequence)>,
+    /// Channels that wait for changed settings to be recorded.
+    pub settings_waiters: Vec<(ConnectionId, u16)>,
+    pub senders: u64,
+    pub jobs_under_way: usize,
+    /// Who asked for its removal; it goes when no job is under way.
+    pub removing: Option<(ConnectionId, u16)>,
+    pub deadline: Option<Monotonic>,
+    /// It stands in the engine's list of queues whose turn it is.
+    pub touched: bool,
+}
+
+impl<S: Storage> Engine<S> {
+    pub(super) fn host_all(
+        &mut self,
+        boot: Boot,
+        report: &mut dyn FnMut(&Name, Option<&LogError>),
+    ) -> Result<(), LogError> {
+        crate::log::sweep_removed(&*self.storage)?;
+        for name in crate::log::list_queues(&*self.storage)? {
+            match Log::open(Arc::clone(&self.storage), &name, boot, &self.log_options) {
+                Ok((log, recovered)) => {
+                    report(&name, None);
+                    self.host(&name, log, recovered);
+                }
+                Err(error) => {
+                    report(&name, Some(&error));
+                    self.places.insert(name, Place::Damaged(error.to_string()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes an opened log into service.
+    pub(super) fn host(&mut self, name: &Name, log: Log<S>, recovered: Recovered) -> QueueNumber {
+        let number = QueueNumber(self.next_queue);
+        self.next_queue += 1;
+        let key =
+            self.broker.add_queue(recovered.start, recovered.end, &recovered.gaps, &recovered.gone);
+        let mut groups = HashMap::new();
+        for (group, position) in recovered.groups {
+            let state = GroupState { settled: position.settled, handed: position.handed };
+            let file = log.find_group(&group).expect("a recovered group has a journal");
+            match self.broker.add_group(key, &group, Some(state)) {
+                Ok(group) => {
+                    groups.insert(group, file);
+                }
+                Err(refusal) => unreachable!("more groups on disk than can be made: {refusal}"),
+            }
+        }
+        let hosted = Hosted {
+            name: name.clone(),
+            key,
+            log,
+            groups,
+            awaiting: VecDeque::new(),
+            handed: HashMap::new(),
+            parked: Vec::new(),
+            quiet_waiters: Vec::new(),
+            cold_waiters: Vec::new(),
+            cold_read_under_way: false,
+            trouble: None,
+            chain: None,
+            settings_waiters: Vec::new(),
+            senders: 0,
+            jobs_under_way: 0,
+            removing: None,
+            deadline: None,
+            touched: false,
+        };
+        self.hosted.insert(number, hosted);
+        self.by_key.insert(key, number);
+        self.places.insert(name.clone(), Place::Live(number));
+        self.drop_gone_segments(number, None);
+        self.touch(number);
+        number
+    }
+
+    /// Finds a queue by name, for a request that does not make it.
+    pub(super) fn find(&self, name: &Name) -> Result<QueueNumber, Fault> {
+        match self.places.get(name) {
+            Some(Place::Live(number)) => Ok(*number),
+            Some(Place::Damaged(why)) => Err(damaged(name, why)),
+            Some(Place::Removing) => Err(being_removed(name)),
+            Some(Place::Making(_)) | None => Err(fault_with(
+                ErrorCode::NotFound,
+                format!("there is no queue {name}"),
+                "list the queues with `mq-admin ls`; sending to a queue makes it",
+            )),
+        }
+    }
+
+    /// Starts to make a queue; `channel` is told when it stands.
+    pub(super) fn make(
+        &mut self,
+        name: &Name,
+        settings: Settings,
+        waiting: (ConnectionId, u16),
+        moment: Moment,
+    ) -> Result<(), Trouble> {
+        if self.places.len() >= crate::limits::QUEUES_MAX {
+            return Err(fault_with(
+                ErrorCode::Busy,
+                format!("the store holds its limit of {} queues", crate::limits::QUEUES_MAX),
+                "remove some with `mq-admin rm QUEUE`",
+            )
+            .into());
+        }
+        self.places.insert(name.clone(), Place::Making(vec![waiting]));
+        let id = (self.new_queue_id)();
+        self.jobs.push(Work::make(
+            Arc::clone(&self.storage),
+            name.clone(),
+            id,
+            settings,
+            self.log_options.clone(),
+            moment.wall,
+        ));
+        Ok(())
+    }
+
+    /// A helper thread has made a queue, or could not.
+    pub(super) fn made(
+        &mut self,
+        name: &Name,
+        result: Result<(Log<S>, Recovered), LogError>,
+        moment: Moment,
+    ) {
+        let Some(Place::Making(waiting)) = self.places.remove(name) else {
+            unreachable!("only a queue that is being made is made");
+        };
+        match result {
+            Ok((log, recovered)) => {
+                self.host(name, log, recovered);
+            }
+            Err(error) => {
+                let fault = log_fault(&format!("cannot make queue {name}"), &error);
+                for (connection, channel) in waiting {
+                    self.fail_channel(connection, channel, fault.clone());
+                }
+                return;
+            }
+        }
+        let receivers = self.awaited.remove(name).unwrap_or_default();
+        for (connection, channel) in waiting.into_iter().chain(receivers) {
+            self.reopen(connection, channel, moment);
+        }
+    }
+
+    /// Goes on with a channel that waited for its queue.
+    fn reopen(&mut self, connection: ConnectionId, channel: u16, moment: Moment) {
+        let Some(session) = self.sessions.get_mut(&connection) else { return };
+        let waiting = session.channels.remove(&channel);
+        let result = match waiting {
+            Some(Channel::OpeningSend(open)) => self.open_send(connection, channel, open, moment),
+            Some(Channel::OpeningReceive(open)) => self.open_receive(connection, channel, open),
+            Some(Channel::Declaring(declare)) => {
+                let (name, sync, change) = *declare;
+                self.declare(connection, channel, &name, sync, change, moment)
+            }
+            Some(other) => {
+                session.channels.insert(channel, other);
+                Ok(())
+            }
+            None => Ok(()),
+        };
+        match result {
+            Ok(()) => {}
+            Err(Trouble::Channel(fault)) => self.fail_channel(connection, channel, fault),
+            Err(Trouble::Connection(fault)) => self.end_connection(connection, fault),
+        }
+    }
+
+    /// What a queue does in a turn: new visibility, confirmations, jobs, its next deadline.
+    pub(super) fn turn_queue(&mut self, number: QueueNumber, moment: Moment) {
+        let Some(hosted) = self.hosted.get_mut(&number) else { return };
+        hosted.touched = false;
+        if hosted.removing.is_some() {
+            self.remove_when_idle(number);
+            return;
+        }
+        let visible = hosted.log.visible_end();
+        let known = self.broker.visible_end(hosted.key);
+        if visible > known {
+            self.broker.extend(hosted.key, OffsetRange::new(known, visible));
+        }
+        self.confirm(number, visible);
+        let Some(hosted) = self.hosted.get_mut(&number) else { return };
+        while let Some(job) = hosted.log.next_job(moment.now) {
+            hosted.jobs_under_way += 1;
+            self.jobs.push(Work::log(number, job));
+        }
+        let deadline = hosted.log.next_deadline();
+        if deadline != hosted.deadline {
+            if let Some(old) = hosted.deadline {
+                self.deadlines.remove(&(old, number));
+            }
+            if let Some(new) = deadline {
+                self.deadlines.insert((new, number));
+            }
+            hosted.deadline = deadline;
+        }
+    }
+
+    /// Confirms what lies below `visible`; one frame for each run of one channel.
+    fn confirm(&mut self, number: QueueNumber, visible: Offset) {
+        let hosted = self.hosted.get_mut(&number).expect("a queue in its turn");
+        let mut confirmed: Vec<Awaiting> = Vec::new();
+        let mut runs: Vec<usize> = Vec::new();
+        while hosted.awaiting.front().is_some_and(|first| first.end <= visible) {
+            let next = hosted.awaiting.pop_front().expect("there is a first");
+            match confirmed.last_mut() {
+                Some(last)
+                    if last.connection == next.connection && last.channel == next.channel =>
+                {
+                    *last = next;
+                    *runs.last_mut().expect("a run for each") += 1;
+                }
+                _ => {
+                    confirmed.push(next);
+                    runs.push(1);
+                }
+            }
+        }
+        for (one, appends) in confirmed.into_iter().zip(runs) {
+            self.reply(one.connection, one.channel, &Reply::Confirm(one.sequence, one.end));
+            self.confirmed(one.connection, one.channel, appends);
+        }
+    }
+
+    /// A channel that is closing and has nothing unconfirmed any more is closed.
+    fn confirmed(&mut self, connection: ConnectionId, channel: u16, appends: usize) {
+        let Some(session) = self.sessions.get_mut(&connection) else { return };
+        let Some(Channel::Sending(sender)) = session.channels.get_mut(&channel) else { return };
+        sender.unconfirmed -= appends;
+        if sender.closing && sender.unconfirmed == 0 {
+            self.close_sender(connection, channel);
+        }
+    }
+
+    /// The group journals learn how far messages are handed out, before any byte of them is
+    /// sent: so a restarted server knows what may have been seen.
+    pub(super) fn journal_handed(&mut self) {
+        for number in std::mem::take(&mut self.handing) {
+            let Some(hosted) = self.hosted.get_mut(&number) else { continue };
+            for (group, handed) in hosted.handed.drain() {
+                let Some(&file) = hosted.groups.get(&group) else { continue };
+                if let Err(error) = hosted.log.handed(file, handed) {
+                    self.failed = Some(error.to_string());
+                }
+            }
+        }
+    }
+
+    /// Nothing is ready or leased any more.
+    pub(super) fn quiet(&mut self, key: QueueKey) {
+        let Some(number) = self.by_key.get(&key) else { return };
+        let Some(hosted) = self.hosted.get_mut(number) else { return };
+        for (connection, channel) in std::mem::take(&mut hosted.quiet_waiters) {
+            self.reply(connection, channel, &Reply::Reply(b"null"));
+            if let Some(session) = self.sessions.get_mut(&connection) {
+                session.channels.remove(&channel);
+            }
+        }
+    }
+
+    /// A queue stands still from now on: its receivers and senders are told why.
+    pub(super) fn stand_still(&mut self, number: QueueNumber, why: String) {
+        let Some(hosted) = self.hosted.get_mut(&number) else { return };
+        let fault = damaged(&hosted.name, &why);
+        hosted.trouble = Some(why);
+        self.fail_channels_of(number, &fault);
+    }
+
+    /// Every channel on this queue fails with this word.
+    pub(super) fn fail_channels_of(&mut self, number: QueueNumber, fault: &Fault) {
+        let mut there = Vec::new();
+        for (connection, session) in &self.sessions {
+            for (id, channel) in &session.channels {
+                let on = match channel {
+                    Channel::Sending(sender) => sender.queue == number,
+                    Channel::Receiving(receiver) => receiver.queue == number,
+                    _ => false,
+                };
+                if on {
+                    there.push((*connection, *id));
+                }
+            }
+        }
+        there.sort_unstable();
+        for (connection, channel) in there {
+            self.fail_channel(connection, channel, fault.clone());
+        }
+    }
+
+    /// Drops sealed segments of which every message is gone: those that `settled` touches, or
+    /// all that there are.
+    pub(super) fn drop_gone_segments(
+        &mut self,
+        number: QueueNumber,
+        settled: Option<&[OffsetRange]>,
+    ) {
+        let Some(hosted) = self.hosted.get_mut(&number) else { return };
+        let everything = [OffsetRange::new(Offset(0), hosted.log.written_end())];
+        let touched = settled.unwrap_or(&everything);
+        let mut dropped = false;
+        for (segment, extent) in hosted.log.segment_extents(touched) {
+            if self.broker.is_gone(hosted.key, extent) {
+                hosted.log.drop_segment(segment);
+                dropped = true;
+            }
+        }
+        if dropped {
+            self.touch(number);
+        }
+    }
+
+    /// When nothing that is stored is wanted any more, the active segment may go as well.
+    pub(super) fn roll_if_gone(&mut self, number: QueueNumber) {
+        let Some(hosted) = self.hosted.get_mut(&number) else { return };
+        let all = OffsetRange::new(hosted.log.start(), hosted.log.written_end());
+        if !all.is_empty() && self.broker.is_gone(hosted.key, all) {
+            hosted.log.roll_if_gone();
+        }
+    }
+
+    /// A removal goes on once no job of the queue is under way.
+    pub(super) fn remove_when_idle(&mut self, number: QueueNumber) {
+        let hosted = &self.hosted[&number];
+        if hosted.jobs_under_way > 0 {
+            return;
+        }
+        let hosted = self.hosted.remove(&number).expect("it is there");
+        if let Some(deadline) = hosted.deadline {
+            self.deadlines.remove(&(deadline, number));
+        }
+        for consumer in self.broker.remove_queue(hosted.key) {
+            self.consumers.remove(&consumer);
+        }
+        self.by_key.remove(&hosted.key);
+        self.places.insert(hosted.name.clone(), Place::Removing);
+        let waiting = hosted.removing.expect("it is being removed");
+        let id = hosted.log.id();
+        self.jobs.push(Work::remove(Arc::clone(&self.storage), hosted.name, id, waiting));
+    }
+
+    /// A helper thread has removed a queue, or could not.
+    pub(super) fn removed(
+        &mut self,
+        name: &Name,
+        (connection, channel): (ConnectionId, u16),
+        result: Result<(), LogError>,
+    ) {
+        self.places.remove(name);
+        match result {
+            Ok(()) => {
+                if let Some(session) = self.sessions.get_mut(&connection) {
+                    session.channels.remove(&channel);
+                }
+                self.reply(connection, channel, &Reply::Reply(b"null"));
+            }
+            Err(error) => {
+                let why = error.to_string();
+                let fault = log_fault(&format!("cannot remove queue {name}"), &error);
+                self.places.insert(name.clone(), Place::Damaged(why));
+                self.fail_channel(connection, channel, fault);
+            }
+        }
+    }
+
+    /// The last steps of an orderly stop, without helper threads: everything is synced, marked
+    /// and sealed. True when the next start may take all of it for closed in order.
+    ///
+    /// # Errors
+    /// A disk that fails; the next start then recovers as after a crash.
+    pub fn close(mut self, now: Monotonic) -> Result<bool, String> {
+        let mut clean = true;
+        for (_, mut hosted) in self.hosted.drain() {
+            if hosted.jobs_under_way > 0 {
+                // A job that did not come back in time: nothing can be said of its log.
+                clean = false;
+                continue;
+            }
+            while let Some(job) = hosted.log.close_jobs(now) {
+                if let Some(why) = hosted.log.complete(now, job.run()).failed {
+                    return Err(format!("queue {}: {why}", hosted.name));
+                }
+            }
+            clean &= hosted.log.is_closed_cleanly();
+        }
+        Ok(clean)
+    }
+}
+
+pub(super) fn damaged(name: &Name, why: &str) -> Fault {
+    fault_with(
+        ErrorCode::Corrupt,
+        format!("queue {name} stands still: {why}"),
+        format!("nothing was deleted; see `mq-admin check {name}`"),
+    )
+}
+
+pub(super) fn being_removed(name: &Name) -> Fault {
+    fault(ErrorCode::Gone, format!("queue {name} is being removed"))
+}
+
+/// A fault for an error of a log.
+pub(super) fn log_fault(doing: &str, error: &LogError) -> Fault {
+    let code = match error {
+        LogError::Corrupt(_) | LogError::Metadata { .. } => ErrorCode::Corrupt,
+        LogError::Io { source, .. } if is_full(source) => ErrorCode::Full,
+        _ => ErrorCode::Disk,
+    };
+    fault(code, format!("{doing}: {error}"))
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}

@@ -1,0 +1,272 @@
+//! From OPEN_RECEIVE over CREDIT to ACK and RELEASE, and the end of any channel.
+
+use crate::batch::Place;
+use crate::broker::{GroupKey, Mode, Refusal};
+use crate::log::GroupPosition;
+use crate::log::storage::Storage;
+use crate::units::{Name, OffsetRange, Position, SegmentNumber};
+use crate::wire::{ErrorCode, Fault, OpenReceive, ReceiveMode, Receiving, Reply};
+
+use super::hosting::{Place as Standing, being_removed, damaged, log_fault};
+use super::session::{Channel, Receiver};
+use super::{ConnectionId, Engine, QueueNumber, Trouble, fault, fault_with, protocol};
+
+/// The group that is made by being used.
+pub(super) const DEFAULT_GROUP: &str = "default";
+
+impl<S: Storage> Engine<S> {
+    pub(super) fn open_receive(
+        &mut self,
+        connection: ConnectionId,
+        channel: u16,
+        open: OpenReceive,
+    ) -> Result<(), Trouble> {
+        let session = self.sessions.get_mut(&connection).expect("a connected client");
+        session.can_open(channel).map_err(protocol)?;
+        if open.holding.windows(2).any(|pair| pair[0].end > pair[1].start)
+            || open.holding.iter().any(|range| range.start >= range.end)
+        {
+            return Err(protocol("held ranges that are empty or out of order"));
+        }
+        match self.places.get_mut(&open.queue) {
+            Some(Standing::Live(number)) => {
+                let number = *number;
+                self.attach_receiver(connection, channel, number, &open)
+            }
+            Some(Standing::Damaged(why)) => Err(damaged(&open.queue, why).into()),
+            Some(Standing::Removing) => Err(being_removed(&open.queue).into()),
+            // With `until_end`, a queue that is only being made has nothing ready.
+            _ if open.until_end || open.mode == ReceiveMode::Peek => {
+                session.channels.insert(channel, Channel::Admin);
+                self.reply(connection, channel, &Reply::Receiving(Receiving::default()));
+                self.reply(connection, channel, &Reply::End);
+                Ok(())
+            }
+            Some(Standing::Making(_)) | None => {
+                self.awaited.entry(open.queue.clone()).or_default().push((connection, channel));
+                session.channels.insert(channel, Channel::OpeningReceive(open));
+                self.reply(connection, channel, &Reply::Receiving(Receiving::default()));
+                Ok(())
+            }
+        }
+    }
+
+    fn attach_receiver(
+        &mut self,
+        connection: ConnectionId,
+        channel: u16,
+        number: QueueNumber,
+        open: &OpenReceive,
+    ) -> Result<(), Trouble> {
+        let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        if let Some(why) = &hosted.trouble {
+            return Err(damaged(&hosted.name, why).into());
+        }
+        let (id, key) = (hosted.log.id(), hosted.key);
+        let resumed = open.queue_id == Some(id);
+        let (mode, group) = match open.mode {
+            ReceiveMode::Peek => (Mode::Peek, self.broker.find_group(key, &open.group)),
+            ReceiveMode::Take => (Mode::Take, Some(self.group_to_take_from(number, &open.group)?)),
+        };
+        let until = (open.until_end || open.mode == ReceiveMode::Peek).then(|| {
+            let end = self.broker.visible_end(key);
+            open.until.filter(|_| resumed).map_or(end, |until| until.min(end))
+        });
+        let holding: &[OffsetRange] = if resumed { &open.holding } else { &[] };
+        let (consumer, kept) = self.broker.add_consumer(key, group, mode, until, holding);
+        self.consumers.insert(consumer, (connection, channel));
+        let receiver = Receiver { queue: number, consumer, group, mode, ready: false };
+        let session = self.sessions.get_mut(&connection).expect("a connected client");
+        session.channels.insert(channel, Channel::Receiving(receiver));
+        let receiving = Receiving { queue_id: Some(id), kept, until };
+        self.reply(connection, channel, &Reply::Receiving(receiving));
+        Ok(())
+    }
+
+    /// Finds a group, or makes it if it is the one that is made by being used.
+    pub(super) fn group_to_take_from(
+        &mut self,
+        number: QueueNumber,
+        name: &Name,
+    ) -> Result<GroupKey, Fault> {
+        let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        if let Some(group) = self.broker.find_group(hosted.key, name) {
+            return Ok(group);
+        }
+        if name.as_str() != DEFAULT_GROUP {
+            return Err(fault_with(
+                ErrorCode::NotFound,
+                format!("queue {} has no group {name}", hosted.name),
+                "groups other than `default` are made on purpose",
+            ));
+        }
+        let group =
+            self.broker.add_group(hosted.key, name, None).map_err(|refusal| match refusal {
+                Refusal::TooManyGroups => {
+                    fault(ErrorCode::Busy, format!("queue {} has its limit of groups", hosted.name))
+                }
+                other => fault(ErrorCode::Usage, other.to_string()),
+            })?;
+        let state = self.broker.group_state(group);
+        let position = GroupPosition { settled: state.settled, handed: state.handed };
+        match hosted.log.add_group_at(name, &position) {
+            Ok(file) => {
+                hosted.groups.insert(group, file);
+                Ok(group)
+            }
+            Err(error) => {
+                self.broker.remove_group(group);
+                Err(log_fault(&format!("cannot make group {name} of {}", hosted.name), &error))
+            }
+        }
+    }
+
+    /// The receiver of a channel; none when the channel failed and the client may not know yet.
+    fn receiver(
+        &mut self,
+        connection: ConnectionId,
+        channel: u16,
+    ) -> Result<Option<Receiver>, Trouble> {
+        let session = self.sessions.get_mut(&connection).expect("a connected client");
+        match session.channels.get(&channel) {
+            Some(Channel::Receiving(receiver)) => Ok(Some(*receiver)),
+            Some(Channel::Failed | Channel::OpeningReceive(_) | Channel::Admin) => Ok(None),
+            _ => Err(protocol("a receiver's frame on a channel that does not receive")),
+        }
+    }
+
+    pub(super) fn credit(
+        &mut self,
+        connection: ConnectionId,
+        channel: u16,
+        total: u64,
+    ) -> Result<(), Trouble> {
+        if let Some(receiver) = self.receiver(connection, channel)? {
+            self.broker.credit(receiver.consumer, total);
+        }
+        Ok(())
+    }
+
+    pub(super) fn ack(
+        &mut self,
+        connection: ConnectionId,
+        channel: u16,
+        ranges: &[OffsetRange],
+    ) -> Result<(), Trouble> {
+        let Some(receiver) = self.receiver(connection, channel)? else { return Ok(()) };
+        let Some(group) = receiver.group else {
+            return Err(protocol("an ACK from a receiver that only looks"));
+        };
+        let settled = self.broker.ack(receiver.consumer, ranges);
+        self.settle(receiver.queue, group, &settled);
+        Ok(())
+    }
+
+    /// Writes down what became settled, and drops segments that nobody needs any more.
+    pub(super) fn settle(&mut self, number: QueueNumber, group: GroupKey, settled: &[OffsetRange]) {
+        if settled.is_empty() {
+            return;
+        }
+        let hosted = self.hosted.get_mut(&number).expect("a receiver's queue");
+        let file = hosted.groups[&group];
+        let broker = &self.broker;
+        let handed = broker.counts(group).handed;
+        let written = hosted.log.acked(file, settled, handed, || {
+            let state = broker.group_state(group);
+            GroupPosition { settled: state.settled, handed: state.handed }
+        });
+        if let Err(error) = written {
+            // Settled in memory, and not on disk: a crash would deliver them again, which is
+            // allowed; a failing disk is not something to go on with.
+            self.failed.get_or_insert_with(|| error.to_string());
+        }
+        self.drop_gone_segments(number, Some(settled));
+        self.roll_if_gone(number);
+        self.touch(number);
+    }
+
+    pub(super) fn release(
+        &mut self,
+        connection: ConnectionId,
+        channel: u16,
+        ranges: &[OffsetRange],
+    ) -> Result<(), Trouble> {
+        if let Some(receiver) = self.receiver(connection, channel)? {
+            self.broker.release(receiver.consumer, ranges);
+        }
+        Ok(())
+    }
+
+    /// A client says that a batch fails its checksum. The server reads it again and decides by
+    /// what it finds: a damaged queue stands still; otherwise the client's copy was bad, and
+    /// what it released comes again.
+    pub(super) fn complaint(
+        &mut self,
+        connection: ConnectionId,
+        channel: u16,
+        segment: SegmentNumber,
+        position: Position,
+    ) -> Result<(), Trouble> {
+        let Some(receiver) = self.receiver(connection, channel)? else { return Ok(()) };
+        let hosted = self.hosted.get_mut(&receiver.queue).expect("a receiver's queue");
+        let place = Place { queue: hosted.log.id(), segment, position };
+        match hosted.log.complaint(place) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let why = error.to_string();
+                self.stand_still(receiver.queue, why);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn close_channel(
+        &mut self,
+        connection: ConnectionId,
+        channel: u16,
+    ) -> Result<(), Trouble> {
+        let session = self.sessions.get_mut(&connection).expect("a connected client");
+        match session.channels.get_mut(&channel) {
+            None => Err(protocol("CLOSE of a channel that is not open")),
+            Some(Channel::Sending(sender)) => {
+                sender.closing = true;
+                if sender.unconfirmed == 0 {
+                    self.close_sender(connection, channel);
+                }
+                Ok(())
+            }
+            Some(_) => {
+                let closed = session.channels.remove(&channel).expect("it is there");
+                self.drop_channel(connection, channel, closed);
+                self.reply(connection, channel, &Reply::Closed);
+                Ok(())
+            }
+        }
+    }
+
+    /// What a channel held is given back; it is not in its session any more.
+    pub(super) fn drop_channel(&mut self, connection: ConnectionId, id: u16, channel: Channel<S>) {
+        match channel {
+            Channel::Sending(sender) => {
+                if let Some(hosted) = self.hosted.get_mut(&sender.queue) {
+                    hosted.senders -= 1;
+                    hosted.log.producers().disconnected(sender.producer);
+                }
+            }
+            Channel::Receiving(receiver) => {
+                if self.consumers.remove(&receiver.consumer).is_some() {
+                    self.broker.remove_consumer(receiver.consumer);
+                }
+            }
+            Channel::OpeningReceive(open) => {
+                if let Some(waiting) = self.awaited.get_mut(&open.queue) {
+                    waiting.retain(|one| *one != (connection, id));
+                    if waiting.is_empty() {
+                        self.awaited.remove(&open.queue);
+                    }
+                }
+            }
+            Channel::OpeningSend(_) | Channel::Declaring(_) | Channel::Admin | Channel::Failed => {}
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What the engine knows of one connection: who it is, its channels, its outbox.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::broker::{ConsumerKey, GroupKey, Mode};
+use crate::limits;
+use crate::log::Staging;
+use crate::log::storage::Storage;
+use crate::server::outbox::Outbox;
+use crate::units::{Epoch, Name, ProducerId, Sequence, SyncPolicy};
+use crate::wire::{ClientInfo, FrameHeader, OpenReceive, OpenSend};
+
+use super::QueueNumber;
+
+/// The number of a connection within one run of a server; never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(pub u64);
+
+/// What a channel is used for.
+pub(super) enum Channel<S: Storage> {
+    /// OPEN_SEND waits for the queue to be made.
+    OpeningSend(OpenSend),
+    /// Batches may come.
+    Sending(Sender<S>),
+    /// OPEN_RECEIVE waits for the queue to appear.
+    OpeningReceive(OpenReceive),
+    /// Messages go out.
+    Receiving(Receiver),
+    /// A DECLARE waits for its queue to be made.
+    Declaring(Box<(Name, Option<SyncPolicy>, bool)>),
+    /// An administrative request waits for something.
+    Admin,
+    /// It failed and was told so; what still comes on it is dropped until CLOSE.
+    Failed,
+}
+
+/// A channel that sends.
+pub(super) struct Sender<S: Storage> {
+    pub queue: QueueNumber,
+    pub producer: ProducerId,
+    pub epoch: Epoch,
+    /// A large message of which parts have come.
+    pub large: Option<Large<S>>,
+    /// Appends that have not been confirmed.
+    pub unconfirmed: usize,
+    /// CLOSE has come: CLOSED goes out when nothing is unconfirmed.
+    pub closing: bool,
+}
+
+/// A large message on its way in.
+pub(super) struct Large<S: Storage> {
+    pub sequence: Sequence,
+    pub staging: Staging<S>,
+    /// Bytes of the whole record, as its header says.
+    pub record_bytes: u64,
+}
+
+/// A channel that receives.
+#[derive(Clone, Copy)]
+pub(super) struct Receiver {
+    pub queue: QueueNumber,
+    pub consumer: ConsumerKey,
+    pub group: Option<GroupKey>,
+    pub mode: Mode,
+    /// It stands in the session's list of channels to deliver to.
+    pub ready: bool,
+}
+
+/// See the module's page.
+pub(super) struct Session<S: Storage> {
+    pub greeted: bool,
+    pub client: ClientInfo,
+    pub channels: BTreeMap<u16, Channel<S>>,
+    pub outbox: Outbox<S::File>,
+    /// Channels whose consumers can be offered something, each once.
+    pub ready: VecDeque<u16>,
+    /// It stands in the engine's list of hungry connections.
+    pub hungry: bool,
+    /// A PUBLISH that must wait for its log, with the rest of the connection's frames behind it.
+    pub parked: Option<(FrameHeader, Vec<u8>)>,
+    /// To be closed when the outbox is empty.
+    pub ending: bool,
+}
+
+impl<S: Storage> Session<S> {
+    pub fn new() -> Session<S> {
+        Session {
+            greeted: false,
+            client: ClientInfo::default(),
+            channels: BTreeMap::new(),
+            outbox: Outbox::new(),
+            ready: VecDeque::new(),
+            hungry: false,
+            parked: None,
+            ending: false,
+        }
+    }
+
+    /// Whether deliveries can be put into the outbox.
+    pub fn wants_food(&self) -> bool {
+        !self.ready.is_empty() && self.has_room()
+    }
+
+    /// Whether the outbox is empty enough for another delivery.
+    pub fn has_room(&self) -> bool {
+        self.outbox.queued() < limits::DELIVER_BYTES as u64
+    }
+
+    /// Whether another channel may be opened under this number.
+    pub fn can_open(&self, channel: u16) -> Result<(), &'static str> {
+        if channel == 0 {
+            return Err("channel 0 is the connection itself");
+        }
+        if self.channels.contains_key(&channel) {
+            return Err("the channel is open already");
+        }
+        if self.channels.len() >= limits::CHANNELS_PER_CONNECTION_MAX {
+            return Err("too many channels on one connection");
+        }
+        Ok(())
+    }
+}

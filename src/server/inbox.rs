@@ -1,0 +1,239 @@
+//! What has been received from one client and is not yet a whole frame.
+//!
+//! It does no I/O and knows nothing of what frames mean: the event loop receives into
+//! [`Inbox::space`] and takes whole frames out. A connection that is between frames holds no
+//! memory; one in the middle of a frame holds at most that frame. What all hold together is
+//! bounded by the [`Budget`].
+
+use crate::limits;
+use crate::wire::{FRAME_HEADER_BYTES, FrameHeader, WireError};
+
+/// Bytes received at once when no large frame is under way.
+const READ_BYTES: usize = 64 * 1024;
+
+/// From this many missing bytes on, exactly the rest of a frame is received, so that the next
+/// frame begins at the front of the buffer and nothing has to be moved.
+const EXACT_BYTES: usize = 16 * 1024;
+
+/// The memory that all inboxes of a server share, with the buffers that are not in use.
+#[derive(Debug, Default)]
+pub struct Budget {
+    used: usize,
+    spare: Vec<Vec<u8>>,
+}
+
+/// Buffers kept for the next use; more are given back to the system.
+const SPARE_BUFFERS_MAX: usize = 4;
+
+impl Budget {
+    /// Whether another buffer of this size may be taken.
+    fn has_room(&self, bytes: usize) -> bool {
+        self.used + bytes <= limits::RECEIVE_BUDGET_BYTES
+    }
+
+    fn take(&mut self, bytes: usize) -> Vec<u8> {
+        // The last one put back is the one that is most likely still in the core's cache.
+        let found = self.spare.iter().rposition(|spare| spare.len() >= bytes);
+        let buffer = match found {
+            Some(at) => self.spare.remove(at),
+            None => vec![0; bytes],
+        };
+        self.used += buffer.len();
+        buffer
+    }
+
+    fn put(&mut self, buffer: Vec<u8>) {
+        self.used -= buffer.len();
+        if !buffer.is_empty() && self.spare.len() < SPARE_BUFFERS_MAX {
+            self.spare.push(buffer);
+        }
+    }
+
+    /// Bytes of buffers in use.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.used
+    }
+}
+
+/// See the module's page.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    /// Empty while nothing is held.
+    buffer: Vec<u8>,
+    start: usize,
+    filled: usize,
+}
+
+impl Inbox {
+    /// Room to receive into; `None` when the budget does not allow it now.
+    ///
+    /// # Errors
+    /// A frame header that is wrong; the connection must end.
+    pub fn space(&mut self, budget: &mut Budget) -> Result<Option<&mut [u8]>, WireError> {
+        let held = self.filled - self.start;
+        let missing = match self.header()? {
+            Some(header) => FRAME_HEADER_BYTES + header.length as usize - held,
+            None => 0,
+        };
+        let exact = missing >= EXACT_BYTES;
+        // Behind an exact frame, the next header is received along.
+        let want = if exact { missing + FRAME_HEADER_BYTES } else { READ_BYTES.max(missing) };
+        if self.buffer.len() - self.filled < want && !self.make_room(held + want, budget) {
+            return Ok(None);
+        }
+        let end = if exact { self.filled + want } else { self.buffer.len() };
+        Ok(Some(&mut self.buffer[self.filled..end]))
+    }
+
+    /// Moves what is held to the front, into a larger buffer if it must be.
+    fn make_room(&mut self, bytes: usize, budget: &mut Budget) -> bool {
+        if self.buffer.len() >= bytes {
+            self.buffer.copy_within(self.start..self.filled, 0);
+        } else {
+            if !budget.has_room(bytes) {
+                return false;
+            }
+            let mut larger = budget.take(bytes);
+            larger[..self.filled - self.start]
+                .copy_from_slice(&self.buffer[self.start..self.filled]);
+            budget.put(std::mem::replace(&mut self.buffer, larger));
+        }
+        self.filled -= self.start;
+        self.start = 0;
+        true
+    }
+
+    /// So many bytes have been received into the space.
+    pub fn received(&mut self, bytes: usize) {
+        self.filled += bytes;
+        assert!(self.filled <= self.buffer.len(), "more received than there was space");
+    }
+
+    fn header(&self) -> Result<Option<FrameHeader>, WireError> {
+        let held = &self.buffer[self.start..self.filled];
+        match held.first_chunk::<FRAME_HEADER_BYTES>() {
+            Some(bytes) => FrameHeader::decode(bytes).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The next whole frame, if there is one; it stays until [`Inbox::consume`].
+    ///
+    /// # Errors
+    /// A frame header that is wrong; the connection must end.
+    pub fn frame(&self) -> Result<Option<(FrameHeader, &[u8])>, WireError> {
+        let Some(header) = self.header()? else { return Ok(None) };
+        let body = self.start + FRAME_HEADER_BYTES;
+        let end = body + header.length as usize;
+        Ok((end <= self.filled).then(|| (header, &self.buffer[body..end])))
+    }
+
+    /// The frame has been dealt with.
+    pub fn consume(&mut self, header: &FrameHeader) {
+        self.start += FRAME_HEADER_BYTES + header.length as usize;
+        assert!(self.start <= self.filled, "a frame that was not there");
+    }
+
+    /// Gives the buffer back if nothing is held.
+    pub fn rest(&mut self, budget: &mut Budget) {
+        if self.start == self.filled {
+            self.clear(budget);
+        }
+    }
+
+    /// Whether it is in the middle of a frame.
+    #[must_use]
+    pub fn is_partial(&self) -> bool {
+        self.start != self.filled
+    }
+
+    /// Drops what is held and gives the buffer back.
+    pub fn clear(&mut self, budget: &mut Budget) {
+        budget.put(std::mem::take(&mut self.buffer));
+        self.start = 0;
+        self.filled = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Request;
+
+    /// Feeds `bytes` in steps of `step` and gives the lengths of the frames that come out.
+    fn feed(bytes: &[u8], step: usize, budget: &mut Budget) -> Vec<u32> {
+        let mut inbox = Inbox::default();
+        let mut rest = bytes;
+        let mut frames = Vec::new();
+        while !rest.is_empty() {
+            let space = inbox.space(budget).expect("valid").expect("room");
+            let n = space.len().min(step).min(rest.len());
+            space[..n].copy_from_slice(&rest[..n]);
+            rest = &rest[n..];
+            inbox.received(n);
+            while let Some((header, body)) = inbox.frame().expect("valid") {
+                assert_eq!(body.len(), header.length as usize);
+                frames.push(header.length);
+                inbox.consume(&header);
+            }
+            inbox.rest(budget);
+        }
+        assert!(!inbox.is_partial());
+        frames
+    }
+
+    #[test]
+    fn frames_come_out_whole_however_they_come_in() {
+        let mut bytes = Vec::new();
+        let mut lengths = Vec::new();
+        for size in [0usize, 1, 100, 16 * 1024, 300_000, 5, limits::BATCH_PAYLOAD_BYTES_MAX, 7] {
+            let payload = vec![b'x'; size];
+            let head = crate::wire::PublishHead {
+                sequence: crate::units::Sequence(1),
+                count: 1,
+                framing: crate::batch::Framing::Delimited(b'\n'),
+                batch_flags: 0,
+                waited: crate::units::Micros(0),
+                more: false,
+            };
+            Request::Publish(head, &payload).encode(1, &mut bytes);
+            lengths.push((size + crate::wire::PUBLISH_HEAD_BYTES) as u32);
+        }
+        let mut budget = Budget::default();
+        for step in [1000, 1001, 65_536, 70_000, 200_000, usize::MAX] {
+            assert_eq!(feed(&bytes, step, &mut budget), lengths, "step {step}");
+            assert_eq!(budget.used(), 0, "step {step}");
+        }
+    }
+
+    #[test]
+    fn budget_bounds_what_all_hold() {
+        let mut budget = Budget::default();
+        let header = FrameHeader {
+            length: limits::FRAME_BODY_BYTES_MAX as u32,
+            kind: crate::wire::Kind::Publish,
+            flags: 0,
+            channel: 1,
+        };
+        let mut inboxes = Vec::new();
+        loop {
+            let mut inbox = Inbox::default();
+            let Some(space) = inbox.space(&mut budget).expect("valid") else { break };
+            space[..8].copy_from_slice(&header.encode());
+            inbox.received(8);
+            let room = inbox.space(&mut budget).expect("valid").is_some();
+            inboxes.push(inbox);
+            if !room {
+                break;
+            }
+            assert!(inboxes.len() < 100, "the budget never ends");
+        }
+        assert!(inboxes.len() >= 4);
+        assert!(budget.used() <= limits::RECEIVE_BUDGET_BYTES);
+        for mut inbox in inboxes {
+            inbox.clear(&mut budget);
+        }
+        assert_eq!(budget.used(), 0);
+    }
+}

@@ -1,0 +1,111 @@
+//! The record of who served the store last: on which boot, and whether it ended in order. From
+//! it recovery knows what may have happened to the files.
+//!
+//! Reads and writes one small file, `running`, in the store; it knows nothing of queues. Called
+//! when a server starts and when it ends. The simulator keeps this record itself.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::log::Boot;
+
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Running {
+    boot: String,
+    pid: u32,
+    clean: bool,
+}
+
+/// The time in which this server holds the store.
+#[derive(Debug)]
+pub struct Tenure {
+    root: PathBuf,
+    boot: String,
+    before: Boot,
+}
+
+impl Tenure {
+    /// Reads how the last server ended and records durably that this one runs. The store must be
+    /// locked.
+    ///
+    /// # Errors
+    /// The file cannot be written or synced.
+    pub fn begin(root: &Path) -> io::Result<Tenure> {
+        // Without a boot id every start counts as one after a reboot: the careful way.
+        let boot =
+            std::fs::read_to_string(BOOT_ID).map(|s| s.trim().to_owned()).unwrap_or_default();
+        let before = match std::fs::read(root.join("running")) {
+            Ok(bytes) => match serde_json::from_slice::<Running>(&bytes) {
+                Ok(last) => {
+                    Boot { clean: last.clean, same_boot: !boot.is_empty() && last.boot == boot }
+                }
+                // Unreadable after a crash in mid-rename on a poor file system: assume the worst.
+                Err(_) => Boot { clean: false, same_boot: false },
+            },
+            // A store without the file has never been served, or was put there by hand.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                Boot { clean: false, same_boot: false }
+            }
+            Err(e) => return Err(e),
+        };
+        let tenure = Tenure { root: root.to_owned(), boot, before };
+        tenure.record(false)?;
+        Ok(tenure)
+    }
+
+    /// How the server before ended.
+    #[must_use]
+    pub fn before(&self) -> Boot {
+        self.before
+    }
+
+    /// Records durably that everything was synced and closed in order.
+    ///
+    /// # Errors
+    /// The file cannot be written or synced; the next start then takes it for a crash.
+    pub fn end(self) -> io::Result<()> {
+        self.record(true)
+    }
+
+    fn record(&self, clean: bool) -> io::Result<()> {
+        let running = Running { boot: self.boot.clone(), pid: std::process::id(), clean };
+        let temporary = self.root.join("running.new");
+        let mut file = File::create(&temporary)?;
+        serde_json::to_writer(&mut file, &running)?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, self.root.join("running"))?;
+        File::open(&self.root)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_orderly_end_counts_as_clean() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let first = Tenure::begin(dir.path()).expect("begins");
+        assert!(!first.before().clean && !first.before().same_boot);
+        drop(first);
+        let second = Tenure::begin(dir.path()).expect("begins");
+        assert!(!second.before().clean && second.before().same_boot);
+        second.end().expect("ends");
+        let third = Tenure::begin(dir.path()).expect("begins");
+        assert!(third.before().clean && third.before().same_boot);
+    }
+
+    #[test]
+    fn garbage_counts_as_the_worst() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join("running"), b"{").expect("writes");
+        let tenure = Tenure::begin(dir.path()).expect("begins");
+        assert!(!tenure.before().clean && !tenure.before().same_boot);
+    }
+}

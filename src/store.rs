@@ -1,0 +1,653 @@
+//! The store directory: which one it is, whether it may be used, and the names inside it.
+//!
+//! It never looks into a queue and never talks to a server. The client uses it to find the
+//! socket, the server to hold the lock.
+//!
+//! ```text
+//! DIR/            mode 0700, ours
+//! ├── lock        held by the server as long as it runs; holds its process id
+//! ├── sock        where the server listens
+//! ├── server.log  what a server says that was started by a client
+//! ├── version     the format of this directory: a number in text
+//! └── queues/     one directory for each queue
+//! ```
+//!
+//! A last path component that is a symbolic link is followed only when the link belongs to us or
+//! to root: another user's link must not choose where our messages go.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+
+use crate::limits;
+
+/// The format of the store directory that this build reads and writes.
+pub const STORE_VERSION: u32 = 1;
+
+/// The longest path that fits `sun_path` with its closing NUL.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// How long [`StoreDir::lock_server`] waits: a server that was just killed holds its lock until
+/// the kernel has ended its last system call.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The version file is a number; whatever is longer is none.
+const VERSION_BYTES_MAX: usize = 64;
+
+/// Why a store cannot be used. The text says what, on which directory and why;
+/// [`StoreError::remedy`] what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Neither `--dir` nor `MQ_DIR` nor a home directory.
+    #[error("cannot find the store: no --dir, no MQ_DIR, and user {uid} has no home directory")]
+    NoHome {
+        /// The effective user.
+        uid: u32,
+    },
+    /// The directory is not there.
+    #[error("there is no store at {}", path.display())]
+    Missing {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Something else stands there.
+    #[error("cannot use {} as the store: it is not a directory", path.display())]
+    NotADirectory {
+        /// What stands there.
+        path: PathBuf,
+    },
+    /// A symbolic link that another user made.
+    #[error("cannot use {} as the store: it is a symbolic link made by user {owner}", path.display())]
+    ForeignLink {
+        /// The link.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
+    /// The directory belongs to someone else.
+    #[error("cannot use the store {}: it belongs to user {owner}, not to us (user {uid})", path.display())]
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+        /// The effective user.
+        uid: u32,
+    },
+    /// Group or others may do something in it.
+    #[error("cannot use the store {}: it is open to other users (mode {mode:04o})", path.display())]
+    OpenToOthers {
+        /// The directory.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// We may not write into it.
+    #[error("cannot write into the store {}: {source}", path.display())]
+    NotWritable {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// A file system that is shared between machines.
+    #[error("cannot use the store {}: it lies on a network file system ({kind}), where locks and syncs cannot be relied on", path.display())]
+    NetworkFileSystem {
+        /// The directory.
+        path: PathBuf,
+        /// The kind of file system.
+        kind: &'static str,
+    },
+    /// Written by a newer version of mq.
+    #[error("cannot use the store {}: its format is {found:?}, and this mq {package} knows formats up to {known}",
+        path.display(), package = env!("CARGO_PKG_VERSION"), known = STORE_VERSION)]
+    NewerVersion {
+        /// The directory.
+        path: PathBuf,
+        /// What its version file says.
+        found: String,
+    },
+    /// Another server runs on it.
+    #[error("the store {} is in use by another mq-serve{}", path.display(), holder(*pid))]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+        /// Its process, if it could be read.
+        pid: Option<u32>,
+    },
+    /// Anything else that the system refused.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+}
+
+fn holder(pid: Option<u32>) -> String {
+    pid.map_or(String::new(), |pid| format!(" (process {pid})"))
+}
+
+impl StoreError {
+    /// What to do about it, as a command or half a sentence behind "try:".
+    #[must_use]
+    pub fn remedy(&self) -> Option<String> {
+        let elsewhere = "another directory, with --dir DIR or MQ_DIR";
+        Some(match self {
+            StoreError::NoHome { .. } => "naming the store with --dir DIR or MQ_DIR".to_owned(),
+            StoreError::Missing { .. } => {
+                "sending something first, or another store with --dir DIR or MQ_DIR".to_owned()
+            }
+            StoreError::NotADirectory { .. } | StoreError::ForeignLink { .. } => {
+                elsewhere.to_owned()
+            }
+            StoreError::NotOurs { owner, .. } => {
+                format!("running as user {owner}, or {elsewhere}")
+            }
+            StoreError::OpenToOthers { path, .. } => {
+                format!("chmod 700 {}", path.display())
+            }
+            StoreError::NotWritable { path, .. } => {
+                format!("chmod u+rwx {}, or {elsewhere}", path.display())
+            }
+            StoreError::NetworkFileSystem { .. } => {
+                "a directory on a local disk, with --dir DIR or MQ_DIR".to_owned()
+            }
+            StoreError::NewerVersion { .. } => {
+                format!("the newer mq that wrote it, or {elsewhere}")
+            }
+            StoreError::Locked { path, .. } => {
+                format!("mq-admin --dir {} stop", path.display())
+            }
+            StoreError::Io { .. } => return None,
+        })
+    }
+}
+
+/// Which directory is the store: `flag` (`--dir`), else `MQ_DIR` if it is not empty, else
+/// `~/.local/state/mq`, with the home from `HOME`, or from the password database when that is
+/// unset or empty. Nothing else in the environment decides it: cron, ssh and a login shell must
+/// reach the same server. The path returned is absolute.
+///
+/// # Errors
+/// [`StoreError::NoHome`]; [`StoreError::Io`] when a relative path cannot be made absolute.
+pub fn resolve(flag: Option<&Path>) -> Result<PathBuf, StoreError> {
+    let named = flag.map(Path::to_path_buf).or_else(|| non_empty("MQ_DIR"));
+    let path = match named {
+        Some(path) => path,
+        None => home()?.join(".local/state/mq"),
+    };
+    std::path::absolute(&path).map_err(|source| StoreError::Io {
+        doing: "make absolute the path of the store",
+        path,
+        source,
+    })
+}
+
+fn non_empty(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+fn home() -> Result<PathBuf, StoreError> {
+    let uid = rustix::process::geteuid();
+    non_empty("HOME")
+        .or_else(|| {
+            let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid.as_raw()));
+            user.ok().flatten().map(|user| user.dir).filter(|dir| !dir.as_os_str().is_empty())
+        })
+        .ok_or(StoreError::NoHome { uid: uid.as_raw() })
+}
+
+/// An open store directory that has passed every check. What is done in it goes through the open
+/// directory, so that it stays the same one even if the path is renamed meanwhile.
+#[derive(Debug)]
+pub struct StoreDir {
+    path: PathBuf,
+    dir: OwnedFd,
+}
+
+/// The server's lock on a store, held until dropped.
+#[derive(Debug)]
+pub struct ServerLock {
+    _file: OwnedFd,
+}
+
+/// The lock under which a client starts a server, held until dropped.
+#[derive(Debug)]
+pub struct StartLock {
+    _dir: OwnedFd,
+}
+
+impl StoreDir {
+    /// Opens the store at `path`; with `create` makes it and its parents first (itself with mode
+    /// 0700, its parents as the umask says).
+    ///
+    /// # Errors
+    /// Whatever forbids its use: it is not a directory, not ours, open to others, not writable,
+    /// on a network file system, or of a newer version. Nothing is changed then.
+    pub fn open(path: &Path, create: bool) -> Result<StoreDir, StoreError> {
+        if create {
+            make(path)?;
+        }
+        check_link(path)?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
+            rustix::io::Errno::NOENT => StoreError::Missing { path: path.to_path_buf() },
+            rustix::io::Errno::NOTDIR => StoreError::NotADirectory { path: path.to_path_buf() },
+            _ => why_not_open(path, errno.into()),
+        })?;
+        let store = StoreDir { path: path.to_path_buf(), dir };
+        store.check_owner()?;
+        store.check_file_system()?;
+        store.check_writable()?;
+        store.check_version()?;
+        Ok(store)
+    }
+
+    /// The path as it was given to [`StoreDir::open`].
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The open directory.
+    #[must_use]
+    pub fn dir(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// The path of `name` inside the store, by the path that the user knows.
+    #[must_use]
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The path at which to bind or reach the socket. It fits a socket address however long the
+    /// store's own path is: a long one is reached through the open directory, so the result is
+    /// good only in this process and as long as `self` lives.
+    #[must_use]
+    pub fn socket_address(&self) -> PathBuf {
+        let direct = self.join("sock");
+        if direct.as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
+            return direct;
+        }
+        PathBuf::from(format!("/proc/self/fd/{}/sock", self.dir.as_raw_fd()))
+    }
+
+    /// Takes the server's lock, which says that at most one server uses the store, and writes
+    /// our process id into it. Waits up to two seconds for a server that is just ending.
+    ///
+    /// On a new store this also writes the version file, and syncs the directory and its entry
+    /// in the parent, so that no confirmed message is lost with them.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] with the holder; [`StoreError::Io`].
+    pub fn lock_server(&self) -> Result<ServerLock, StoreError> {
+        let io = |doing| move |errno: rustix::io::Errno| self.io_error(doing, "lock", errno.into());
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = rustix::fs::openat(&self.dir, "lock", flags, Mode::RUSR | Mode::WUSR)
+            .map_err(io("open the lock file"))?;
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        while !try_lock(&file).map_err(io("lock"))? {
+            if Instant::now() >= deadline {
+                return Err(StoreError::Locked { path: self.path.clone(), pid: self.server_pid() });
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let pid = format!("{}\n", std::process::id());
+        rustix::fs::ftruncate(&file, 0).map_err(io("write the process id into"))?;
+        rustix::io::pwrite(&file, pid.as_bytes(), 0).map_err(io("write the process id into"))?;
+        self.check_version()?;
+        self.write_version()?;
+        Ok(ServerLock { _file: file })
+    }
+
+    /// The process id that the last server wrote into its lock, whether it still runs or not.
+    #[must_use]
+    pub fn server_pid(&self) -> Option<u32> {
+        self.read_small("lock").ok()?.trim().parse().ok()
+    }
+
+    /// Whether a server holds the lock at this moment.
+    ///
+    /// # Errors
+    /// What the system says; a missing lock file means that no server does.
+    pub fn has_server(&self) -> Result<bool, StoreError> {
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = match rustix::fs::openat(&self.dir, "lock", flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(rustix::io::Errno::NOENT) => return Ok(false),
+            Err(errno) => return Err(self.io_error("open the lock file", "lock", errno.into())),
+        };
+        // Taken for a moment only; a server that starts just now tries again (LOCK_PATIENCE).
+        try_lock(&file)
+            .map(|free| !free)
+            .map_err(|errno| self.io_error("lock", "lock", errno.into()))
+    }
+
+    /// Takes the lock under which a client starts a server, if nobody else has it.
+    ///
+    /// It is a lock on the directory itself, so it leaves no file behind.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn try_lock_start(&self) -> Result<Option<StartLock>, StoreError> {
+        let io = |errno: rustix::io::Errno| self.io_error("lock the directory", "", errno.into());
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::openat(&self.dir, ".", flags, Mode::empty()).map_err(io)?;
+        Ok(try_lock(&dir).map_err(io)?.then_some(StartLock { _dir: dir }))
+    }
+
+    /// Opens `server.log` for appending. One that has reached its bound is put aside as
+    /// `server.log.old`, in place of the one that was put aside before.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn open_server_log(&self) -> Result<OwnedFd, StoreError> {
+        const LOG: &str = "server.log";
+        let io = |doing| move |errno: rustix::io::Errno| self.io_error(doing, LOG, errno.into());
+        let open = || {
+            let flags = OFlags::WRONLY
+                | OFlags::APPEND
+                | OFlags::CREATE
+                | OFlags::CLOEXEC
+                | OFlags::NOFOLLOW;
+            rustix::fs::openat(&self.dir, LOG, flags, Mode::RUSR | Mode::WUSR)
+                .map_err(io("open the log of the server"))
+        };
+        let file = open()?;
+        let stat = rustix::fs::fstat(&file).map_err(io("look at"))?;
+        if (stat.st_size as u64) < limits::SERVER_LOG_BYTES_MAX {
+            return Ok(file);
+        }
+        rustix::fs::renameat(&self.dir, LOG, &self.dir, "server.log.old").map_err(io("rename"))?;
+        open()
+    }
+
+    fn io_error(&self, doing: &'static str, name: &str, source: io::Error) -> StoreError {
+        StoreError::Io { doing, path: self.path.join(name), source }
+    }
+
+    fn read_small(&self, name: &str) -> io::Result<String> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = rustix::fs::openat(&self.dir, name, flags, Mode::empty())?;
+        let mut bytes = [0u8; VERSION_BYTES_MAX];
+        let length = rustix::io::read(&file, &mut bytes)?;
+        Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())
+    }
+
+    fn check_owner(&self) -> Result<(), StoreError> {
+        let stat = rustix::fs::fstat(&self.dir)
+            .map_err(|errno| self.io_error("look at the store", "", errno.into()))?;
+        let uid = rustix::process::geteuid().as_raw();
+        if stat.st_uid != uid {
+            return Err(StoreError::NotOurs { path: self.path.clone(), owner: stat.st_uid, uid });
+        }
+        let mode = stat.st_mode & 0o7777;
+        if mode & 0o077 != 0 {
+            return Err(StoreError::OpenToOthers { path: self.path.clone(), mode });
+        }
+        Ok(())
+    }
+
+    fn check_file_system(&self) -> Result<(), StoreError> {
+        let stat = rustix::fs::fstatfs(&self.dir)
+            .map_err(|errno| self.io_error("look at the file system of", "", errno.into()))?;
+        match network_file_system(stat.f_type as u32) {
+            Some(kind) => Err(StoreError::NetworkFileSystem { path: self.path.clone(), kind }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_writable(&self) -> Result<(), StoreError> {
+        use rustix::fs::Access;
+        let wanted = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+        rustix::fs::accessat(&self.dir, ".", wanted, AtFlags::EACCESS).map_err(|errno| {
+            StoreError::NotWritable { path: self.path.clone(), source: errno.into() }
+        })
+    }
+
+    fn check_version(&self) -> Result<(), StoreError> {
+        let found = match self.read_small("version") {
+            Ok(found) => found,
+            // A store that no server has used yet.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(self.io_error("read", "version", error)),
+        };
+        let found = found.trim();
+        match found.parse::<u32>() {
+            Ok(version) if version <= STORE_VERSION => Ok(()),
+            _ => Err(StoreError::NewerVersion { path: self.path.clone(), found: found.to_owned() }),
+        }
+    }
+
+    fn write_version(&self) -> Result<(), StoreError> {
+        match rustix::fs::statat(&self.dir, "version", AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::NOENT) => {}
+            Err(errno) => return Err(self.io_error("look at", "version", errno.into())),
+        }
+        let doing = "write the version file";
+        self.write_version_durably()
+            .map_err(|errno| self.io_error(doing, "version", errno.into()))?;
+        sync_entry(&self.path)
+    }
+
+    fn write_version_durably(&self) -> rustix::io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        let text = format!("{STORE_VERSION}\n");
+        let temp = "version.new";
+        let file = rustix::fs::openat(&self.dir, temp, flags, Mode::RUSR | Mode::WUSR)?;
+        rustix::io::write(&file, text.as_bytes())?;
+        rustix::fs::fsync(&file)?;
+        rustix::fs::renameat(&self.dir, temp, &self.dir, "version")?;
+        rustix::fs::fsync(&self.dir)
+    }
+}
+
+fn try_lock(file: &OwnedFd) -> rustix::io::Result<bool> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Makes the directory and what is missing above it, and makes each new entry durable.
+fn make(path: &Path) -> Result<(), StoreError> {
+    use std::os::unix::fs::DirBuilderExt;
+    let error =
+        |source| StoreError::Io { doing: "make the store", path: path.to_path_buf(), source };
+    if path.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    let missing: Vec<&Path> =
+        path.ancestors().skip(1).take_while(|above| !above.exists()).collect();
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(error)?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => {}
+        // Another process was faster; it is checked like any other.
+        Err(other) if other.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(other) => return Err(error(other)),
+    }
+    std::iter::once(path).chain(missing).try_for_each(sync_entry)
+}
+
+/// Makes the directory entry of `path` durable.
+fn sync_entry(path: &Path) -> Result<(), StoreError> {
+    let Some(parent) = path.parent() else { return Ok(()) };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let synced = match rustix::fs::open(parent, flags, Mode::empty()) {
+        Ok(dir) => rustix::fs::fsync(&dir),
+        // A parent that we may pass but not read cannot be synced by us, and was not made by us.
+        Err(rustix::io::Errno::ACCESS) => Ok(()),
+        Err(errno) => Err(errno),
+    };
+    synced.map_err(|errno| StoreError::Io {
+        doing: "sync the directory",
+        path: parent.to_path_buf(),
+        source: errno.into(),
+    })
+}
+
+fn check_link(path: &Path) -> Result<(), StoreError> {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(found) = path.symlink_metadata() else { return Ok(()) };
+    let ours = found.uid() == rustix::process::geteuid().as_raw() || found.uid() == 0;
+    if found.is_symlink() && !ours {
+        return Err(StoreError::ForeignLink { path: path.to_path_buf(), owner: found.uid() });
+    }
+    Ok(())
+}
+
+/// A directory that cannot even be opened is most often another user's: say that then.
+fn why_not_open(path: &Path, source: io::Error) -> StoreError {
+    use std::os::unix::fs::MetadataExt;
+    let path = path.to_path_buf();
+    let uid = rustix::process::geteuid().as_raw();
+    match path.metadata() {
+        Ok(found) if !found.is_dir() => StoreError::NotADirectory { path },
+        Ok(found) if found.uid() != uid => StoreError::NotOurs { path, owner: found.uid(), uid },
+        Ok(_) => StoreError::NotWritable { path, source },
+        Err(_) => StoreError::Io { doing: "open the store", path, source },
+    }
+}
+
+/// The name of a network file system by its `statfs` magic (from `linux/magic.h` and statfs(2)).
+fn network_file_system(magic: u32) -> Option<&'static str> {
+    Some(match magic {
+        0x6969 => "NFS",
+        0x517b => "SMB",
+        0xff53_4d42 => "CIFS",
+        0xfe53_4d42 => "SMB2",
+        0x5346_414f | 0x6b41_4653 => "AFS",
+        0x00c3_6400 => "Ceph",
+        0x0102_1997 => "9p",
+        0x7375_7245 => "Coda",
+        0x564c => "NCP",
+        0x0bd0_0bd0 => "Lustre",
+        0x4750_4653 => "GPFS",
+        0x0116_1970 => "GFS2",
+        0x7461_636f => "OCFS2",
+        0x2030_528e => "Panasas",
+        0x786f_4256 => "VirtualBox shared folder",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn temp() -> tempfile::TempDir {
+        tempfile::tempdir().expect("a temporary directory")
+    }
+
+    fn open(path: &Path) -> Result<StoreDir, StoreError> {
+        StoreDir::open(path, true)
+    }
+
+    #[test]
+    fn store_is_made_with_its_parents_and_closed_to_others() {
+        let temp = temp();
+        let path = temp.path().join("a/b/store");
+        assert!(matches!(StoreDir::open(&path, false), Err(StoreError::Missing { .. })));
+        let store = open(&path).expect("made");
+        let mode = path.metadata().expect("there").permissions().mode();
+        assert_eq!(mode & 0o7777, 0o700);
+        assert_eq!(store.path(), path);
+        open(&path).expect("opens again");
+    }
+
+    #[test]
+    fn store_open_to_others_is_refused_with_the_remedy() {
+        let temp = temp();
+        let path = temp.path().join("store");
+        open(&path).expect("made");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o750)).expect("chmod");
+        let error = open(&path).expect_err("refused");
+        assert!(matches!(error, StoreError::OpenToOthers { mode: 0o750, .. }));
+        assert_eq!(error.remedy(), Some(format!("chmod 700 {}", path.display())));
+    }
+
+    #[test]
+    fn file_in_the_place_of_the_store_is_refused() {
+        let temp = temp();
+        let path = temp.path().join("store");
+        std::fs::write(&path, "x").expect("written");
+        assert!(matches!(open(&path), Err(StoreError::NotADirectory { .. })));
+    }
+
+    #[test]
+    fn newer_store_is_refused_and_not_touched() {
+        let temp = temp();
+        let path = temp.path().join("store");
+        open(&path).expect("made");
+        for newer in ["2\n", "99", "banana", ""] {
+            std::fs::write(path.join("version"), newer).expect("written");
+            assert!(matches!(open(&path), Err(StoreError::NewerVersion { .. })), "{newer:?}");
+        }
+        assert_eq!(std::fs::read_dir(&path).expect("read").count(), 1);
+    }
+
+    #[test]
+    fn second_server_is_told_who_holds_the_lock() {
+        let temp = temp();
+        let store = open(&temp.path().join("store")).expect("made");
+        assert!(!store.has_server().expect("asked"));
+        let lock = store.lock_server().expect("locked");
+        assert!(store.has_server().expect("asked"));
+        let Err(StoreError::Locked { pid, .. }) = store.lock_server() else {
+            panic!("a second server got the lock");
+        };
+        assert_eq!(pid, Some(std::process::id()));
+        drop(lock);
+        store.lock_server().expect("free again");
+        let version = std::fs::read_to_string(store.join("version")).expect("written");
+        assert_eq!(version, format!("{STORE_VERSION}\n"));
+    }
+
+    #[test]
+    fn start_lock_is_held_by_one() {
+        let temp = temp();
+        let store = open(&temp.path().join("store")).expect("made");
+        let held = store.try_lock_start().expect("tried");
+        assert!(held.is_some());
+        assert!(store.try_lock_start().expect("tried").is_none());
+        drop(held);
+        assert!(store.try_lock_start().expect("tried").is_some());
+    }
+
+    #[test]
+    fn socket_works_under_a_path_that_is_too_long_for_it() {
+        let temp = temp();
+        let path = temp.path().join("x".repeat(200)).join("store");
+        let store = open(&path).expect("made");
+        let listener =
+            std::os::unix::net::UnixListener::bind(store.socket_address()).expect("bound");
+        assert!(path.join("sock").symlink_metadata().is_ok());
+        std::os::unix::net::UnixStream::connect(store.socket_address()).expect("connected");
+        drop(listener);
+    }
+
+    #[test]
+    fn full_server_log_is_put_aside() {
+        let temp = temp();
+        let store = open(&temp.path().join("store")).expect("made");
+        let size = limits::SERVER_LOG_BYTES_MAX;
+        std::fs::write(store.join("server.log"), vec![b'x'; size as usize]).expect("written");
+        let log = store.open_server_log().expect("opened");
+        rustix::io::write(&log, b"new\n").expect("written");
+        assert_eq!(std::fs::read(store.join("server.log")).expect("read"), b"new\n");
+        assert_eq!(store.join("server.log.old").metadata().expect("there").len(), size);
+    }
+}

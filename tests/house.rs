@@ -1,0 +1,71 @@
+//! The house: which module may use which (ARCHITECTURE.md).
+
+use std::path::{Path, PathBuf};
+
+/// Each module of `src/` with the modules that it may name.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("units", &["limits"]),
+    ("limits", &["units"]),
+    ("batch", &["units", "limits"]),
+    ("wire", &["units", "limits", "batch"]),
+    ("log", &["units", "limits", "batch"]),
+    ("broker", &["units", "limits"]),
+    ("store", &["units", "limits"]),
+    ("server", &["units", "limits", "batch", "wire", "log", "broker", "store"]),
+    ("client", &["units", "limits", "batch", "wire", "store"]),
+    ("cli", &["units", "limits", "wire", "store", "client"]),
+];
+
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).expect("src is there") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The modules of this crate that a line names with `crate::`.
+fn named(line: &str) -> impl Iterator<Item = &str> {
+    line.split("crate::").skip(1).flat_map(|rest| {
+        let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len());
+        (end > 0).then(|| &rest[..end])
+    })
+}
+
+#[test]
+fn modules_use_only_what_stands_below_them() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&src, &mut files);
+    let mut wrong = Vec::new();
+    let mut looked_at = 0;
+    for file in &files {
+        let inside = file.strip_prefix(&src).expect("below src");
+        let first = inside.components().next().expect("a name").as_os_str().to_string_lossy();
+        let module = first.trim_end_matches(".rs");
+        if matches!(module, "lib" | "bin") {
+            continue;
+        }
+        let Some((_, allowed)) = ARROWS.iter().find(|(name, _)| *name == module) else {
+            wrong.push(format!("{}: module {module} is not in the list", inside.display()));
+            continue;
+        };
+        let text = std::fs::read_to_string(file).expect("readable");
+        for (number, line) in text.lines().enumerate() {
+            if line.trim_start().starts_with("//") {
+                continue;
+            }
+            for other in named(line) {
+                looked_at += 1;
+                if other != module && !allowed.contains(&other) {
+                    wrong.push(format!("{}:{}: uses {other}", inside.display(), number + 1));
+                }
+            }
+        }
+    }
+    assert!(looked_at > 50, "the test does not find what modules name");
+    assert!(wrong.is_empty(), "arrows that are not in ARCHITECTURE.md:\n{}", wrong.join("\n"));
+}
