@@ -37,6 +37,10 @@ pub const JSON_BYTES_MAX: usize = 256 * KIB;
 /// Bytes that the server puts into one DELIVER frame, if more than one batch fits.
 pub const DELIVER_BYTES: usize = 512 * KIB;
 
+/// Bytes that a socket may hold, if the system grants so much: several batches, so that sender,
+/// server and receiver need not take turns.
+pub const SOCKET_BYTES: usize = MIB;
+
 /// Ranges in one ACK or RELEASE frame.
 pub const RANGES_PER_FRAME_MAX: usize = 2048;
 
@@ -170,6 +174,51 @@ pub const CREDIT_MAX: u64 = 1 << 22;
 /// A receiver holds no more than its reader takes in this time.
 pub const CREDIT_HORIZON: Micros = Micros::from_millis(100);
 
+/// Bytes that a receiver takes from its socket ahead of what its reader's pipe has room for: one
+/// frame being written while the next arrives.
+pub const RECEIVE_AHEAD_BYTES: usize = 2 * DELIVER_BYTES;
+
+/// A delivery up to this size is copied out of the receive buffer, so that many small ones that
+/// wait in a pipe do not hold a large buffer each.
+pub const RECEIVE_COPY_BYTES_MAX: usize = 128 * KIB;
+
+/// Receive buffers that are kept for use again: as many as hold the bytes that are in a pipe of
+/// [`PIPE_BYTES`] or ahead of it in the smallest frames that are not copied, and two for the
+/// ends. Large frames need a third of them; what is not needed is never touched.
+pub const RECEIVE_BUFFERS: usize = 12;
+
+/// Bytes that the pipe to a fast reader is enlarged to: enough to make a system call cheap on both
+/// sides, and few enough to stay in a core's cache on the way through it. Larger ones (an
+/// unprivileged user may ask for 1 MiB) were measured to be no faster.
+pub const PIPE_BYTES: usize = 256 * KIB;
+
+/// How often a receiver looks whether its reader took something, while there is something to
+/// take: at first, and at most.
+pub const PROGRESS_MIN: Micros = Micros::from_millis(1);
+/// See [`PROGRESS_MIN`].
+pub const PROGRESS_MAX: Micros = Micros::from_millis(100);
+
+/// The shortest pause of a receiver that has nothing left to do but to see its reader take the
+/// last messages: a script waits for it to end.
+pub const PROGRESS_LAST: Micros = Micros(50);
+
+/// Bytes of requests that wait for a server; beyond it acks are merged rather than sent.
+pub const REQUEST_BACKLOG_BYTES: usize = 64 * KIB;
+
+/// Ranges that a receiver remembers to have acknowledged, to say so again to a new server if the
+/// old one ended before it heard of them.
+pub const ACKED_RANGES_REMEMBERED: usize = 256;
+
+/// Damaged deliveries in a row that the server finds nothing wrong with, before a receiver gives
+/// up: something between the two is broken.
+pub const COMPLAINTS_MAX: u32 = 3;
+
+/// Bytes that a receiver writes to a regular file before it syncs, if more is ready at once.
+pub const FILE_SYNC_BYTES: u64 = 8 * MIB as u64;
+
+/// Slices of one vectored write; the kernel's own bound.
+pub const SLICES_PER_WRITE_MAX: usize = 1024;
+
 /// Bytes of `server.log` before it is cut.
 pub const SERVER_LOG_BYTES_MAX: u64 = MIB as u64;
 
@@ -191,6 +240,9 @@ const _: () = {
     assert!(SEGMENT_BYTES_MAX < u32::MAX as u64);
     assert!(UNCONFIRMED_BYTES_MAX >= 4 * BATCH_PAYLOAD_BYTES_MAX);
     assert!(CHAIN_BATCHES_MAX * MIB >= MESSAGE_BYTES_MAX + MIB);
+    assert!((RECEIVE_BUFFERS - 2) * RECEIVE_COPY_BYTES_MAX >= RECEIVE_AHEAD_BYTES + PIPE_BYTES);
+    assert!(RECEIVE_COPY_BYTES_MAX < DELIVER_BYTES);
+    assert!(PROGRESS_MAX.0 <= CREDIT_HORIZON.0);
     assert!(BATCH_MESSAGES_MAX >= (BATCH_PAYLOAD_BYTES_MAX as u64) / 2);
     assert!(BACKGROUND_SYNC_BYTES <= SEGMENT_BYTES);
     assert!(CUT_CACHE_BYTES >= 2 * BATCH_PAYLOAD_BYTES_MAX);

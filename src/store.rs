@@ -8,12 +8,16 @@
 //! ├── lock        held by the server as long as it runs; holds its process id
 //! ├── sock        where the server listens
 //! ├── server.log  what a server says that was started by a client
+//! ├── running     the server's record of the boot and of whether it ended in order
 //! ├── version     the format of this directory: a number in text
 //! └── queues/     one directory for each queue
 //! ```
 //!
 //! A last path component that is a symbolic link is followed only when the link belongs to us or
 //! to root: another user's link must not choose where our messages go.
+
+mod error;
+mod file_system;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -23,6 +27,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
 use crate::limits;
+
+pub use error::StoreError;
 
 /// The format of the store directory that this build reads and writes.
 pub const STORE_VERSION: u32 = 1;
@@ -36,139 +42,6 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The version file is a number; whatever is longer is none.
 const VERSION_BYTES_MAX: usize = 64;
-
-/// Why a store cannot be used. The text says what, on which directory and why;
-/// [`StoreError::remedy`] what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Neither `--dir` nor `MQ_DIR` nor a home directory.
-    #[error("cannot find the store: no --dir, no MQ_DIR, and user {uid} has no home directory")]
-    NoHome {
-        /// The effective user.
-        uid: u32,
-    },
-    /// The directory is not there.
-    #[error("there is no store at {}", path.display())]
-    Missing {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// Something else stands there.
-    #[error("cannot use {} as the store: it is not a directory", path.display())]
-    NotADirectory {
-        /// What stands there.
-        path: PathBuf,
-    },
-    /// A symbolic link that another user made.
-    #[error("cannot use {} as the store: it is a symbolic link made by user {owner}", path.display())]
-    ForeignLink {
-        /// The link.
-        path: PathBuf,
-        /// Its owner.
-        owner: u32,
-    },
-    /// The directory belongs to someone else.
-    #[error("cannot use the store {}: it belongs to user {owner}, not to us (user {uid})", path.display())]
-    NotOurs {
-        /// The directory.
-        path: PathBuf,
-        /// Its owner.
-        owner: u32,
-        /// The effective user.
-        uid: u32,
-    },
-    /// Group or others may do something in it.
-    #[error("cannot use the store {}: it is open to other users (mode {mode:04o})", path.display())]
-    OpenToOthers {
-        /// The directory.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-    /// We may not write into it.
-    #[error("cannot write into the store {}: {source}", path.display())]
-    NotWritable {
-        /// The directory.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// A file system that is shared between machines.
-    #[error("cannot use the store {}: it lies on a network file system ({kind}), where locks and syncs cannot be relied on", path.display())]
-    NetworkFileSystem {
-        /// The directory.
-        path: PathBuf,
-        /// The kind of file system.
-        kind: &'static str,
-    },
-    /// Written by a newer version of mq.
-    #[error("cannot use the store {}: its format is {found:?}, and this mq {package} knows formats up to {known}",
-        path.display(), package = env!("CARGO_PKG_VERSION"), known = STORE_VERSION)]
-    NewerVersion {
-        /// The directory.
-        path: PathBuf,
-        /// What its version file says.
-        found: String,
-    },
-    /// Another server runs on it.
-    #[error("the store {} is in use by another mq-serve{}", path.display(), holder(*pid))]
-    Locked {
-        /// The directory.
-        path: PathBuf,
-        /// Its process, if it could be read.
-        pid: Option<u32>,
-    },
-    /// Anything else that the system refused.
-    #[error("cannot {doing} {}: {source}", path.display())]
-    Io {
-        /// What was being done.
-        doing: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-}
-
-fn holder(pid: Option<u32>) -> String {
-    pid.map_or(String::new(), |pid| format!(" (process {pid})"))
-}
-
-impl StoreError {
-    /// What to do about it, as a command or half a sentence behind "try:".
-    #[must_use]
-    pub fn remedy(&self) -> Option<String> {
-        let elsewhere = "another directory, with --dir DIR or MQ_DIR";
-        Some(match self {
-            StoreError::NoHome { .. } => "naming the store with --dir DIR or MQ_DIR".to_owned(),
-            StoreError::Missing { .. } => {
-                "sending something first, or another store with --dir DIR or MQ_DIR".to_owned()
-            }
-            StoreError::NotADirectory { .. } | StoreError::ForeignLink { .. } => {
-                elsewhere.to_owned()
-            }
-            StoreError::NotOurs { owner, .. } => {
-                format!("running as user {owner}, or {elsewhere}")
-            }
-            StoreError::OpenToOthers { path, .. } => {
-                format!("chmod 700 {}", path.display())
-            }
-            StoreError::NotWritable { path, .. } => {
-                format!("chmod u+rwx {}, or {elsewhere}", path.display())
-            }
-            StoreError::NetworkFileSystem { .. } => {
-                "a directory on a local disk, with --dir DIR or MQ_DIR".to_owned()
-            }
-            StoreError::NewerVersion { .. } => {
-                format!("the newer mq that wrote it, or {elsewhere}")
-            }
-            StoreError::Locked { path, .. } => {
-                format!("mq-admin --dir {} stop", path.display())
-            }
-            StoreError::Io { .. } => return None,
-        })
-    }
-}
 
 /// Which directory is the store: `flag` (`--dir`), else `MQ_DIR` if it is not empty, else
 /// `~/.local/state/mq`, with the home from `HOME`, or from the password database when that is
@@ -290,9 +163,7 @@ impl StoreDir {
     /// [`StoreError::Locked`] with the holder; [`StoreError::Io`].
     pub fn lock_server(&self) -> Result<ServerLock, StoreError> {
         let io = |doing| move |errno: rustix::io::Errno| self.io_error(doing, "lock", errno.into());
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = rustix::fs::openat(&self.dir, "lock", flags, Mode::RUSR | Mode::WUSR)
-            .map_err(io("open the lock file"))?;
+        let file = self.open_lock()?;
         let deadline = Instant::now() + LOCK_PATIENCE;
         while !try_lock(&file).map_err(io("lock"))? {
             if Instant::now() >= deadline {
@@ -306,6 +177,24 @@ impl StoreDir {
         self.check_version()?;
         self.write_version()?;
         Ok(ServerLock { _file: file })
+    }
+
+    /// Keeps servers away from the store as long as the result lives, for work on its files;
+    /// `None` when a server runs. Writes nothing but, on a store that no server has used yet, an
+    /// empty lock file.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn keep_servers_away(&self) -> Result<Option<ServerLock>, StoreError> {
+        let file = self.open_lock()?;
+        let free = try_lock(&file).map_err(|errno| self.io_error("lock", "lock", errno.into()))?;
+        Ok(free.then_some(ServerLock { _file: file }))
+    }
+
+    fn open_lock(&self) -> Result<OwnedFd, StoreError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        rustix::fs::openat(&self.dir, "lock", flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|errno| self.io_error("open the lock file", "lock", errno.into()))
     }
 
     /// The process id that the last server wrote into its lock, whether it still runs or not.
@@ -397,9 +286,9 @@ impl StoreDir {
     }
 
     fn check_file_system(&self) -> Result<(), StoreError> {
-        let stat = rustix::fs::fstatfs(&self.dir)
+        let kind = file_system::network_kind(&self.dir)
             .map_err(|errno| self.io_error("look at the file system of", "", errno.into()))?;
-        match network_file_system(stat.f_type as u32) {
+        match kind {
             Some(kind) => Err(StoreError::NetworkFileSystem { path: self.path.clone(), kind }),
             None => Ok(()),
         }
@@ -519,28 +408,6 @@ fn why_not_open(path: &Path, source: io::Error) -> StoreError {
         Ok(_) => StoreError::NotWritable { path, source },
         Err(_) => StoreError::Io { doing: "open the store", path, source },
     }
-}
-
-/// The name of a network file system by its `statfs` magic (from `linux/magic.h` and statfs(2)).
-fn network_file_system(magic: u32) -> Option<&'static str> {
-    Some(match magic {
-        0x6969 => "NFS",
-        0x517b => "SMB",
-        0xff53_4d42 => "CIFS",
-        0xfe53_4d42 => "SMB2",
-        0x5346_414f | 0x6b41_4653 => "AFS",
-        0x00c3_6400 => "Ceph",
-        0x0102_1997 => "9p",
-        0x7375_7245 => "Coda",
-        0x564c => "NCP",
-        0x0bd0_0bd0 => "Lustre",
-        0x4750_4653 => "GPFS",
-        0x0116_1970 => "GFS2",
-        0x7461_636f => "OCFS2",
-        0x2030_528e => "Panasas",
-        0x786f_4256 => "VirtualBox shared folder",
-        _ => return None,
-    })
 }
 
 #[cfg(test)]

@@ -89,7 +89,7 @@ struct Args {
     /// Copy what is stored to stdout
     #[arg(short = 'T', long)]
     tee: bool,
-    /// Wait for a server [30s], or for room [0]
+    /// Wait for a server (30s), or for room (0s)
     #[arg(short, long, value_name = "DUR", value_parser = cli::duration)]
     wait: Option<Micros>,
     /// Show the progress on stderr
@@ -170,7 +170,8 @@ fn open_file(path: &Path, args: &Args) -> Result<Source, Failure> {
     Source::open(path).map_err(|error| {
         let shown = path.display();
         if error.kind() != std::io::ErrorKind::NotFound {
-            return Failure::new(Status::Failure, format!("cannot read {shown}: {error}"));
+            let text = format!("cannot read {shown}: {error}\n  confirmed: 0 leading messages");
+            return Failure::new(Status::Failure, text);
         }
         let text = path.to_string_lossy();
         let quoted = if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/,:".contains(&b)) {

@@ -40,13 +40,13 @@ impl ColorWhen {
 #[derive(Args, Clone, Debug)]
 pub struct Shared {
     /// The store [env: MQ_DIR] [default: ~/.local/state/mq]
-    #[arg(long, value_name = "DIR", display_order = 900)]
+    #[arg(long, value_name = "DIR", global = true, display_order = 900)]
     pub dir: Option<PathBuf>,
     /// Say nothing but errors
-    #[arg(short, long, display_order = 901)]
+    #[arg(short, long, global = true, display_order = 901)]
     pub quiet: bool,
     /// Say more: a summary at the end
-    #[arg(short, long, display_order = 902)]
+    #[arg(short, long, global = true, display_order = 902)]
     pub verbose: bool,
     /// Use colour: auto, always or never
     #[arg(
@@ -56,6 +56,7 @@ pub struct Shared {
         default_value = "auto",
         hide_short_help = true,
         hide_possible_values = true,
+        global = true,
         display_order = 903
     )]
     pub color: ColorWhen,

@@ -10,6 +10,7 @@ mod hint;
 mod output;
 mod signals;
 mod status;
+mod tables;
 
 pub use failure::Failure;
 pub use flags::{ColorWhen, Shared, delimiter, duration, queue_name, sync_policy};
@@ -17,6 +18,7 @@ pub use hint::{binary_hint, is_terminal, terminal_hint};
 pub use output::{human_bytes, human_count, json_line, print, print_json};
 pub use signals::Signals;
 pub use status::Status;
+pub use tables::{queue_page, queue_table, rfc3339};
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -4,19 +4,26 @@
 //! A signal that was ignored when the tool started (by `nohup`, or in the background of a shell
 //! without job control) stays ignored.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+/// What the kernel tells of a process fits this.
+const STATUS_BYTES: usize = 4096;
 
 /// Watches for INT, TERM and HUP.
 #[derive(Debug)]
 pub struct Signals {
-    /// Each signal that is watched, with the descriptor on which it shows.
-    watched: Vec<(i32, UnixStream)>,
-    /// Shows all of them.
-    any: OwnedFd,
+    /// A byte for each signal that came.
+    came: UnixStream,
+    /// Kept, so that the stream does not end when nothing is watched.
+    _handlers: UnixStream,
+    /// The last one.
+    last: Arc<AtomicUsize>,
 }
 
 impl Signals {
@@ -26,49 +33,43 @@ impl Signals {
     /// What the system says.
     pub fn watch() -> io::Result<Signals> {
         let ignored = ignored_signals();
-        let any = rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC)?;
-        let mut watched = Vec::new();
+        let last = Arc::new(AtomicUsize::new(0));
+        let (came, handlers) = UnixStream::pair()?;
+        came.set_nonblocking(true)?;
         for signal in [SIGINT, SIGTERM, SIGHUP] {
-            if ignored & (1 << (signal - 1)) != 0 {
-                continue;
+            if ignored & (1 << (signal - 1)) == 0 {
+                // In this order, so that which one it was is known when the byte is there.
+                signal_hook::flag::register_usize(signal, last.clone(), signal as usize)?;
+                signal_hook::low_level::pipe::register(signal, handlers.try_clone()?)?;
             }
-            let (ours, handlers) = UnixStream::pair()?;
-            ours.set_nonblocking(true)?;
-            signal_hook::low_level::pipe::register(signal, handlers)?;
-            rustix::event::epoll::add(
-                &any,
-                &ours,
-                rustix::event::epoll::EventData::new_u64(0),
-                rustix::event::epoll::EventFlags::IN,
-            )?;
-            watched.push((signal, ours));
         }
-        Ok(Signals { watched, any })
+        Ok(Signals { came, _handlers: handlers, last })
     }
 
-    /// Takes one signal that has come; call it again for a second one.
+    /// Takes one signal that has come; call it again for a second one. Of two that came before
+    /// the first was taken, the second's number counts for both.
     pub fn take(&mut self) -> Option<i32> {
-        for (signal, stream) in &mut self.watched {
-            let mut byte = [0u8; 1];
-            if matches!(io::Read::read(stream, &mut byte), Ok(1)) {
-                return Some(*signal);
-            }
+        let mut byte = [0u8; 1];
+        match self.came.read(&mut byte) {
+            Ok(1) => i32::try_from(self.last.load(Ordering::SeqCst)).ok(),
+            _ => None,
         }
-        None
     }
 }
 
 impl AsFd for Signals {
     /// Readable once a signal has come that was not taken.
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.any.as_fd()
+        self.came.as_fd()
     }
 }
 
 /// The signals that are ignored, as a mask, by what the kernel tells of this process.
 fn ignored_signals() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    status
+    let mut bytes = [0u8; STATUS_BYTES];
+    let length =
+        std::fs::File::open("/proc/self/status").and_then(|mut file| file.read(&mut bytes));
+    String::from_utf8_lossy(&bytes[..length.unwrap_or(0)])
         .lines()
         .find_map(|line| line.strip_prefix("SigIgn:"))
         .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())

@@ -21,10 +21,16 @@ use crate::wire::{
 };
 
 /// Bytes of the receive buffer: one frame of any size, and the header of the next.
-const INPUT_BYTES: usize = limits::FRAME_BODY_BYTES_MAX + 2 * FRAME_HEADER_BYTES;
+pub const INPUT_BYTES: usize = limits::FRAME_BODY_BYTES_MAX + 2 * FRAME_HEADER_BYTES;
 
 /// How much is asked for while the length of the next frame is not known.
 const BLIND_BYTES: usize = 256 << 10;
+
+/// How long a server that accepts connections has to answer at least.
+pub(super) const ANSWER_LEAST: Duration = Duration::from_secs(1);
+
+/// What is asked for as the socket's send buffer.
+const SEND_BUFFER_BYTES: usize = 2 * limits::SEND_BATCH_BYTES;
 
 /// What [`Connection::fill`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +41,17 @@ pub enum Filled {
     WouldBlock,
     /// The server has closed the connection, or is gone.
     Closed,
+}
+
+/// A frame that its reader keeps.
+#[derive(Debug)]
+pub struct TakenFrame {
+    /// The frame's header.
+    pub header: FrameHeader,
+    /// The buffer that the body lies in.
+    pub buffer: Vec<u8>,
+    /// Where.
+    pub body: std::ops::Range<usize>,
 }
 
 /// A connection. Everything it does but the handshake returns at once.
@@ -64,6 +81,9 @@ impl Connection {
             SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
             None,
         )?;
+        // A deeper buffer lets both sides work on while the other is not scheduled. What the
+        // system grants is enough.
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&stream, limits::SOCKET_BYTES);
         rustix::net::connect(&stream, &address)?;
         Ok(Connection { store: store.path().to_path_buf(), ..Connection::over(stream) })
     }
@@ -78,6 +98,8 @@ impl Connection {
     }
 
     fn over(stream: OwnedFd) -> Connection {
+        // As large as the system allows: a batch should fit. A smaller one is only slower.
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER_BYTES);
         Connection {
             stream,
             store: std::path::PathBuf::new(),
@@ -117,7 +139,8 @@ impl Connection {
             client: Some(client),
         };
         self.push(0, &hello);
-        let patience = patience.at_most(limits::HANDSHAKE.to_duration());
+        // Whoever does not want to wait for a server (`-w 0`) still lets one that is there answer.
+        let patience = patience.at_least(ANSWER_LEAST).at_most(limits::HANDSHAKE.to_duration());
         let (version, server) = self.answer(patience, |_, reply| match reply {
             Reply::Welcome(version, server) => Ok(Some((version, server))),
             Reply::Goodbye(_) => Err(ClientError::Lost),
@@ -274,6 +297,11 @@ impl Connection {
         Some(FRAME_HEADER_BYTES + header.length as usize)
     }
 
+    /// Forgets what was read and not taken, whatever it is.
+    pub fn discard(&mut self) {
+        (self.start, self.end) = (0, 0);
+    }
+
     /// Takes the next frame out of the receive buffer, if it is complete.
     ///
     /// # Errors
@@ -288,6 +316,32 @@ impl Connection {
         let body = self.start + FRAME_HEADER_BYTES..self.start + total;
         self.start += total;
         Ok(Some((header, &self.input[body])))
+    }
+
+    /// Takes the next frame for keeps, with the part of the buffer that is its body: a small one
+    /// as a copy, a large one with the receive buffer itself, in whose place `spare` puts one of
+    /// [`INPUT_BYTES`]. As [`Connection::fill`] ends its reads where a large frame ends, next to
+    /// nothing has to be moved.
+    ///
+    /// # Errors
+    /// See [`Connection::next_frame`].
+    pub fn take_frame(
+        &mut self,
+        spare: impl FnOnce() -> Vec<u8>,
+    ) -> Result<Option<TakenFrame>, WireError> {
+        let Some((header, body)) = self.next_frame()? else { return Ok(None) };
+        let length = body.len();
+        if length <= limits::RECEIVE_COPY_BYTES_MAX {
+            let body = body.to_vec();
+            return Ok(Some(TakenFrame { header, buffer: body, body: 0..length }));
+        }
+        let mut fresh = spare();
+        assert_eq!(fresh.len(), INPUT_BYTES, "a receive buffer of the wrong size");
+        let behind = self.end - self.start;
+        fresh[..behind].copy_from_slice(&self.input[self.start..self.end]);
+        let body = self.start - length..self.start;
+        (self.start, self.end) = (0, behind);
+        Ok(Some(TakenFrame { header, buffer: std::mem::replace(&mut self.input, fresh), body }))
     }
 }
 

@@ -11,9 +11,17 @@
 //!               send::Sender, the receiver
 //! ```
 
+pub mod admin;
 pub mod connection;
+pub mod credit;
 pub mod cut;
+pub mod delivery;
 pub mod error;
+pub mod format;
+pub mod ledger;
+pub mod outlet;
+pub mod piece;
+pub mod receive;
 pub mod send;
 pub mod source;
 pub mod start;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::connection::{Connection, Filled, PAUSES, unexpected};
+use super::connection::{ANSWER_LEAST, Connection, Filled, PAUSES, unexpected};
 use super::cut::{Cut, Cutter, TooLarge, push_message};
 use super::source::Source;
 use super::tee::Tee;
@@ -194,7 +194,6 @@ impl<'a, H: Host> Sender<'a, H> {
     /// # Errors
     /// Why not everything is confirmed; [`Sender::confirmed`] says how much is.
     pub fn run(&mut self) -> Result<(), SendError> {
-        self.connect()?;
         loop {
             self.write()?;
             if self.is_done() {
@@ -235,7 +234,7 @@ impl<'a, H: Host> Sender<'a, H> {
         patience(self.host, self.wait, self.ending.as_ref())
     }
 
-    /// Reaches a server and opens the channel.
+    /// Tries to reach a server and to open the channel; there may be no connection afterwards.
     fn connect(&mut self) -> Result<(), SendError> {
         match self.try_connect() {
             Ok(()) => Ok(()),
@@ -266,7 +265,7 @@ impl<'a, H: Host> Sender<'a, H> {
         let open = OpenSend { queue: self.queue.clone(), producer: self.producer, resume };
         connection.push(CHANNEL, &Request::OpenSend(open));
         let mut orderly = false;
-        let answer = connection.answer(patience, |_, reply| match reply {
+        let answer = connection.answer(patience.at_least(ANSWER_LEAST), |_, reply| match reply {
             Reply::Sending(sending) => Ok(Some(sending)),
             Reply::Goodbye(goodbye) => {
                 orderly = goodbye.orderly;
@@ -342,13 +341,10 @@ impl<'a, H: Host> Sender<'a, H> {
 
     // ---- the loop ----
 
-    /// Hands the socket as much as it takes.
+    /// Hands the socket as much as it takes; makes a connection first if there is none.
     fn write(&mut self) -> Result<(), SendError> {
-        if self.connection.is_none() {
-            // With nothing to send there is no need of a server, once the queue is made.
-            if self.window.is_empty() && self.opened.is_some() {
-                return Ok(());
-            }
+        // With nothing to send there is no need of a server, once the queue is made.
+        while self.connection.is_none() && (self.opened.is_none() || !self.window.is_empty()) {
             self.connect()?;
             if self.connection.is_some() && self.losing.is_some() {
                 self.host.notice(Notice::Back);

@@ -9,8 +9,9 @@
 
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Instant;
 
 use rustix::event::PollFlags;
@@ -28,15 +29,24 @@ pub const READY: &str = "ready\n";
 /// Bytes of a failed server's own words that are shown.
 const SAID_BYTES_MAX: u64 = 4096;
 
+/// After so many servers in a row that were killed while they started, no more is started.
+const KILLED_MAX: u32 = 20;
+
+/// How often it is looked whether a server that has closed its pipe has ended.
+const REAP_TRIES: usize = 100;
+
 /// Reaches the server of one store, again and again if need be.
 #[derive(Debug)]
 pub struct Dialer {
     store: PathBuf,
     tool: &'static str,
     may_start: bool,
+    /// The server's program, when it is not the one that would be found.
     program: Option<PathBuf>,
     /// Servers that were started from here, to be reaped when they have ended.
     children: Vec<Child>,
+    /// Servers in a row that were killed while they started.
+    killed: u32,
 }
 
 /// What one attempt to connect led to.
@@ -57,7 +67,7 @@ impl Dialer {
         let forbidden = std::env::var_os("MQ_NO_AUTOSTART")
             .is_some_and(|value| !value.is_empty() && value != "0");
         let may_start = may_start && !forbidden;
-        Dialer { store, tool, may_start, program: None, children: Vec::new() }
+        Dialer { store, tool, may_start, program: None, children: Vec::new(), killed: 0 }
     }
 
     /// The store.
@@ -166,9 +176,13 @@ impl Dialer {
         let started = self.start(store, patience);
         drop(lock);
         match started {
-            Ok(()) => {}
+            Ok(()) => self.killed = 0,
             // It may have found that another one had been started by hand meanwhile.
             Err(ClientError::StartFailed { .. }) if store.has_server()? => return Ok(None),
+            // Somebody ended it before it could be reached: that says nothing about the next.
+            Err(ClientError::StartFailed { .. }) if (1..KILLED_MAX).contains(&self.killed) => {
+                return Ok(None);
+            }
             Err(error) => return Err(error),
         }
         match self.try_reach(store, patience)? {
@@ -232,11 +246,14 @@ impl Dialer {
         if said == READY {
             return Ok(());
         }
-        let said = match said.trim_end() {
-            "" => "it ended without a word".to_owned(),
-            words => words.to_owned(),
+        let said = match (said.trim_end(), self.how_ended()) {
+            ("", Some(status)) if status.signal().is_some() => {
+                self.killed += 1;
+                format!("it was killed as it started ({status})")
+            }
+            ("", _) => "it ended without a word".to_owned(),
+            (words, _) => words.to_owned(),
         };
-        self.reap();
         Err(ClientError::StartFailed { store: self.store.clone(), said })
     }
 
@@ -249,6 +266,19 @@ impl Dialer {
         let beside = own.as_deref().and_then(Path::parent).unwrap_or(Path::new("/")).to_path_buf();
         let program = beside.join("mq-serve");
         if program.is_file() { (program, beside) } else { (PathBuf::from("mq-serve"), beside) }
+    }
+
+    /// How the server that was started last has ended, if it does so soon.
+    fn how_ended(&mut self) -> Option<ExitStatus> {
+        let child = self.children.last_mut()?;
+        for _ in 0..REAP_TRIES {
+            if let Some(status) = child.try_wait().ok()? {
+                self.children.pop();
+                return Some(status);
+            }
+            std::thread::sleep(PAUSES.0);
+        }
+        None
     }
 
     fn reap(&mut self) {
@@ -272,5 +302,80 @@ fn listen(ready: OwnedFd, patience: Patience<'_>) -> Result<Option<String>, Clie
         if done || said.len() as u64 > SAID_BYTES_MAX {
             return Ok(Some(String::from_utf8_lossy(&said).into_owned()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    /// A dialer whose server is a shell script.
+    fn dialer_with(script: &str) -> (Dialer, tempfile::TempDir) {
+        let temp = tempfile::tempdir().expect("a temporary directory");
+        let program = temp.path().join("mq-serve");
+        // Written by another process: one that a test beside us starts might inherit our open
+        // file, and then the script would be "busy".
+        let written = Command::new("sh")
+            .args(["-c", r#"printf '#!/bin/sh\n%s\n' "$1" >"$2" && chmod 700 "$2""#, "sh", script])
+            .arg(&program)
+            .status();
+        assert!(written.expect("sh").success());
+        let mut dialer = Dialer::new(temp.path().join("store"), "test", false);
+        dialer.may_start = true;
+        dialer.program = Some(program);
+        (dialer, temp)
+    }
+
+    fn dial(script: &str, patience: Duration) -> (ClientError, String) {
+        let (mut dialer, temp) = dialer_with(script);
+        let error = dialer.dial(Patience::lasting(patience, None)).expect_err("no server");
+        let log = std::fs::read_to_string(temp.path().join("store/server.log"));
+        (error, log.unwrap_or_default())
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn failed_start_shows_the_servers_own_words() {
+        let (error, log) = dial("echo the disk is on fire; echo more >&2; exit 1", LONG);
+        let ClientError::StartFailed { said, .. } = error else { panic!("{error:?}") };
+        assert_eq!(said, "the disk is on fire");
+        assert_eq!(log, "more\n");
+    }
+
+    #[test]
+    fn server_that_ends_without_a_word_is_an_error() {
+        let (error, _) = dial("exit 0", LONG);
+        assert!(error.to_string().contains("without a word"), "{error}");
+    }
+
+    #[test]
+    fn server_that_is_killed_as_it_starts_is_tried_again() {
+        let (error, log) = dial("echo tried >&2; kill -9 $$", LONG);
+        assert!(error.to_string().contains("killed as it started"), "{error}");
+        assert_eq!(log.lines().count(), KILLED_MAX as usize);
+    }
+
+    #[test]
+    fn server_that_does_not_get_ready_is_waited_for_no_longer_than_asked() {
+        let (error, _) = dial("exec sleep 2", Duration::from_millis(100));
+        assert!(matches!(error, ClientError::NoServer { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn server_is_told_where_and_how() {
+        let (error, log) = dial("echo \"$@ in $PWD\" >&2; exit 3", LONG);
+        assert!(matches!(error, ClientError::StartFailed { .. }), "{error:?}");
+        assert!(log.starts_with("--dir /"), "{log}");
+        assert!(log.ends_with("/store --idle-exit 900s --ready-on-stdout in /\n"), "{log}");
+    }
+
+    #[test]
+    fn program_that_is_nowhere_is_named() {
+        let (mut dialer, _temp) = dialer_with("");
+        dialer.program = Some(PathBuf::from("/nowhere/mq-serve"));
+        let error = dialer.dial(Patience::lasting(LONG, None)).expect_err("no server");
+        assert!(matches!(error, ClientError::NoProgram { .. }), "{error:?}");
     }
 }

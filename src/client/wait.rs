@@ -30,6 +30,14 @@ impl<'a> Patience<'a> {
         Patience { until: earlier(self.until, until), ..self }
     }
 
+    /// The same, but not before `wait` from now.
+    #[must_use]
+    pub fn at_least(self, wait: Duration) -> Patience<'a> {
+        let least = Instant::now().checked_add(wait);
+        let until = self.until.and_then(|until| least.map(|least| until.max(least)));
+        Patience { until, ..self }
+    }
+
     /// Whether the moment has come.
     #[must_use]
     pub fn is_over(&self) -> bool {

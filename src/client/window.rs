@@ -95,7 +95,9 @@ impl Piece {
     /// What it costs to keep.
     #[must_use]
     pub fn cost(&self) -> usize {
-        self.buffer.len() + PIECE_COST
+        // Half of the buffer at least, however little is in it: so the memory of a full window
+        // is at most twice its bound, and reads of half a batch still fill it well.
+        self.to.max(self.buffer.len() / 2) + PIECE_COST
     }
 }
 

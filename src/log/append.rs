@@ -208,6 +208,8 @@ impl<S: Storage> Log<S> {
             return self.fail(format!("{reason}; cutting it off again: {error}"));
         }
         self.active.allocated = position;
+        // The cut has to be synced like a write: the mark of going idle sees to it.
+        self.needs_mark = true;
         if !is_full {
             return self.fail(reason);
         }
@@ -228,6 +230,7 @@ impl<S: Storage> Log<S> {
         active.time_last = header.time;
         self.time = header.time;
         self.last_write = now;
+        self.chores.mark_failed = false;
         self.syncs.wrote(now, bytes);
         self.producers.note(header);
         if self.policy != SyncPolicy::Always {
@@ -249,6 +252,7 @@ impl<S: Storage> Log<S> {
             let needed = std::mem::replace(&mut self.preparing.wanted, true);
             return match self.preparing.refused.take() {
                 Some(reason) if needed => {
+                    self.preparing.wanted = false;
                     let space = super::staging::space(&*self.storage, &self.options);
                     Err(AppendError::Full { available: space.0, reserve: space.1, reason })
                 }
@@ -289,7 +293,6 @@ impl<S: Storage> Log<S> {
     /// Keeps the producers as they are now, for a snapshot that is written once the log is
     /// durable to here. One at each roll, so that sealed segments need not be read at a start.
     pub(super) fn take_snapshot(&mut self) {
-        self.producers.take_changed();
         let covered = self.end_covered();
         let bytes = self.producers.encode(self.id(), covered);
         self.pending_snapshot = Some(PendingSnapshot { bytes, covered, needs: self.syncs.written });

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use super::dropped::{DROPPED_BYTES_MAX, Dropped};
 use super::error::{Damage, Doing, Failure, LogError};
 use super::files;
-use super::journal;
 use super::meta::Meta;
 use super::producers::{PRODUCERS_BYTES_MAX, Producers};
+use super::record;
 use super::scan::{Scan, Stop, scan};
 use super::segment::{
     BadHeader, FOOTER_HEAD_BYTES, FooterHead, HEADER_BYTES, Index, SegmentHeader, TRAILER_BYTES,
@@ -334,10 +334,10 @@ impl<S: Storage> Check<'_, S> {
         bytes.truncate(usize::try_from(bound).unwrap_or(usize::MAX));
         self.count(bytes.len() as u64);
         self.report.groups += 1;
-        let replayed = journal::replay(&bytes, queue, group, path);
+        let replayed = record::replay(&bytes, queue, group, path);
         let Some(replay) = self.judged(path, replayed) else { return };
         for number in &replay.bad {
-            let at = journal::HEADER_BYTES + u64::from(*number) * journal::RECORD_BYTES;
+            let at = record::HEADER_BYTES + u64::from(*number) * record::RECORD_BYTES;
             self.find(path, Some(at), None, "an ack record fails its checksum");
         }
         if replay.surplus > 0 {

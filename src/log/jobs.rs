@@ -59,6 +59,8 @@ pub(super) struct DropWork<S: Storage> {
     pub producers: Option<(Vec<u8>, Covered)>,
     pub dropped: Vec<u8>,
     pub segments: Vec<SegmentNumber>,
+    /// What was open of them: closed with the job, on its thread.
+    pub files: Vec<Arc<S::File>>,
 }
 
 pub(super) enum Work<S: Storage> {
@@ -180,6 +182,7 @@ impl<S: Storage> Job<S> {
             Work::Drop(work) => {
                 let result = drop_segments(storage, &work);
                 let covered = work.producers.map(|(_, covered)| covered);
+                drop(work.files);
                 Outcome::Dropped { segments: work.segments, covered, result }
             }
             Work::Install { group, path, file, point } => {
@@ -308,7 +311,13 @@ fn install<S: Storage>(storage: &S, path: &Path, file: &S::File) -> Result<(), F
 }
 
 fn remove_group<S: Storage>(storage: &S, path: &Path) -> Result<(), Failure> {
-    storage.remove_file(path).doing("removing", path)?;
+    for path in [path, &files::temporary(path)] {
+        match storage.remove_file(path) {
+            // Never installed, or an earlier try got this far.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            other => other.doing("removing", path)?,
+        }
+    }
     let dir = path.parent().unwrap_or(Path::new(""));
     storage.sync_dir(dir).syncing(dir)
 }

@@ -4,17 +4,16 @@
 //! Reads headers through a small window, and payloads only to cut them; changes no file. What
 //! would wait for the disk is handed out as a job. Called by the server for each delivery.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use super::error::{Damage, Failure, LogError, corrupt};
+use super::error::{Damage, LogError, corrupt};
 use super::jobs::{Job, Work};
 use super::log::Log;
-use super::schedule::Progress;
 use super::segment::{
     ENTRY_BYTES, FOOTER_HEAD_BYTES, FooterHead, HEADER_BYTES as SEGMENT_HEADER_BYTES, Index,
 };
 use super::storage::{Storage, StorageFile};
-use crate::batch::{self, BatchHeader, Framing, HEADER_BYTES, Place, flags};
+use crate::batch::{BatchHeader, HEADER_BYTES, Place, flags};
 use crate::limits;
 use crate::units::{Bytes, Offset, Position, QueueId, SegmentNumber};
 
@@ -54,44 +53,6 @@ pub enum Found<S: Storage> {
     },
 }
 
-/// A batch that messages are being cut from, and how far.
-#[derive(Debug)]
-struct CutEntry {
-    place: Place,
-    header: BatchHeader,
-    payload: Arc<Vec<u8>>,
-    /// A message and where it begins in the payload.
-    offset: Offset,
-    at: usize,
-}
-
-/// The batches that messages were cut from last, in all logs of a store: a receiver that takes
-/// one message at a time must not cost a read and a checksum of the whole batch for each.
-#[derive(Clone, Debug, Default)]
-pub(super) struct CutCache(Arc<Mutex<Vec<CutEntry>>>);
-
-impl CutCache {
-    fn take(&self, place: &Place, offset: Offset) -> Option<CutEntry> {
-        let mut entries = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let fits = |entry: &CutEntry| entry.place == *place && entry.offset <= offset;
-        let at = entries.iter().position(fits)?;
-        Some(entries.remove(at))
-    }
-
-    fn keep(&self, entry: CutEntry) {
-        let mut entries = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let mut bytes = entry.payload.len();
-        entries.insert(0, entry);
-        let mut kept = 1;
-        while kept < entries.len() && bytes + entries[kept].payload.len() <= limits::CUT_CACHE_BYTES
-        {
-            bytes += entries[kept].payload.len();
-            kept += 1;
-        }
-        entries.truncate(kept.min(limits::LOCATE_HINTS));
-    }
-}
-
 /// Where a sequential reader goes on: the batch of `offset` stands at or behind `position`.
 #[derive(Clone, Copy, Debug)]
 struct Hint {
@@ -114,20 +75,15 @@ pub(super) struct Reading<S: Storage> {
     opened: Vec<Opened<S::File>>,
     /// What was read ahead lately: not asked about again at once.
     warmed: Vec<(SegmentNumber, u64)>,
-    window: Vec<u8>,
 }
 
 impl<S: Storage> Default for Reading<S> {
     fn default() -> Self {
-        Reading {
-            hints: Vec::new(),
-            opened: Vec::new(),
-            warmed: Vec::new(),
-            window: vec![0; WINDOW_BYTES],
-        }
+        Reading { hints: Vec::new(), opened: Vec::new(), warmed: Vec::new() }
     }
 }
 
+/// Small enough for the stack: thousands of logs must not keep one each.
 const WINDOW_BYTES: usize = 16 << 10;
 const SMALL_WINDOW_BYTES: usize = 4 << 10;
 
@@ -137,9 +93,15 @@ impl<S: Storage> Reading<S> {
         self.opened.truncate(limits::OPEN_SEGMENTS_PER_QUEUE_MAX);
     }
 
-    pub fn forget(&mut self, segments: &[SegmentNumber]) {
+    /// Forgets segments that are dropped; gives their open files, because closing the last handle
+    /// of a file that was unlinked frees its pages, which is work for a helper thread.
+    pub fn forget(&mut self, segments: &[SegmentNumber]) -> Vec<Arc<S::File>> {
         self.hints.retain(|hint| !segments.contains(&hint.segment));
-        self.opened.retain(|opened| !segments.contains(&opened.number));
+        let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.opened)
+            .into_iter()
+            .partition(|opened| segments.contains(&opened.number));
+        self.opened = kept;
+        gone.into_iter().map(|opened| opened.file).collect()
     }
 
     fn hint(&mut self, offset: Offset, segment: SegmentNumber, position: u64) {
@@ -150,14 +112,14 @@ impl<S: Storage> Reading<S> {
 }
 
 /// The segment that an offset is in.
-struct Target<S: Storage> {
-    number: SegmentNumber,
-    file: Arc<S::File>,
+pub(super) struct Target<S: Storage> {
+    pub number: SegmentNumber,
+    pub file: Arc<S::File>,
     /// Where the walk begins.
-    start: u64,
+    pub start: u64,
     /// Where the batches end.
-    end: u64,
-    sealed: bool,
+    pub end: u64,
+    pub sealed: bool,
 }
 
 /// Headers of one segment, read through a window.
@@ -166,7 +128,7 @@ struct Walk<'a, F> {
     number: SegmentNumber,
     file: &'a F,
     end: u64,
-    window: &'a mut Vec<u8>,
+    window: [u8; WINDOW_BYTES],
     start: u64,
     filled: usize,
     last_bytes: u64,
@@ -337,7 +299,7 @@ impl<S: Storage> Log<S> {
             number: target.number,
             file: &*target.file,
             end: target.end,
-            window: &mut self.reading.window,
+            window: [0; WINDOW_BYTES],
             start: 0,
             filled: 0,
             last_bytes: 0,
@@ -394,79 +356,6 @@ impl<S: Storage> Log<S> {
         }
     }
 
-    /// Cuts messages out of a batch, with a header of their own.
-    fn cut(
-        &mut self,
-        target: &Target<S>,
-        position: u64,
-        header: BatchHeader,
-        from: Offset,
-        limit: Offset,
-        max_bytes: usize,
-    ) -> Result<(Vec<u8>, Offset), LogError> {
-        let place = self.place(target.number, position);
-        let mut entry = match self.options.cuts.take(&place, from) {
-            Some(entry) => entry,
-            None => self.cut_entry(target, place, header)?,
-        };
-        let bad = |what: batch::BatchError| what.to_string();
-        let found = (|| {
-            let messages = entry.header.messages_part(&entry.payload).map_err(bad)?;
-            let skip = from.0 - entry.offset.0;
-            let skipped = batch::bytes_of_messages(header.framing, &messages[entry.at..], skip)
-                .ok_or_else(|| "the batch holds fewer messages than it says".to_owned())?;
-            let start = entry.at + skipped;
-            let wanted = header.end().min(limit).0 - from.0;
-            let (count, bytes) = measure(header.framing, &messages[start..], wanted, max_bytes);
-            if count == 0 {
-                return Err("the batch holds fewer messages than it says".to_owned());
-            }
-            let part = messages[start..start + bytes].to_vec();
-            (entry.offset, entry.at) = (Offset(from.0 + count), start + bytes);
-            Ok((part, count))
-        })();
-        let (part, count) = found
-            .map_err(|what: String| self.damaged(target.number, position, Some(from), what))?;
-        let end = entry.offset;
-        if end < header.end() {
-            self.options.cuts.keep(entry);
-        }
-        let cut = BatchHeader {
-            payload_bytes: part.len() as u32,
-            flags: header.flags & !flags::ANNEX,
-            offset: from,
-            count: count as u32,
-            payload_crc: batch::checksum(&part),
-            ..header
-        };
-        let mut bytes = cut.encode(&Place::cut(self.id())).to_vec();
-        bytes.extend_from_slice(&part);
-        Ok((bytes, end))
-    }
-
-    /// Reads and verifies a batch to cut messages from.
-    fn cut_entry(
-        &mut self,
-        target: &Target<S>,
-        place: Place,
-        header: BatchHeader,
-    ) -> Result<CutEntry, LogError> {
-        let position = place.position.0;
-        let mut payload = vec![0u8; header.payload_bytes as usize];
-        let read = target.file.read_at(&mut payload, Position(position + HEADER_BYTES as u64));
-        let read = read.map_err(|source| LogError::Io {
-            doing: "reading",
-            path: self.segment_path(target.number),
-            source,
-        })?;
-        if let Err(error) = header.verify(&payload[..read]) {
-            let offset = Some(header.offset);
-            return Err(self.damaged(target.number, position, offset, error.to_string()));
-        }
-        let payload = Arc::new(payload);
-        Ok(CutEntry { place, header, payload, offset: header.offset, at: 0 })
-    }
-
     /// A receiver says that the batch at `place` failed its checks: reads it again and decides
     /// by its own finding.
     ///
@@ -504,12 +393,12 @@ impl<S: Storage> Log<S> {
         }
     }
 
-    fn place(&self, segment: SegmentNumber, position: u64) -> Place {
+    pub(super) fn place(&self, segment: SegmentNumber, position: u64) -> Place {
         Place { queue: self.id(), segment, position: Position(position) }
     }
 
     /// Notes damage: from here on nothing is delivered.
-    fn damaged(
+    pub(super) fn damaged(
         &mut self,
         segment: SegmentNumber,
         position: u64,
@@ -541,7 +430,9 @@ impl<S: Storage> Log<S> {
             }
         }
         let at = self.sealed.partition_point(|sealed| sealed.summary.end <= offset);
-        let sealed = self.sealed.get(at).filter(|sealed| sealed.summary.base <= offset);
+        let sealed = self.sealed.get(at).filter(|sealed| {
+            sealed.summary.base <= offset && !self.chores.drops.contains(&sealed.number)
+        });
         let sealed = *sealed.ok_or(LogError::Gone(offset))?;
         let (file, index) = self.open_sealed(sealed.number)?;
         let hint = hint.filter(|hint| hint.segment == sealed.number);
@@ -625,46 +516,10 @@ impl<S: Storage> Log<S> {
         })
     }
 
-    /// A cold range was read, or could not be.
-    pub(super) fn read_ahead_done(
-        &mut self,
-        number: SegmentNumber,
-        position: u64,
-        result: Result<(), Failure>,
-        progress: &mut Progress,
-    ) {
+    /// A cold range was read. If it could not be, the next [`locate`](Log::locate) meets the
+    /// same error itself, and says so to whoever asked.
+    pub(super) fn read_ahead_done(&mut self, number: SegmentNumber, position: u64) {
         self.reading.warmed.insert(0, (number, position));
         self.reading.warmed.truncate(limits::LOCATE_HINTS);
-        if let Err(failure) = result {
-            self.damaged(number, position, None, failure.to_string());
-            progress.damage = self.damage.clone();
-        }
-    }
-}
-
-/// How many messages, at most `wanted`, fit `max_bytes` (at least one), and their bytes.
-fn measure(framing: Framing, messages: &[u8], wanted: u64, max_bytes: usize) -> (u64, usize) {
-    let (mut count, mut bytes) = (0, 0);
-    while count < wanted {
-        let Some(next) = batch::bytes_of_messages(framing, &messages[bytes..], 1) else { break };
-        if count > 0 && bytes + next > max_bytes {
-            break;
-        }
-        count += 1;
-        bytes += next;
-    }
-    (count, bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn measure_takes_at_least_one_message() {
-        let lines = Framing::Delimited(b'\n');
-        assert_eq!(measure(lines, b"aaaa\nb\nc\n", 3, 1), (1, 5));
-        assert_eq!(measure(lines, b"aaaa\nb\nc\n", 3, 8), (2, 7));
-        assert_eq!(measure(lines, b"aaaa\nb\nc\n", 2, 100), (2, 7));
     }
 }

@@ -3,21 +3,23 @@
 //! Owned by one thread. Its methods write to the page cache and read what is warm; whatever may
 //! wait for the disk is handed out as a [`Job`]. Called by the server's event loop.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::cut::CutCache;
 use super::dropped::Dropped;
 use super::error::{AppendError, Damage, LogError};
 use super::files;
 use super::jobs::{Handles, Prepared};
 use super::journal::{GroupPosition, Journal};
-use super::locate::{CutCache, Reading};
+use super::locate::Reading;
 use super::meta::{Meta, Settings};
 use super::producers::{Covered, Producers};
-use super::schedule::{Chores, Syncs};
+use super::schedule::Chores;
 use super::segment::{HEADER_BYTES, Index, Summary};
 use super::storage::Storage;
+use super::syncs::Syncs;
 use crate::limits;
 use crate::units::{
     Bytes, Count, Monotonic, Name, Offset, OffsetRange, QueueId, SegmentNumber, SyncPolicy,
@@ -37,7 +39,10 @@ pub struct Options {
     pub segment_messages: u64,
     /// Distance of entries in the sparse index ([`limits::INDEX_EVERY_BYTES`]).
     pub index_every: u64,
-    pub(super) cuts: CutCache,
+    /// What gathers before a second sync starts ([`limits::SYNC_GATHER_BYTES`]).
+    pub sync_gather: u64,
+    /// Batches that messages are being cut from, in all logs that share it.
+    pub cuts: CutCache,
 }
 
 impl Default for Options {
@@ -47,6 +52,7 @@ impl Default for Options {
             segment_bytes: limits::SEGMENT_BYTES,
             segment_messages: limits::SEGMENT_MESSAGES_MAX,
             index_every: limits::INDEX_EVERY_BYTES,
+            sync_gather: limits::SYNC_GATHER_BYTES,
             cuts: CutCache::default(),
         }
     }
@@ -57,7 +63,9 @@ impl Default for Options {
 pub struct Boot {
     /// Every log was closed in order, down to its last mark.
     pub clean: bool,
-    /// The machine was not started anew since: what was written is in the page cache.
+    /// The machine was not started anew since every log of the store was last opened to the
+    /// end: what was written is in the page cache, and no start broke off since a reboot. So a
+    /// store must note the boot that it runs in only after all its logs are open.
     pub same_boot: bool,
 }
 
@@ -172,7 +180,9 @@ pub struct Log<S: Storage> {
     /// The log end that the snapshot on disk covers.
     pub(super) covered: Covered,
     pub(super) pending_snapshot: Option<PendingSnapshot>,
-    pub(super) journals: Vec<Option<Journal<S>>>,
+    pub(super) journals: BTreeMap<GroupFile, Journal<S>>,
+    /// The key of the next group; none is used twice, as jobs under way name them.
+    pub(super) next_group: u32,
     pub(super) chain_running: bool,
     pub(super) chores: Chores<S>,
     pub(super) last_write: Monotonic,
@@ -255,7 +265,7 @@ impl<S: Storage> Log<S> {
     pub fn bytes(&self) -> Bytes {
         let sealed: u64 = self.sealed.iter().map(|sealed| sealed.length).sum();
         let unsealed: u64 = self.unsealed.iter().map(|segment| segment.position).sum();
-        let journals: u64 = self.journals.iter().flatten().map(Journal::bytes).sum();
+        let journals: u64 = self.journals.values().map(Journal::bytes).sum();
         Bytes(sealed + unsealed + self.active.position + journals)
     }
 
@@ -290,7 +300,7 @@ impl<S: Storage> Log<S> {
             self.policy = SyncPolicy::Always;
             self.syncs.want_all();
         }
-        self.chores.settings = Some((settings.clone(), self.syncs.written));
+        self.chores.settings = Some(settings.clone());
     }
 
     /// Makes the journal of a group that has settled nothing yet.
@@ -315,28 +325,22 @@ impl<S: Storage> Log<S> {
             return Err(LogError::Exists(name.clone()));
         }
         let journal = Journal::create(&*self.storage, &self.dir, self.id(), name, position)?;
-        let free = self.journals.iter().position(Option::is_none);
-        let at = free.unwrap_or_else(|| {
-            self.journals.push(None);
-            self.journals.len() - 1
-        });
-        self.journals[at] = Some(journal);
-        Ok(GroupFile(at as u32))
+        let group = GroupFile(self.next_group);
+        self.next_group += 1;
+        self.journals.insert(group, journal);
+        Ok(group)
     }
 
     /// The group of this name.
     #[must_use]
     pub fn find_group(&self, name: &Name) -> Option<GroupFile> {
-        let named = |journal: &Option<Journal<S>>| {
-            journal.as_ref().is_some_and(|journal| journal.name == *name)
-        };
-        self.journals.iter().position(named).map(|at| GroupFile(at as u32))
+        self.journals.iter().find(|(_, journal)| journal.name == *name).map(|(group, _)| *group)
     }
 
     /// Removes a group. It is gone for good when
     /// [`Progress::removed_groups`](super::Progress::removed_groups) names it.
     pub fn remove_group(&mut self, group: GroupFile) {
-        let journal = self.journals[group.0 as usize].take().expect("the group exists");
+        let journal = self.journals.remove(&group).expect("the group exists");
         self.chores.removed_groups.push(journal.name);
     }
 
@@ -371,7 +375,7 @@ impl<S: Storage> Log<S> {
     }
 
     fn journal(&mut self, group: GroupFile) -> &mut Journal<S> {
-        self.journals[group.0 as usize].as_mut().expect("the group exists")
+        self.journals.get_mut(&group).expect("the group exists")
     }
 
     /// The sealed segments that overlap any of `touching`, with all that they hold: each that

@@ -13,7 +13,7 @@
 //! |---|---|
 //! | `queue.json` | id and settings (`meta`) |
 //! | `0000000000000001.seg` ... | segments of batches (`segment`) |
-//! | `groups/NAME.acks` | the ack journal of a group (`journal`) |
+//! | `groups/NAME.acks` | the ack journal of a group (`record`) |
 //! | `dropped` | which segments were dropped (`dropped`) |
 //! | `producers` | a snapshot of the producer table (`producers`) |
 //! | `torn-...` | tails that a power loss tore, kept for people |
@@ -34,13 +34,14 @@
 //!
 //! # Map
 //!
-//! `log` the state and small questions · `append` · `staging` large messages · `locate` reading
-//! · `schedule` which job when · `jobs` what they do · `recovery` opening · `scan` verifying ·
-//! `check` · `queues` making and removing · `segment`, `journal`, `dropped`, `producers`, `meta`
-//! the formats.
+//! `log` the state and small questions · `append` · `staging` large messages · `locate` and `cut`
+//! reading · `schedule` which job when, `syncs` of them the syncs · `jobs` what they do ·
+//! `recovery` and `mend` opening · `scan` verifying · `check` · `queues` making and removing ·
+//! `journal` acks · `segment`, `record`, `dropped`, `producers`, `meta` the formats.
 
 mod append;
 mod check;
+mod cut;
 mod dropped;
 mod error;
 mod files;
@@ -49,21 +50,25 @@ mod journal;
 mod locate;
 #[expect(clippy::module_inception, reason = "a file is named after its noun")]
 mod log;
+mod mend;
 mod meta;
 mod producers;
 mod queues;
+mod record;
 mod recovery;
 mod scan;
 mod schedule;
 mod segment;
 mod staging;
 pub mod storage;
+mod syncs;
 
 pub use append::NewBatch;
 pub use check::{CheckBound, Finding, Report, check};
+pub use cut::CutCache;
 pub use error::{AppendError, Damage, LogError};
 pub use jobs::{Done, Job};
-pub use journal::GroupPosition;
+pub use journal::{GroupPosition, Position1};
 pub use locate::Found;
 pub use log::{Boot, GroupFile, Log, Options};
 pub use meta::Settings;

@@ -101,8 +101,6 @@ pub struct Producers {
     idle: BTreeSet<(WallTime, ProducerId)>,
     /// The last activity of the newest one that was forgotten.
     forgotten: WallTime,
-    /// Whether anything changed since the last snapshot.
-    changed: bool,
 }
 
 impl Producers {
@@ -225,7 +223,6 @@ impl Producers {
         entry.active = entry.active.max(header.time);
         entry.named |= header.has(flags::MARK);
         let (idle, active) = (entry.is_idle(), entry.active);
-        self.changed = true;
         if idle {
             self.idle.insert((active, producer));
             self.forget();
@@ -237,28 +234,12 @@ impl Producers {
             let (active, producer) = self.idle.pop_first().expect("there are more than none");
             self.table.remove(&producer);
             self.forgotten = self.forgotten.max(active);
-            self.changed = true;
         }
     }
 
     /// Nothing that was opened up to now is known any more.
     pub(super) fn forget_all(&mut self, until: WallTime) {
-        *self = Producers { forgotten: until, changed: true, ..Producers::default() };
-    }
-
-    /// Whether a new snapshot would say anything new; asking resets it.
-    pub(super) fn take_changed(&mut self) -> bool {
-        std::mem::take(&mut self.changed)
-    }
-
-    /// Whether a new snapshot would say anything new.
-    pub(super) fn is_changed(&self) -> bool {
-        self.changed
-    }
-
-    /// The last snapshot was not written.
-    pub(super) fn set_changed(&mut self) {
-        self.changed = true;
+        *self = Producers { forgotten: until, ..Producers::default() };
     }
 
     /// The bytes of a snapshot.

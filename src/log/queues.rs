@@ -13,7 +13,7 @@ use super::files;
 use super::jobs::{Job, Work, sweep};
 use super::meta::{Meta, Settings};
 use super::producers::{Covered, Producers};
-use super::segment::SegmentHeader;
+use super::segment::{HEADER_BYTES, SegmentHeader};
 use super::storage::{Storage, StorageFile};
 use crate::units::{Name, Offset, Position, QueueId, SegmentNumber, WallTime};
 
@@ -67,7 +67,7 @@ fn fill<S: Storage>(
     storage.create_dir(&groups).doing("creating", &groups)?;
     let first = SegmentNumber(1);
     let header = SegmentHeader { bound: Offset(0), created: now };
-    let covered = Covered { offset: Offset(0), segment: first, position: 0 };
+    let covered = Covered { offset: Offset(0), segment: first, position: HEADER_BYTES };
     let contents = [
         (dir.join(files::META), Meta::new(id, now, settings.clone()).encode()),
         (dir.join(files::DROPPED), Dropped::default().encode(id)),

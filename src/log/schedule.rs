@@ -6,13 +6,12 @@
 //! (everything else) run at once, so that no two jobs touch the same file. Called by the server
 //! after each turn of its loop.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::error::{AppendError, Damage, Failure};
+use super::error::{AppendError, Failure};
 use super::files;
 use super::jobs::{Done, DropWork, Job, Outcome, Work};
-use super::journal::SyncPoint;
+use super::journal::{Journal, SyncPoint};
 use super::log::{GroupFile, Log, Sealed};
 use super::meta::Settings;
 use super::producers::Covered;
@@ -21,125 +20,20 @@ use super::storage::Storage;
 use crate::limits;
 use crate::units::{Monotonic, Name, Offset, OffsetRange, Position, SegmentNumber, SyncPolicy};
 
-/// A sync under way.
-#[derive(Clone, Copy, Debug)]
-struct Flight {
-    serial: u64,
-    /// The handle that it uses.
-    handle: usize,
-    /// Written bytes and offset that are durable when it and all before it are done.
-    bytes: u64,
-    end: Offset,
-    done: bool,
-}
-
-/// What is written, what is being synced, what is durable. Bytes count from the open of the log.
-#[derive(Debug, Default)]
-pub(super) struct Syncs {
-    pub written: u64,
-    issued: u64,
-    pub durable: u64,
-    pub durable_end: Offset,
-    /// Must become durable whatever the policy.
-    wanted: u64,
-    flights: VecDeque<Flight>,
-    serial: u64,
-    unsynced_since: Option<Monotonic>,
-}
-
-impl Syncs {
-    /// A log whose every byte up to `end` is durable.
-    pub fn all_durable(end: Offset) -> Syncs {
-        Syncs { durable_end: end, ..Syncs::default() }
-    }
-
-    pub fn wrote(&mut self, now: Monotonic, bytes: u64) {
-        self.written += bytes;
-        self.unsynced_since.get_or_insert(now);
-    }
-
-    pub fn want_all(&mut self) {
-        self.wanted = self.written;
-    }
-
-    fn pending(&self) -> u64 {
-        self.written - self.issued
-    }
-
-    /// A second sync only starts for much, so that small batches gather behind the first.
-    fn has_slot(&self) -> bool {
-        match self.flights.len() {
-            0 => true,
-            n => n < limits::SYNCS_PER_QUEUE_MAX && self.pending() >= limits::SYNC_GATHER_BYTES,
-        }
-    }
-
-    fn is_due(&self, now: Monotonic, policy: SyncPolicy) -> bool {
-        if self.pending() == 0 || !self.has_slot() {
-            return false;
-        }
-        let asked = self.wanted > self.issued || self.pending() >= limits::BACKGROUND_SYNC_BYTES;
-        match policy {
-            SyncPolicy::Always => true,
-            SyncPolicy::Never => asked,
-            SyncPolicy::Interval(_) => asked || self.deadline(policy).is_some_and(|at| at <= now),
-        }
-    }
-
-    fn deadline(&self, policy: SyncPolicy) -> Option<Monotonic> {
-        match policy {
-            SyncPolicy::Interval(every) if self.pending() > 0 && self.has_slot() => {
-                self.unsynced_since.map(|since| since.plus(every))
-            }
-            _ => None,
-        }
-    }
-
-    fn begin(&mut self, end: Offset) -> Flight {
-        let used = |handle| self.flights.iter().any(|flight| flight.handle == handle);
-        let handle = (0..limits::SYNCS_PER_QUEUE_MAX).find(|handle| !used(*handle));
-        self.serial += 1;
-        let flight = Flight {
-            serial: self.serial,
-            handle: handle.expect("has_slot was asked"),
-            bytes: self.written,
-            end,
-            done: false,
-        };
-        self.flights.push_back(flight);
-        self.issued = self.written;
-        self.unsynced_since = None;
-        flight
-    }
-
-    /// A sync is done. It counts once those before it are done too: an error of an earlier one
-    /// concerns what a later one seemed to cover.
-    fn land(&mut self, serial: u64) {
-        if let Some(flight) = self.flights.iter_mut().find(|flight| flight.serial == serial) {
-            flight.done = true;
-        }
-        while let Some(flight) = self.flights.front().copied().filter(|flight| flight.done) {
-            self.flights.pop_front();
-            self.durable = flight.bytes;
-            self.durable_end = flight.end;
-        }
-    }
-}
-
 /// Everything else that wants to be done.
 pub(super) struct Chores<S: Storage> {
     running: bool,
     /// The chain to copy; not a chore, but waits here for the next turn.
     pub chain: Option<Job<S>>,
     pub drops: Vec<SegmentNumber>,
-    /// New settings, and the written bytes that must be durable before they are recorded.
-    pub settings: Option<(Settings, u64)>,
+    /// New settings that are not recorded yet.
+    pub settings: Option<Settings>,
     pub removed_groups: Vec<Name>,
     /// Not before this, because there was no room.
     retry_at: Option<Monotonic>,
     staging: u64,
-    /// The last mark of an orderly stop could not be written.
-    mark_failed: bool,
+    /// The last mark could not be written: not tried again before the next batch, or a stop.
+    pub mark_failed: bool,
 }
 
 impl<S: Storage> Default for Chores<S> {
@@ -187,8 +81,6 @@ pub struct Progress {
     pub dropped: Vec<SegmentNumber>,
     /// New settings are recorded and in force.
     pub settings: bool,
-    /// Reading failed: the log delivers nothing any more.
-    pub damage: Option<Damage>,
 }
 
 impl<S: Storage> Log<S> {
@@ -219,7 +111,9 @@ impl<S: Storage> Log<S> {
     }
 
     /// Like [`next_job`](Log::next_job), for an orderly stop: everything is synced, marked and
-    /// sealed. Ask and run until [`is_closed`](Log::is_closed).
+    /// sealed. Ask and run until [`is_closed`](Log::is_closed). Where there is no room for the
+    /// last footer or ack that never comes; the caller gives up after a while, and the stop was
+    /// not a clean one.
     pub fn close_jobs(&mut self, now: Monotonic) -> Option<Job<S>> {
         self.closing = true;
         self.next_job(now)
@@ -229,10 +123,12 @@ impl<S: Storage> Log<S> {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         let idle = !self.chores.running && !self.preparing.running && !self.chain_running;
-        let synced = self.syncs.durable == self.syncs.written && self.syncs.flights.is_empty();
+        let synced = self.syncs.is_durable() && self.syncs.is_idle();
         let marked = !self.needs_mark || self.chores.mark_failed;
-        let journals = self.journals.iter().flatten().all(|j| j.installed && !j.is_dirty());
-        let rest = self.unsealed.is_empty() && self.pending_snapshot.is_none();
+        let journals = self.journals.values().all(Journal::is_durable);
+        let rest = self.unsealed.is_empty()
+            && self.pending_snapshot.is_none()
+            && (self.is_covered() || self.chores.mark_failed);
         self.failed.is_none()
             && self.closing
             && idle
@@ -263,7 +159,7 @@ impl<S: Storage> Log<S> {
         let chores = if self.chores.running {
             None
         } else {
-            let since = self.journals.iter().flatten().filter_map(|journal| journal.dirty_since);
+            let since = self.journals.values().filter_map(|journal| journal.dirty_since);
             let journals = since.min().map(|since| since.plus(limits::JOURNAL_SYNC));
             match self.chores.retry_at {
                 Some(at) => Some(at),
@@ -277,8 +173,14 @@ impl<S: Storage> Log<S> {
         Job { queue: self.id(), storage: self.storage.clone(), work }
     }
 
+    /// Whether the snapshot on disk covers the whole log: an orderly stop leaves it so, and a
+    /// start after it can tell that nothing is missing at the end.
+    fn is_covered(&self) -> bool {
+        self.covered == self.end_covered()
+    }
+
     fn may_mark(&self) -> bool {
-        self.needs_mark && !self.chain_running && self.syncs.flights.is_empty()
+        self.needs_mark && !self.chain_running && self.syncs.is_idle()
     }
 
     /// Going idle: what was written is synced, and then a mark says so.
@@ -287,7 +189,7 @@ impl<S: Storage> Log<S> {
         if !idle || !self.may_mark() || self.chores.mark_failed && !self.closing {
             return;
         }
-        if self.syncs.durable < self.syncs.written {
+        if !self.syncs.is_durable() {
             self.syncs.want_all();
         } else if let Err(AppendError::Full { .. }) = self.append_mark(now) {
             self.chores.mark_failed = true;
@@ -325,7 +227,7 @@ impl<S: Storage> Log<S> {
     }
 
     fn notice_dirty_journals(&mut self, now: Monotonic) {
-        for journal in self.journals.iter_mut().flatten() {
+        for journal in self.journals.values_mut() {
             if journal.is_dirty() {
                 journal.dirty_since.get_or_insert(now);
             }
@@ -344,11 +246,10 @@ impl<S: Storage> Log<S> {
     }
 
     fn install_work(&mut self) -> Option<Work<S>> {
-        for (at, journal) in self.journals.iter_mut().enumerate() {
-            let Some(journal) = journal else { continue };
+        for (group, journal) in &mut self.journals {
             if let Some((file, point)) = journal.to_install() {
                 journal.installing = true;
-                let (group, path) = (GroupFile(at as u32), journal.path.clone());
+                let (group, path) = (*group, journal.path.clone());
                 return Some(Work::Install { group, path, file, point });
             }
         }
@@ -378,9 +279,11 @@ impl<S: Storage> Log<S> {
         })
     }
 
+    /// `always` is recorded only once all that is visible is durable: from then on a start takes
+    /// what is not durable for what no one has seen.
     fn settings_work(&mut self) -> Option<Work<S>> {
-        let (settings, needs) = self.chores.settings.as_ref()?;
-        if *needs > self.syncs.durable && settings.sync == SyncPolicy::Always {
+        let settings = self.chores.settings.as_ref()?;
+        if settings.sync == SyncPolicy::Always && self.syncs.durable_end < self.visible_end {
             return None;
         }
         let meta = self.meta.with_settings(settings.clone());
@@ -392,7 +295,7 @@ impl<S: Storage> Log<S> {
     /// first: the acks by a sync in the job, the producers by a snapshot that covers them.
     fn drop_work(&mut self) -> Option<Work<S>> {
         let last = *self.chores.drops.iter().max()?;
-        if self.journals.iter().flatten().any(|journal| !journal.is_complete()) {
+        if self.journals.values().any(|journal| !journal.is_complete()) {
             return None;
         }
         let behind = Covered { segment: SegmentNumber(last.0 + 1), offset: Offset(0), position: 0 };
@@ -413,16 +316,18 @@ impl<S: Storage> Log<S> {
         for sealed in self.sealed.iter().filter(|sealed| segments.contains(&sealed.number)) {
             dropped.add(sealed.number, sealed.range());
         }
-        let journals = self.journals.iter().flatten();
+        let journals = self.journals.values();
         let journals =
             journals.flat_map(|j| j.files().map(|file| (j.path.clone(), file))).collect();
         let dropped = dropped.encode(self.id());
         let dir = self.dir.clone();
-        Some(Work::Drop(DropWork { dir, journals, producers, dropped, segments }))
+        let files = self.reading.forget(&segments);
+        Some(Work::Drop(DropWork { dir, journals, producers, dropped, segments, files }))
     }
 
     fn snapshot_work(&mut self) -> Option<Work<S>> {
-        if self.closing && self.pending_snapshot.is_none() && self.producers.is_changed() {
+        let settled = self.syncs.is_durable() && !self.needs_mark;
+        if self.closing && settled && self.pending_snapshot.is_none() && !self.is_covered() {
             self.take_snapshot();
         }
         let ready = self.pending_snapshot.take_if(|wait| wait.needs <= self.syncs.durable)?;
@@ -432,15 +337,20 @@ impl<S: Storage> Log<S> {
 
     /// Syncs the journals whose oldest unsynced record is old enough, and the others with them.
     fn journals_work(&mut self, now: Monotonic) -> Option<Work<S>> {
-        let is_due = |since: Monotonic| since.plus(limits::JOURNAL_SYNC) <= now || self.closing;
-        if !self.journals.iter().flatten().any(|j| j.dirty_since.is_some_and(is_due)) {
+        let closing = self.closing;
+        let old = |since: Monotonic| since.plus(limits::JOURNAL_SYNC) <= now;
+        let is_due = |journal: &Journal<S>| match closing {
+            true => !journal.is_durable(),
+            false => journal.dirty_since.is_some_and(old),
+        };
+        if !self.journals.values().any(is_due) {
             return None;
         }
         let (mut files, mut points) = (Vec::new(), Vec::<(GroupFile, SyncPoint)>::new());
-        for (at, journal) in self.journals.iter_mut().enumerate() {
-            if let Some(journal) = journal.as_mut().filter(|journal| journal.is_dirty()) {
+        for (group, journal) in &mut self.journals {
+            if journal.is_dirty() || (closing && !journal.is_durable()) {
                 files.extend(journal.files().map(|file| (journal.path.clone(), file)));
-                points.push((GroupFile(at as u32), journal.begin_sync()));
+                points.push((*group, journal.begin_sync()));
             }
         }
         Some(Work::SyncJournals { files, points })
@@ -464,8 +374,8 @@ impl<S: Storage> Log<S> {
                 progress.retry = true;
                 self.roll_when_prepared();
             }
-            Outcome::Read { number, position, result } => {
-                self.read_ahead_done(number, position, result, &mut progress);
+            Outcome::Read { number, position, result: _ } => {
+                self.read_ahead_done(number, position);
             }
             Outcome::Swept(_) => {}
             chore => {
@@ -520,9 +430,6 @@ impl<S: Storage> Log<S> {
                 progress.sealed = self.sealed.last().map(Sealed::range);
             }
             Outcome::Snapshot { covered, result } => {
-                if result.is_err() {
-                    self.producers.set_changed();
-                }
                 result?;
                 self.covered = covered;
             }
@@ -535,7 +442,7 @@ impl<S: Storage> Log<S> {
             }
             Outcome::Installed { group, point, result } => {
                 // A group that was removed meanwhile has nothing to install.
-                if let Some(journal) = &mut self.journals[group.0 as usize] {
+                if let Some(journal) = self.journals.get_mut(&group) {
                     if result.is_err() {
                         journal.install_failed();
                     }
@@ -547,8 +454,8 @@ impl<S: Storage> Log<S> {
             Outcome::JournalsSynced { points, result } => {
                 result?;
                 for (group, point) in points {
-                    if let Some(journal) = &mut self.journals[group.0 as usize] {
-                        journal.synced(point);
+                    if let Some(journal) = self.journals.get_mut(&group) {
+                        journal.synced(point, !self.closing);
                     }
                 }
             }
@@ -580,18 +487,19 @@ impl<S: Storage> Log<S> {
             self.dropped.add(sealed.number, sealed.range());
         }
         self.sealed.retain(|sealed| !segments.contains(&sealed.number));
-        self.reading.forget(segments);
+        drop(self.reading.forget(segments));
     }
 
     fn settings_recorded(&mut self, settings: Settings) {
-        self.policy = settings.sync;
         self.meta.settings = settings;
+        // A newer request may have come in while this one was written.
+        self.chores.settings.take_if(|newer| *newer == self.meta.settings);
+        let stricter = self.chores.settings.as_ref().map(|newer| newer.sync);
+        if stricter != Some(SyncPolicy::Always) {
+            self.policy = self.meta.settings.sync;
+        }
         if self.policy != SyncPolicy::Always {
             self.visible_end = self.active.end;
-        }
-        // A newer request may have come in while this one was written.
-        if self.chores.settings.as_ref().is_some_and(|(s, _)| *s == self.meta.settings) {
-            self.chores.settings = None;
         }
     }
 
@@ -599,10 +507,10 @@ impl<S: Storage> Log<S> {
     #[must_use]
     pub fn check_bound(&self) -> super::CheckBound {
         let segments = self.unsealed.front().unwrap_or(&self.active);
-        let journals = self.journals.iter().flatten();
+        let journals = self.journals.values();
         super::CheckBound::Upto {
             segment: segments.number,
-            position: Position(if self.syncs.durable == self.syncs.written {
+            position: Position(if self.syncs.is_durable() {
                 segments.position
             } else {
                 super::segment::HEADER_BYTES

@@ -253,7 +253,7 @@ pub(super) struct Index {
 impl Index {
     /// Notes a batch, if the last entry lies far enough behind.
     pub fn note(&mut self, offset: Offset, position: u64, every: u64) {
-        if self.entries.last().is_none_or(|last| position >= last.position + every) {
+        if self.entries.last().is_none_or(|last| position >= last.position.saturating_add(every)) {
             self.entries.push(Entry { offset, position });
         }
     }

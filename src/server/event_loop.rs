@@ -340,6 +340,8 @@ impl<S: Storage> EventLoop<S> {
             let _ = socket.write(&bytes);
             return;
         }
+        // What the system grants is enough.
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, limits::SOCKET_BYTES);
         let connection = ConnectionId(self.next_connection);
         self.next_connection += 1;
         let token = Token(FIRST_CONNECTION + connection.0 as usize);

@@ -3,6 +3,7 @@
 //! Called by `mq-serve` alone. It never ends the process; it says how it ended.
 
 use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -138,12 +139,19 @@ fn close_inherited() -> io::Result<()> {
         .filter(|descriptor| *descriptor > 2)
         .collect();
     for descriptor in descriptors {
+        // The one of the directory listing is closed already, and to close a number that is not
+        // open is an error that a debug build takes seriously.
+        if std::fs::symlink_metadata(format!("/proc/self/fd/{descriptor}")).is_err() {
+            continue;
+        }
         #[allow(unsafe_code)]
         // SAFETY: this is the first thing that the process does, with one thread, so no object
-        // of it owns any descriptor above 2. The one of the directory listing is closed already;
-        // closing a number that is not open only fails.
+        // of it owns any descriptor above 2. That of the directory listing is closed already, so
+        // each number is asked for first.
         unsafe {
-            rustix::io::close(descriptor);
+            if rustix::io::fcntl_getfd(BorrowedFd::borrow_raw(descriptor)).is_ok() {
+                rustix::io::close(descriptor);
+            }
         }
     }
     Ok(())

@@ -131,8 +131,12 @@ pub enum Admin {
         #[serde(default)]
         change: bool,
     },
-    /// Lists the queues. Answered by [`StoreInfo`].
-    List,
+    /// Lists the queues, a page at a time. Answered by [`StoreInfo`].
+    List {
+        /// Only those whose names come behind this one; absent: from the first on.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<Name>,
+    },
     /// Shows one queue. Answered by [`QueueInfo`].
     Show {
         /// The queue.
@@ -217,8 +221,11 @@ pub struct GroupInfo {
 /// A store, as `ls` tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreInfo {
-    /// Its queues, by name.
+    /// Its queues, by name: as many as fit.
     pub queues: Vec<QueueInfo>,
+    /// Whether there are more behind the last of these.
+    #[serde(default)]
+    pub more: bool,
 }
 
 /// What `check` found.

@@ -1,7 +1,10 @@
 //! The administrative requests.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
+use crate::broker::GroupKey;
+use crate::limits;
 use crate::log::Settings;
 use crate::log::storage::Storage;
 use crate::server::findings;
@@ -27,9 +30,9 @@ impl<S: Storage> Engine<S> {
             Admin::Declare { queue, sync, change } => {
                 self.declare(connection, channel, &queue, sync, change, moment)
             }
-            Admin::List => {
-                let queues = self.places.keys().filter_map(|name| self.describe(name)).collect();
-                self.answer(connection, channel, &StoreInfo { queues });
+            Admin::List { after } => {
+                let page = self.page(after);
+                self.answer(connection, channel, &page);
                 Ok(())
             }
             Admin::Show { queue } => {
@@ -138,6 +141,22 @@ impl<S: Storage> Engine<S> {
         }
     }
 
+    /// The queues behind `after`, as many as fit one answer.
+    fn page(&self, after: Option<Name>) -> StoreInfo {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut bytes = 0;
+        let mut queues = Vec::new();
+        for (name, _) in self.places.range((start, Bound::Unbounded)) {
+            if bytes >= LIST_BYTES {
+                return StoreInfo { queues, more: true };
+            }
+            let Some(info) = self.describe(name) else { continue };
+            bytes += serde_json::to_vec(&info).expect("our own types serialize").len();
+            queues.push(info);
+        }
+        StoreInfo { queues, more: false }
+    }
+
     fn info_of(&self, number: QueueNumber) -> QueueInfo {
         let hosted = &self.hosted[&number];
         let mut groups: Vec<GroupInfo> = self
@@ -176,7 +195,7 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    fn purge(
+    pub(super) fn purge(
         &mut self,
         connection: ConnectionId,
         channel: u16,
@@ -187,8 +206,15 @@ impl<S: Storage> Engine<S> {
         let before = self.describe(name).map_or(0, |info| info.ready.0);
         if self.broker.groups(key).next().is_none() {
             // Without a group nothing could be settled durably; the default one is made by this.
-            let default = Name::new(DEFAULT_GROUP).expect("a valid name");
-            self.group_to_take_from(number, &default)?;
+            self.group_to_take_from(number, &Name::default())?;
+        }
+        let groups: Vec<GroupKey> = self.broker.groups(key).map(|(group, _)| group).collect();
+        if groups
+            .into_iter()
+            .any(|group| self.waits_for_group(number, group, (connection, channel)))
+        {
+            self.hold(connection, channel, Channel::Purging(name.clone()));
+            return Ok(());
         }
         for (group, settled) in self.broker.purge(key) {
             self.settle(number, group, &settled);
@@ -288,6 +314,10 @@ impl<S: Storage> Engine<S> {
         self.answer(connection, channel, &report);
     }
 }
+
+/// Bytes after which a page of the list of queues is full. One queue with all the groups that it
+/// may have takes less than this again.
+const LIST_BYTES: usize = limits::JSON_BYTES_MAX / 2;
 
 /// Findings in the answer to a check.
 const FINDINGS_MAX: usize = 200;

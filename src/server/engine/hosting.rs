@@ -8,7 +8,7 @@ use crate::broker::{GroupKey, GroupState, QueueKey};
 use crate::log::storage::Storage;
 use crate::log::{Boot, GroupFile, Log, LogError, Recovered, Settings};
 use crate::units::{Moment, Monotonic, Name, Offset, OffsetRange, Sequence};
-use crate::wire::{ErrorCode, Fault, Reply};
+use crate::wire::{ErrorCode, Fault, Reply, Sending};
 
 use super::session::Channel;
 use super::{ConnectionId, Engine, QueueNumber, Trouble, Work, fault, fault_with};
@@ -25,13 +25,20 @@ pub(super) enum Place {
     Damaged(String),
 }
 
-/// An append that has not been confirmed.
+/// What is said to a sender once everything below an offset is visible.
 pub(super) struct Awaiting {
     pub connection: ConnectionId,
     pub channel: u16,
-    pub sequence: Sequence,
-    /// The first offset behind it.
     pub end: Offset,
+    pub say: Say,
+}
+
+/// See [`Awaiting`].
+pub(super) enum Say {
+    /// The append up to this sequence is stored.
+    Confirm(Sequence),
+    /// A producer that comes back may count on what it stored before.
+    Sending(Sending),
 }
 
 /// A queue that is served.
@@ -40,6 +47,11 @@ pub(super) struct Hosted<S: Storage> {
     pub key: QueueKey,
     pub log: Log<S>,
     pub groups: HashMap<GroupKey, GroupFile>,
+    /// New groups whose journals would not survive a crash yet: nothing is delivered to them,
+    /// so that a restarted server knows of all that was.
+    pub new_groups: Vec<GroupFile>,
+    /// Channels that wait for one of those.
+    pub group_waiters: Vec<(ConnectionId, u16)>,
     /// In the order of their offsets.
     pub awaiting: VecDeque<Awaiting>,
     /// How far each group has been handed messages since its journal was last told.
@@ -110,6 +122,8 @@ impl<S: Storage> Engine<S> {
             key,
             log,
             groups,
+            new_groups: Vec::new(),
+            group_waiters: Vec::new(),
             awaiting: VecDeque::new(),
             handed: HashMap::new(),
             parked: Vec::new(),
@@ -205,12 +219,13 @@ impl<S: Storage> Engine<S> {
     }
 
     /// Goes on with a channel that waited for its queue.
-    fn reopen(&mut self, connection: ConnectionId, channel: u16, moment: Moment) {
+    pub(super) fn reopen(&mut self, connection: ConnectionId, channel: u16, moment: Moment) {
         let Some(session) = self.sessions.get_mut(&connection) else { return };
         let waiting = session.channels.remove(&channel);
         let result = match waiting {
             Some(Channel::OpeningSend(open)) => self.open_send(connection, channel, open, moment),
             Some(Channel::OpeningReceive(open)) => self.open_receive(connection, channel, open),
+            Some(Channel::Purging(queue)) => self.purge(connection, channel, &queue),
             Some(Channel::Declaring(declare)) => {
                 let (name, sync, change) = *declare;
                 self.declare(connection, channel, &name, sync, change, moment)
@@ -262,26 +277,30 @@ impl<S: Storage> Engine<S> {
     /// Confirms what lies below `visible`; one frame for each run of one channel.
     fn confirm(&mut self, number: QueueNumber, visible: Offset) {
         let hosted = self.hosted.get_mut(&number).expect("a queue in its turn");
-        let mut confirmed: Vec<Awaiting> = Vec::new();
-        let mut runs: Vec<usize> = Vec::new();
+        let mut run: Option<(ConnectionId, u16, Sequence, Offset, usize)> = None;
+        let mut said = Vec::new();
+        let mut opened = Vec::new();
         while hosted.awaiting.front().is_some_and(|first| first.end <= visible) {
             let next = hosted.awaiting.pop_front().expect("there is a first");
-            match confirmed.last_mut() {
-                Some(last)
-                    if last.connection == next.connection && last.channel == next.channel =>
-                {
-                    *last = next;
-                    *runs.last_mut().expect("a run for each") += 1;
+            let Awaiting { connection, channel, end, say } = next;
+            match (&mut run, say) {
+                (Some(run), Say::Confirm(sequence)) if (run.0, run.1) == (connection, channel) => {
+                    (run.2, run.3, run.4) = (sequence, end, run.4 + 1);
                 }
-                _ => {
-                    confirmed.push(next);
-                    runs.push(1);
+                (_, Say::Confirm(sequence)) => {
+                    said.extend(run.replace((connection, channel, sequence, end, 1)));
                 }
+                (_, Say::Sending(sending)) => opened.push((connection, channel, sending)),
             }
         }
-        for (one, appends) in confirmed.into_iter().zip(runs) {
-            self.reply(one.connection, one.channel, &Reply::Confirm(one.sequence, one.end));
-            self.confirmed(one.connection, one.channel, appends);
+        said.extend(run);
+        for (connection, channel, sending) in opened {
+            // It is the first thing that is said on the channel: nothing was published on it yet.
+            self.reply(connection, channel, &Reply::Sending(sending));
+        }
+        for (connection, channel, sequence, end, appends) in said {
+            self.reply(connection, channel, &Reply::Confirm(sequence, end));
+            self.confirmed(connection, channel, appends);
         }
     }
 

@@ -2,9 +2,9 @@
 
 use crate::batch::Place;
 use crate::broker::{GroupKey, Mode, Refusal};
-use crate::log::GroupPosition;
 use crate::log::storage::Storage;
-use crate::units::{Name, OffsetRange, Position, SegmentNumber};
+use crate::log::{GroupFile, GroupPosition};
+use crate::units::{Moment, Name, OffsetRange, Position, SegmentNumber};
 use crate::wire::{ErrorCode, Fault, OpenReceive, ReceiveMode, Receiving, Reply};
 
 use super::hosting::{Place as Standing, being_removed, damaged, log_fault};
@@ -68,6 +68,14 @@ impl<S: Storage> Engine<S> {
             ReceiveMode::Peek => (Mode::Peek, self.broker.find_group(key, &open.group)),
             ReceiveMode::Take => (Mode::Take, Some(self.group_to_take_from(number, &open.group)?)),
         };
+        if let Some(group) = group
+            && mode == Mode::Take
+            && self.waits_for_group(number, group, (connection, channel))
+        {
+            let session = self.sessions.get_mut(&connection).expect("a connected client");
+            session.channels.insert(channel, Channel::OpeningReceive(open.clone()));
+            return Ok(());
+        }
         let until = (open.until_end || open.mode == ReceiveMode::Peek).then(|| {
             let end = self.broker.visible_end(key);
             open.until.filter(|_| resumed).map_or(end, |until| until.min(end))
@@ -112,12 +120,43 @@ impl<S: Storage> Engine<S> {
         match hosted.log.add_group_at(name, &position) {
             Ok(file) => {
                 hosted.groups.insert(group, file);
+                hosted.new_groups.push(file);
+                self.touch(number);
                 Ok(group)
             }
             Err(error) => {
                 self.broker.remove_group(group);
                 Err(log_fault(&format!("cannot make group {name} of {}", hosted.name), &error))
             }
+        }
+    }
+
+    /// Whether the channel must wait for the group's journal; then it is called on later.
+    pub(super) fn waits_for_group(
+        &mut self,
+        number: QueueNumber,
+        group: GroupKey,
+        channel: (ConnectionId, u16),
+    ) -> bool {
+        let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        let waits = hosted.new_groups.contains(&hosted.groups[&group]);
+        if waits {
+            hosted.group_waiters.push(channel);
+        }
+        waits
+    }
+
+    /// Journals of new groups survive a crash from now on.
+    pub(super) fn groups_installed(
+        &mut self,
+        number: QueueNumber,
+        installed: &[GroupFile],
+        moment: Moment,
+    ) {
+        let Some(hosted) = self.hosted.get_mut(&number) else { return };
+        hosted.new_groups.retain(|group| !installed.contains(group));
+        for (connection, channel) in std::mem::take(&mut hosted.group_waiters) {
+            self.reopen(connection, channel, moment);
         }
     }
 
@@ -266,7 +305,11 @@ impl<S: Storage> Engine<S> {
                     }
                 }
             }
-            Channel::OpeningSend(_) | Channel::Declaring(_) | Channel::Admin | Channel::Failed => {}
+            Channel::OpeningSend(_)
+            | Channel::Declaring(_)
+            | Channel::Purging(_)
+            | Channel::Admin
+            | Channel::Failed => {}
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::wire::{
     ErrorCode, Fault, FrameHeader, Kind, OpenSend, PublishHead, Reply, Sending, frame_flags,
 };
 
-use super::hosting::{Awaiting, Place, being_removed, damaged};
+use super::hosting::{Awaiting, Place, Say, being_removed, damaged};
 use super::session::{Channel, Large, Sender};
 use super::{ConnectionId, Engine, QueueNumber, Trouble, fault, fault_with, protocol};
 
@@ -102,7 +102,11 @@ impl<S: Storage> Engine<S> {
         let session = self.sessions.get_mut(&connection).expect("a connected client");
         session.channels.insert(channel, Channel::Sending(sender));
         let sending = Sending { queue_id: id, last, epoch, opened };
-        self.reply(connection, channel, &Reply::Sending(sending));
+        // What it stored may not be durable yet, and it would take `last` for a confirmation.
+        let end = hosted.log.written_end();
+        let say = Say::Sending(sending);
+        hosted.awaiting.push_back(Awaiting { connection, channel, end, say });
+        self.touch(number);
         Ok(())
     }
 
@@ -127,6 +131,11 @@ impl<S: Storage> Engine<S> {
         check_payload(head, payload)?;
         let (number, epoch, producer) = (sender.queue, sender.epoch, sender.producer);
         let hosted = self.hosted.get_mut(&number).expect("a sender's queue");
+        if hosted.chain.is_some() {
+            // Whether this follows can be told once the large message before it is stored.
+            self.appended(connection, channel, number, head, payload, Appended::NotYet);
+            return Ok(());
+        }
         let expected = Sequence(head.sequence.0 - u64::from(head.count));
         let verdict = hosted.log.producers().judge(producer, epoch, expected, head.sequence);
         let appended = match verdict {
@@ -215,6 +224,11 @@ impl<S: Storage> Engine<S> {
         };
         let (number, producer, epoch) = (sender.queue, sender.producer, sender.epoch);
         let hosted = self.hosted.get_mut(&number).expect("a sender's queue");
+        if hosted.chain.is_some() {
+            sender.large = Some(large);
+            self.appended(connection, channel, number, head, &[], Appended::NotYet);
+            return Ok(());
+        }
         let expected = Sequence(head.sequence.0 - 1);
         let appended = match hosted.log.producers().judge(producer, epoch, expected, head.sequence)
         {
@@ -251,7 +265,8 @@ impl<S: Storage> Engine<S> {
         let Some((connection, channel, sequence)) = hosted.chain.take() else { return };
         match result {
             Ok(range) => {
-                let awaiting = Awaiting { connection, channel, sequence, end: range.end };
+                let say = Say::Confirm(sequence);
+                let awaiting = Awaiting { connection, channel, end: range.end, say };
                 hosted.awaiting.push_back(awaiting);
             }
             Err(error) => {
@@ -293,7 +308,8 @@ impl<S: Storage> Engine<S> {
         if let Some(Channel::Sending(sender)) = session.channels.get_mut(&channel) {
             sender.unconfirmed += 1;
         }
-        hosted.awaiting.push_back(Awaiting { connection, channel, sequence: head.sequence, end });
+        let say = Say::Confirm(head.sequence);
+        hosted.awaiting.push_back(Awaiting { connection, channel, end, say });
         self.touch(number);
     }
 

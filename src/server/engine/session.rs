@@ -28,6 +28,8 @@ pub(super) enum Channel<S: Storage> {
     Receiving(Receiver),
     /// A DECLARE waits for its queue to be made.
     Declaring(Box<(Name, Option<SyncPolicy>, bool)>),
+    /// A PURGE waits for a group.
+    Purging(Name),
     /// An administrative request waits for something.
     Admin,
     /// It failed and was told so; what still comes on it is dropped until CLOSE.

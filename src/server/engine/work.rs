@@ -163,9 +163,6 @@ impl<S: Storage> Engine<S> {
 
     /// What a job changed for those who wait.
     fn progressed(&mut self, queue: QueueNumber, progress: Progress, moment: Moment) {
-        if let Some(damage) = progress.damage {
-            self.stand_still(queue, damage.to_string());
-        }
         if let Some(result) = progress.chain {
             self.chain_appended(queue, result);
         }
@@ -175,6 +172,9 @@ impl<S: Storage> Engine<S> {
         if let Some(sealed) = progress.sealed {
             // All of it may have been settled before it was sealed.
             self.drop_gone_segments(queue, Some(&[sealed]));
+        }
+        if !progress.groups.is_empty() {
+            self.groups_installed(queue, &progress.groups, moment);
         }
         if progress.retry {
             self.unpark(queue, moment);

@@ -1,0 +1,396 @@
+//! `mq-admin`: declare, list, show, purge, remove, check, wait, stop.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use mq::cli::{self, Failure, Outcome, Shared, Signals, Status};
+use mq::client::admin::{self, Stopped};
+use mq::client::wait::Patience;
+use mq::client::{ClientError, Connection, Dialer};
+use mq::limits;
+use mq::log::storage::Disk;
+use mq::log::{self, CheckBound};
+use mq::server::findings;
+use mq::store::{StoreDir, StoreError};
+use mq::units::{Bytes, Count, Micros, Name, SyncPolicy};
+use mq::wire::{Admin, CheckReport, ErrorCode, QueueInfo};
+
+const TOOL: &str = "mq-admin";
+
+/// A queue that does not exist yet is asked for this often.
+const WAIT_STEP: Duration = Duration::from_millis(100);
+
+const EXAMPLES: &str = "\
+Examples:
+  mq-admin ls                             the queues and what is in them
+  mq-admin wait jobs -w 1h && echo done   until nothing is ready or leased
+";
+
+/// Look after the queues of a store.
+#[derive(Debug, Parser)]
+#[command(
+    name = TOOL,
+    version,
+    about = "Look after queues: declare, list, show, purge, remove, check, wait, stop",
+    before_help = EXAMPLES,
+    max_term_width = 80,
+    disable_version_flag = true,
+    disable_help_subcommand = true,
+    help_template = "{about}\n\n{usage-heading} {usage}\n\n{before-help}{all-args}{after-help}"
+)]
+struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    flags: Flags,
+    /// Print the version
+    #[arg(short = 'V', long, action = ArgAction::Version, hide_short_help = true, display_order = 999)]
+    version: Option<bool>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Make a queue; fine if it exists with the same settings
+    Declare {
+        /// The queue
+        #[arg(value_parser = cli::queue_name)]
+        queue: Name,
+        /// When to sync: always (the default), interval=DUR or never
+        #[arg(long, value_name = "WHEN", value_parser = cli::sync_policy)]
+        sync: Option<SyncPolicy>,
+        /// Change the settings of a queue that exists
+        #[arg(long)]
+        change: bool,
+    },
+    /// List the queues
+    Ls {
+        /// Also receivers, senders, groups, sync policy, age
+        #[arg(short, long)]
+        long: bool,
+    },
+    /// Show everything about a queue
+    Show {
+        /// The queue
+        #[arg(value_parser = cli::queue_name)]
+        queue: Name,
+    },
+    /// Settle all messages that are ready, in every group
+    Purge {
+        /// The queue
+        #[arg(value_parser = cli::queue_name)]
+        queue: Name,
+    },
+    /// Remove a queue with all that is in it
+    Rm {
+        /// The queue
+        #[arg(value_parser = cli::queue_name)]
+        queue: Name,
+    },
+    /// Verify every checksum and position; 1 if something is wrong
+    Check {
+        /// Only this queue
+        #[arg(value_parser = cli::queue_name)]
+        queue: Option<Name>,
+        /// Read the files without a server, which must not run
+        #[arg(long)]
+        offline: bool,
+    },
+    /// Wait until nothing is ready or leased in a queue
+    Wait {
+        /// The queue; waited for when it is not there
+        #[arg(value_parser = cli::queue_name)]
+        queue: Name,
+        /// No longer than this; then exit status 124 [default: for ever]
+        #[arg(short, long, value_name = "DUR", value_parser = cli::duration)]
+        wait: Option<Micros>,
+    },
+    /// Stop the server in order, and wait until it has ended
+    Stop {
+        /// Wait no longer than this [default: 30s]
+        #[arg(short, long, value_name = "DUR", value_parser = cli::duration)]
+        wait: Option<Micros>,
+    },
+}
+
+#[derive(Clone, Debug, ClapArgs)]
+struct Flags {
+    /// Print JSON, one object a line
+    #[arg(short = 'J', long, global = true)]
+    json: bool,
+    #[command(flatten)]
+    shared: Shared,
+}
+
+fn main() -> ExitCode {
+    match cli::parse::<Args>() {
+        Ok(args) => cli::finish(TOOL, run(args.verb, &args.flags)),
+        Err(code) => code,
+    }
+}
+
+fn run(verb: Verb, flags: &Flags) -> Outcome {
+    match verb {
+        Verb::Declare { queue, sync, change } => declare(queue, sync, change, flags),
+        Verb::Ls { long } => list(long, flags),
+        Verb::Show { queue } => show(queue, flags),
+        Verb::Purge { queue } => purge(queue, flags),
+        Verb::Rm { queue } => remove(queue, flags),
+        Verb::Check { queue, offline } => check(queue, offline, flags),
+        Verb::Wait { queue, wait } => wait_for_quiet(&queue, wait, flags),
+        Verb::Stop { wait } => stop(wait, flags),
+    }
+}
+
+/// As long as a server may take to answer.
+fn patience() -> Patience<'static> {
+    Patience::lasting(limits::SERVER_WAIT.to_duration(), None)
+}
+
+/// Reaches the server that runs.
+fn reach(flags: &Flags, doing: &str) -> Result<Connection, Failure> {
+    let dialer = Dialer::new(flags.shared.store()?, TOOL, false);
+    dialer.reach(patience()).map_err(|error| Failure::from(error).while_doing(doing))
+}
+
+/// One request to the server that runs.
+fn ask<T: serde::de::DeserializeOwned>(
+    request: Admin,
+    patience: Patience<'_>,
+    flags: &Flags,
+    doing: &str,
+) -> Result<T, Failure> {
+    admin::call(&mut reach(flags, doing)?, request, patience)
+        .map_err(|error| Failure::from(error).while_doing(doing))
+}
+
+fn say(flags: &Flags, text: &str) {
+    if !flags.shared.quiet {
+        // A stderr that is closed changes nothing.
+        let _ = std::io::stderr().write_all(format!("{TOOL}: {text}\n").as_bytes());
+    }
+}
+
+fn declare(queue: Name, sync: Option<SyncPolicy>, change: bool, flags: &Flags) -> Outcome {
+    let doing = format!("declaring {queue}");
+    let fail = |error| Failure::from(error).while_doing(&doing);
+    let mut dialer = Dialer::new(flags.shared.store()?, TOOL, true);
+    let mut connection = dialer.dial(patience()).map_err(fail)?;
+    let request = Admin::Declare { queue, sync, change };
+    let info: QueueInfo = admin::call(&mut connection, request, patience()).map_err(fail)?;
+    if flags.json {
+        cli::print_json(&info)?;
+    } else if flags.shared.verbose {
+        say(flags, &format!("queue {} is there, --sync {}", info.queue, info.sync));
+    }
+    Ok(Status::Done)
+}
+
+fn list(long: bool, flags: &Flags) -> Outcome {
+    let doing = "listing queues";
+    let queues = admin::list(&mut reach(flags, doing)?, patience())
+        .map_err(|error| Failure::from(error).while_doing(doing))?;
+    if flags.json {
+        cli::print(&queues.iter().flat_map(cli::json_line).collect::<Vec<u8>>())?;
+    } else if !queues.is_empty() {
+        let bold = flags.shared.color.for_stdout();
+        cli::print(cli::queue_table(&queues, long, bold).as_bytes())?;
+    } else if flags.shared.verbose {
+        say(flags, "there is no queue");
+    }
+    Ok(Status::Done)
+}
+
+fn show(queue: Name, flags: &Flags) -> Outcome {
+    let doing = format!("showing {queue}");
+    let info: QueueInfo = ask(Admin::Show { queue }, patience(), flags, &doing)?;
+    if flags.json {
+        cli::print_json(&info)?;
+    } else {
+        cli::print(cli::queue_page(&info).as_bytes())?;
+    }
+    Ok(Status::Done)
+}
+
+fn purge(queue: Name, flags: &Flags) -> Outcome {
+    let doing = format!("purging {queue}");
+    let purged: Count = ask(Admin::Purge { queue: queue.clone() }, patience(), flags, &doing)?;
+    if flags.json {
+        cli::print_json(&serde_json::json!({ "queue": queue, "purged": purged }))?;
+    } else if flags.shared.verbose {
+        say(flags, &format!("{purged} messages of {queue} are gone"));
+    }
+    Ok(Status::Done)
+}
+
+fn remove(queue: Name, flags: &Flags) -> Outcome {
+    let doing = format!("removing {queue}");
+    let () = ask(Admin::Remove { queue: queue.clone() }, patience(), flags, &doing)?;
+    if flags.shared.verbose {
+        say(flags, &format!("queue {queue} is removed"));
+    }
+    Ok(Status::Done)
+}
+
+/// Asks the server to check; without one the files are read here.
+fn check(queue: Option<Name>, offline: bool, flags: &Flags) -> Outcome {
+    let doing = match &queue {
+        Some(queue) => format!("checking {queue}"),
+        None => "checking the store".to_owned(),
+    };
+    let path = flags.shared.store()?;
+    let dialer = Dialer::new(path.clone(), TOOL, false);
+    let report = if offline {
+        check_offline(&path, queue, flags)?
+    } else {
+        match dialer.reach(patience()) {
+            Ok(mut connection) => {
+                // However long it takes: a large store takes minutes.
+                let patience = Patience { until: None, interrupt: None };
+                admin::call(&mut connection, Admin::Check { queue }, patience)
+                    .map_err(|error| Failure::from(error).while_doing(&doing))?
+            }
+            Err(ClientError::NoServer { .. }) => check_offline(&path, queue, flags)?,
+            Err(error) => return Err(Failure::from(error).while_doing(&doing)),
+        }
+    };
+    tell_report(&report, flags)
+}
+
+/// Reads the files, while servers are kept away.
+fn check_offline(path: &Path, queue: Option<Name>, flags: &Flags) -> Result<CheckReport, Failure> {
+    let store = StoreDir::open(path, false)?;
+    let Some(_lock) = store.keep_servers_away()? else {
+        let pid = store.server_pid();
+        let locked = StoreError::Locked { path: path.to_path_buf(), pid };
+        return Err(Failure::from(locked).with_remedy("mq-admin check, which asks the server"));
+    };
+    let storage = Disk::new(path);
+    let failed = |error: log::LogError| {
+        Failure::new(Status::Failure, format!("checking {}: {error}", path.display()))
+    };
+    let mut names = log::list_queues(&storage).map_err(failed)?;
+    if let Some(queue) = queue {
+        if !names.contains(&queue) {
+            let text = format!("checking {queue}: there is no such queue in {}", path.display());
+            return Err(Failure::new(Status::Failure, text));
+        }
+        names = vec![queue];
+    }
+    let bar = progress(flags);
+    let mut report = CheckReport::default();
+    for name in names {
+        let before = report.bytes;
+        let mut on_bytes = |bytes: Bytes| bar.set_position(before + bytes.0);
+        let checked = log::check(&storage, &name, CheckBound::All, &mut on_bytes);
+        findings::add_to_report(&mut report, &name, checked);
+    }
+    bar.finish_and_clear();
+    Ok(report)
+}
+
+/// Shows on a terminal how much has been read; hidden elsewhere.
+fn progress(flags: &Flags) -> ProgressBar {
+    if flags.shared.quiet {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::no_length();
+    let template = "{spinner} {binary_bytes} checked, {binary_bytes_per_sec} {elapsed}";
+    bar.set_style(ProgressStyle::with_template(template).expect("a template of ours"));
+    bar
+}
+
+fn tell_report(report: &CheckReport, flags: &Flags) -> Outcome {
+    if flags.json {
+        cli::print_json(report)?;
+    } else {
+        let mut lines = String::new();
+        for finding in &report.findings {
+            let position = finding.position.map_or(String::new(), |at| format!(" at byte {at}"));
+            let offset = finding.offset.map_or(String::new(), |at| format!(" (message {at})"));
+            lines.push_str(&format!("{}{position}{offset}: {}\n", finding.file, finding.what));
+        }
+        cli::print(lines.as_bytes())?;
+    }
+    let CheckReport { queues, batches, messages, bytes, findings } = report;
+    let read = format!("{queues} queues, {batches} batches, {messages} messages, {bytes} bytes");
+    if findings.is_empty() {
+        say(flags, &format!("all is well: {read}"));
+        return Ok(Status::Done);
+    }
+    let text = format!("{} findings in {read}; nothing was changed", findings.len());
+    Err(Failure::new(Status::Failure, text))
+}
+
+/// Waits until the queue is quiet. A server and a queue that are not there yet are waited for: a
+/// sender that was started at the same moment may be about to make them.
+fn wait_for_quiet(queue: &Name, wait: Option<Micros>, flags: &Flags) -> Outcome {
+    let doing = format!("waiting for {queue}");
+    let began = Instant::now();
+    let until = wait.and_then(|wait| began.checked_add(wait.to_duration()));
+    let patience = Patience { until, interrupt: None };
+    let mut dialer = Dialer::new(flags.shared.store()?, TOOL, false);
+    let mut told = false;
+    loop {
+        let for_server = patience.at_most(limits::SERVER_WAIT.to_duration());
+        let mut connection = dialer
+            .redial(true, for_server)
+            .map_err(|error| Failure::from(error).while_doing(&doing))?;
+        let request = Admin::Wait { queue: queue.clone() };
+        match admin::call::<()>(&mut connection, request, patience) {
+            Ok(()) => return Ok(Status::Done),
+            Err(ClientError::Silent { .. }) if patience.is_over() => {}
+            Err(error) if error.is_lost() => {}
+            Err(error) if error.code() == Some(ErrorCode::NotFound) => {
+                if !told {
+                    say(flags, &format!("there is no queue {queue} yet; waiting for it"));
+                }
+                told = true;
+                patience
+                    .sleep(WAIT_STEP)
+                    .map_err(|error| Failure::from(error).while_doing(&doing))?;
+            }
+            Err(error) => return Err(Failure::from(error).while_doing(&doing)),
+        }
+        if patience.is_over() {
+            return Ok(Status::WaitedInVain);
+        }
+    }
+}
+
+fn stop(wait: Option<Micros>, flags: &Flags) -> Outcome {
+    let path = flags.shared.store()?;
+    let signals = Signals::watch().ok();
+    let wait = wait.unwrap_or(limits::SERVER_WAIT).to_duration();
+    let patience = Patience::lasting(wait, signals.as_ref().map(AsFd::as_fd));
+    let shown = path.display();
+    match admin::stop(&path, patience) {
+        Ok(Stopped::Ended) => {}
+        Ok(Stopped::NoServer) => say(flags, &format!("no mq-serve runs on the store {shown}")),
+        Ok(Stopped::Deaf(pid)) => {
+            let text = format!("an mq-serve holds the store {shown} and does not listen there");
+            return Err(with_kill(Failure::new(Status::NoServer, text), pid));
+        }
+        Ok(Stopped::Still(pid)) => {
+            let text = format!("the mq-serve on the store {shown} has not ended yet");
+            return Err(with_kill(Failure::new(Status::WaitedInVain, text), pid));
+        }
+        Err(ClientError::Interrupted) => {
+            let signal = signals.and_then(|mut signals| signals.take());
+            return Ok(signal.map_or(Status::Failure, Status::Signal));
+        }
+        Err(error) => return Err(Failure::from(error).while_doing("stopping the server")),
+    }
+    Ok(Status::Done)
+}
+
+fn with_kill(failure: Failure, pid: Option<u32>) -> Failure {
+    match pid {
+        Some(pid) => failure.with_remedy(format!("kill {pid}")),
+        None => failure,
+    }
+}

@@ -1,0 +1,497 @@
+//! Mending a log that was judged good enough: the second half of opening it.
+//!
+//! The order can be broken off anywhere and begun again. The torn tail is copied aside and cut;
+//! what stands above the mark is written anew and synced (a sync that failed in the last life
+//! may have left pages that only look clean); after a reboot under a weak sync policy, everything
+//! is sealed, and a new segment begins where no offset was ever given. Called by
+//! [`recovery`](super::recovery) only; serves nothing.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::append::bound;
+use super::error::{Doing, LogError, corrupt};
+use super::files;
+use super::jobs::{Handles, Prepared, prepare, seal};
+use super::journal::GroupPosition;
+use super::locate::Reading;
+use super::log::{GroupFile, Log, Preparing, Sealed, Segment};
+use super::producers::{Covered, Producers};
+use super::record;
+use super::recovery::{End, Part, Recovered, Recovery, TornTail};
+use super::scan::{Scan, Stop, walk_headers};
+use super::schedule::Chores;
+use super::segment::{HEADER_BYTES, SegmentHeader, Summary, encode_footer};
+use super::storage::{Storage, StorageFile};
+use super::syncs::Syncs;
+use crate::batch::{BatchHeader, Framing, Place, flags};
+use crate::units::{
+    Bytes, Count, Epoch, Monotonic, Name, Offset, OffsetRange, Position, ProducerId, SegmentNumber,
+    Sequence, SyncPolicy, WallTime,
+};
+
+impl<S: Storage> Recovery<S> {
+    /// Mends what has to be mended and opens the log.
+    pub(super) fn mend(
+        mut self,
+        end: End,
+        producers: Producers,
+        covered: Covered,
+    ) -> Result<(Log<S>, Recovered), LogError> {
+        // The last reading that can find damage; from here on things change.
+        let (producers, covered) = self.recover_producers(&end, producers, covered)?;
+        if !self.boot.clean {
+            // The last life may have ended between a rename or the making of a file and the
+            // sync of its directory; from here on they are relied on.
+            for dir in [&self.dir, &self.dir.join(files::GROUPS)] {
+                self.storage.sync_dir(dir).syncing(dir)?;
+            }
+        }
+        for path in std::mem::take(&mut self.litter) {
+            self.storage.remove_file(&path).doing("removing", &path)?;
+        }
+        let torn = self.cut_tail(&end)?;
+        if !self.boot.clean {
+            self.rewrite_tail(&end, torn.is_some())?;
+            self.rewrite_frames()?;
+            for (journal, (replay, bytes)) in self.journals.iter_mut().zip(&self.replays) {
+                journal.mend(&*self.storage, replay, bytes)?;
+            }
+        }
+        let skip = !self.is_strict() && self.meta.settings.sync != SyncPolicy::Always;
+        let time = self.newest_time(&end);
+        let mut state = if skip { self.seal_all_and_skip(&end, time)? } else { self.resume(&end)? };
+        state.time = state.time.max(time);
+        self.finish(state, producers, covered, torn)
+    }
+
+    fn newest_time(&self, end: &End) -> WallTime {
+        let times = self.parts[..=end.at].iter().map(|part| match (&part.sealed, &part.scan) {
+            (Some((_, head)), _) => head.summary.time_last,
+            (None, Some(scan)) => scan.time_last,
+            (None, None) => WallTime(0),
+        });
+        times.max().unwrap_or_default()
+    }
+
+    /// Keeps the torn tail aside and cuts it off.
+    fn cut_tail(&mut self, end: &End) -> Result<Option<TornTail>, LogError> {
+        let mut torn = end.torn.as_ref().map(|what| TornTail {
+            segment: self.parts[end.at].number,
+            position: Position(end.position),
+            offset: end.offset,
+            bytes: Bytes(0),
+            kept: Vec::new(),
+            what: what.clone(),
+        });
+        let keep = !self.boot.same_boot;
+        for at in 0..self.parts.len() {
+            let part = &self.parts[at];
+            let good = match &part.scan {
+                None => continue,
+                Some(_) if at > end.at => HEADER_BYTES,
+                Some(scan) => scan.position,
+            };
+            if good == part.length {
+                continue;
+            }
+            if let Some(torn) = torn.as_mut().filter(|_| at >= end.at) {
+                torn.bytes.0 += part.length - good;
+                if keep && let Some(path) = self.keep_aside(part, good)? {
+                    torn.kept.push(path);
+                }
+            }
+            part.file.truncate(Bytes(good)).doing("cutting", &part.path)?;
+            part.file.sync().syncing(&part.path)?;
+            let part = &mut self.parts[at];
+            part.length = good;
+            if at > end.at {
+                part.scan = None;
+            }
+        }
+        Ok(torn)
+    }
+
+    /// Copies the bytes behind `from` into a side file, unless they are all zero.
+    fn keep_aside(&self, part: &Part<S>, from: u64) -> Result<Option<PathBuf>, LogError> {
+        let free = |n: &u32| {
+            let name = format!("{}{:016}-{from}-{n}", files::TORN, part.number.0);
+            !self.names.contains(&name)
+        };
+        let n = (1..u32::MAX).find(free).expect("there is a free number");
+        let path = self.dir.join(format!("{}{:016}-{from}-{n}", files::TORN, part.number.0));
+        let temporary = files::temporary(&path);
+        let file = files::create_anew(&*self.storage, &temporary).doing("creating", &temporary)?;
+        let mut buffer = vec![0u8; (part.length - from).min(1 << 20) as usize];
+        let (mut done, mut blank) = (0, true);
+        while from + done < part.length {
+            let most = (part.length - from - done).min(buffer.len() as u64) as usize;
+            let at = Position(from + done);
+            let read = part.file.read_at(&mut buffer[..most], at).doing("reading", &part.path)?;
+            if read == 0 {
+                break;
+            }
+            blank &= buffer[..read].iter().all(|byte| *byte == 0);
+            let written = file.write_all_at(&[&buffer[..read]], Position(done));
+            written.doing("keeping a torn tail in", &temporary)?;
+            done += read as u64;
+        }
+        if blank {
+            self.storage.remove_file(&temporary).doing("removing", &temporary)?;
+            return Ok(None);
+        }
+        file.sync().syncing(&temporary)?;
+        self.storage.rename(&temporary, &path).doing("renaming", &temporary)?;
+        self.storage.sync_dir(&self.dir).syncing(&self.dir)?;
+        Ok(Some(path))
+    }
+
+    /// Writes what stands above the mark anew and syncs it.
+    fn rewrite_tail(&mut self, end: &End, was_cut: bool) -> Result<(), LogError> {
+        for part in &self.parts[..=end.at] {
+            let Some(scan) = &part.scan else { continue };
+            if scan.end.is_none_or(|part_end| part_end < self.mark) {
+                continue;
+            }
+            let mut position = scan.index.before(self.mark);
+            let mut buffer = vec![0u8; (scan.position - position).min(1 << 20) as usize];
+            while position < scan.position {
+                let most = (scan.position - position).min(buffer.len() as u64) as usize;
+                let chunk = &mut buffer[..most];
+                let read =
+                    part.file.read_at(chunk, Position(position)).doing("reading", &part.path)?;
+                if read < most {
+                    return Err(corrupt(&part.path, Some(position), None, "the file got shorter"));
+                }
+                part.file
+                    .write_all_at(&[chunk], Position(position))
+                    .doing("writing", &part.path)?;
+                position += most as u64;
+            }
+            // When no message stands above the mark, the next sync is soon enough.
+            if end.offset > self.mark || was_cut {
+                part.file.sync().syncing(&part.path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes anew what the last life may have failed to sync without anything in a batch to
+    /// tell: the footer of the segment that was sealed last, and the header of a segment that
+    /// holds nothing yet.
+    fn rewrite_frames(&self) -> Result<(), LogError> {
+        let last_sealed = self.parts.iter().rfind(|part| part.sealed.is_some());
+        for part in &self.parts {
+            let from = match &part.sealed {
+                Some((position, _)) if last_sealed.is_some_and(|l| l.number == part.number) => {
+                    *position
+                }
+                Some(_) => continue,
+                None if part.base().is_some() => continue,
+                None => 0,
+            };
+            let mut bytes = vec![0u8; (part.length - from) as usize];
+            let read =
+                part.file.read_at(&mut bytes, Position(from)).doing("reading", &part.path)?;
+            let written = part.file.write_all_at(&[&bytes[..read]], Position(from));
+            written.doing("writing", &part.path)?;
+            part.file.sync().syncing(&part.path)?;
+        }
+        Ok(())
+    }
+
+    /// The producers of the snapshot, and of the batches behind what it covers.
+    fn recover_producers(
+        &self,
+        end: &End,
+        mut producers: Producers,
+        mut covered: Covered,
+    ) -> Result<(Producers, Covered), LogError> {
+        let tail = &self.parts[end.at];
+        let beyond = covered.offset > end.offset
+            || (covered.segment == tail.number && covered.position > end.position);
+        if beyond {
+            producers.forget_all(self.newest_time(end));
+            covered = Covered::default();
+        }
+        for part in &self.parts[..=end.at] {
+            if let Some((position, _)) = part.sealed {
+                let from = match part.number.cmp(&covered.segment) {
+                    std::cmp::Ordering::Less => continue,
+                    std::cmp::Ordering::Equal => covered.position.max(HEADER_BYTES),
+                    std::cmp::Ordering::Greater => HEADER_BYTES,
+                };
+                let note = |header: &BatchHeader| producers.note(header);
+                let walked = walk_headers(&part.file, self.id(), part.number, from, position, note);
+                if let Err((position, error)) = walked.doing("reading", &part.path)? {
+                    return Err(corrupt(&part.path, Some(position), None, error.to_string()));
+                }
+            }
+            for header in part.producers.values() {
+                producers.note(header);
+            }
+        }
+        Ok((producers, covered))
+    }
+}
+
+/// The segments of a log that goes on.
+struct State<S: Storage> {
+    sealed: Vec<Sealed>,
+    unsealed: VecDeque<Segment<S>>,
+    active: Segment<S>,
+    prepared: VecDeque<Prepared<S>>,
+    time: WallTime,
+    /// Whether the log ends with a mark that covers all of it.
+    marked: bool,
+}
+
+impl<S: Storage> Recovery<S> {
+    fn handles(&self, part: Part<S>) -> Result<(Handles<S>, Rest), LogError> {
+        let second = self.storage.open(&part.path).doing("opening", &part.path)?;
+        let rest = Rest { number: part.number, length: part.length, scan: part.scan };
+        Ok(([Arc::new(part.file), Arc::new(second)], rest))
+    }
+
+    /// Goes on where the log ends.
+    fn resume(&mut self, end: &End) -> Result<State<S>, LogError> {
+        let marked = end.offset == self.mark;
+        let (mut sealed, mut unsealed) = (Vec::new(), VecDeque::new());
+        let mut prepared = VecDeque::new();
+        let mut active = None;
+        let parts = std::mem::take(&mut self.parts);
+        let last = parts.last().map(|part| part.number);
+        let mut expected = Offset(0);
+        for (at, part) in parts.into_iter().enumerate() {
+            if let Some((position, head)) = part.sealed {
+                sealed.push(sealed_part(&part, position, head.summary));
+                expected = head.summary.end;
+                continue;
+            }
+            let closed = part.scan.as_ref().is_some_and(|s| matches!(s.stop, Stop::Footer(_)));
+            let (files, part) = self.handles(part)?;
+            if at > end.at && active.is_some() {
+                prepared.push_back(prepared_part(files, &part));
+                continue;
+            }
+            let segment = segment_part(files, part, expected.max(end.offset.min(expected)));
+            expected = segment.end;
+            if at < end.at || (at == end.at && closed) {
+                unsealed.push_back(segment);
+            } else {
+                active = Some(Segment {
+                    base: if segment.is_empty() { end.offset } else { segment.base },
+                    end: end.offset,
+                    ..segment
+                });
+            }
+        }
+        let active = match active {
+            Some(active) => active,
+            None => {
+                let number = SegmentNumber(last.expect("there is a part").0 + 1);
+                Segment::begin(self.make_segment(number, end.offset)?, end.offset, WallTime(0))
+            }
+        };
+        Ok(State { sealed, unsealed, active, prepared, time: WallTime(0), marked })
+    }
+
+    fn make_segment(&self, number: SegmentNumber, bound: Offset) -> Result<Prepared<S>, LogError> {
+        let header = SegmentHeader { bound, created: self.meta.created };
+        let header = header.encode(self.id(), number);
+        Ok(prepare(&*self.storage, &self.dir, number, &header)?)
+    }
+
+    /// After a reboot under a weak sync policy: offsets that someone has seen may be lost. Seals
+    /// what is left and goes on in a new segment, behind every offset that can have been given.
+    fn seal_all_and_skip(&mut self, end: &End, time: WallTime) -> Result<State<S>, LogError> {
+        let newest = self.parts.last().expect("there is a part");
+        let number = SegmentNumber(newest.number.0 + 1);
+        let next = bound(newest.header.bound, 1, self.options.segment_messages).max(end.offset);
+        let mut sealed = Vec::new();
+        let mut expected = Offset(0);
+        for part in &self.parts {
+            let (position, summary, length) = match (&part.sealed, &part.scan) {
+                (Some((position, head)), _) => (*position, head.summary, part.length),
+                (None, scan) => {
+                    let empty = Summary {
+                        base: expected,
+                        end: expected,
+                        count: Count(0),
+                        time_first: time,
+                        time_last: time,
+                    };
+                    let summary = scan.as_ref().map_or(empty, |scan| scan.summary(expected));
+                    let position = scan.as_ref().map_or(HEADER_BYTES, |scan| scan.position);
+                    let index = scan.as_ref().map(|scan| scan.index.clone()).unwrap_or_default();
+                    let footer = encode_footer(self.id(), part.number, position, summary, &index);
+                    seal(&part.file, &part.path, position, &footer)?;
+                    (position, summary, position + footer.len() as u64)
+                }
+            };
+            expected = summary.end;
+            sealed.push(Sealed { number: part.number, summary, position, length });
+        }
+        let prepared = self.make_segment(number, next)?;
+        let mut active = Segment::begin(prepared, next, time);
+        self.write_skip_mark(&mut active, next, time)?;
+        Ok(State {
+            sealed,
+            unsealed: VecDeque::new(),
+            active,
+            prepared: VecDeque::new(),
+            time,
+            marked: true,
+        })
+    }
+
+    /// The first batch of the new segment says where offsets go on.
+    fn write_skip_mark(
+        &self,
+        active: &mut Segment<S>,
+        next: Offset,
+        time: WallTime,
+    ) -> Result<(), LogError> {
+        let header = BatchHeader {
+            payload_bytes: 0,
+            framing: Framing::Records,
+            flags: flags::MARK,
+            offset: next,
+            count: 0,
+            payload_crc: crate::batch::checksum(&[]),
+            mark: next,
+            time,
+            producer: ProducerId(0),
+            sequence: Sequence(0),
+            epoch: Epoch(0),
+        };
+        let place =
+            Place { queue: self.id(), segment: active.number, position: Position(HEADER_BYTES) };
+        let path = files::segment_path(&self.dir, active.number);
+        let file = &active.files[0];
+        file.write_all_at(&[&header.encode(&place)], place.position).doing("writing", &path)?;
+        file.sync().syncing(&path)?;
+        active.index.note(next, HEADER_BYTES, self.options.index_every);
+        active.position += header.length();
+        Ok(())
+    }
+
+    fn finish(
+        mut self,
+        state: State<S>,
+        producers: Producers,
+        covered: Covered,
+        torn: Option<TornTail>,
+    ) -> Result<(Log<S>, Recovered), LogError> {
+        let end = state.active.end;
+        let mut chores = Chores::default();
+        // A segment without messages serves no one.
+        let empty = state.sealed.iter().filter(|sealed| sealed.range().is_empty());
+        chores.drops.extend(empty.map(|sealed| sealed.number));
+        let gone = self.dropped.extents().collect();
+        let recovered = state.recovered(std::mem::take(&mut self.groups), gone, torn);
+        let log = Log {
+            storage: self.storage,
+            name: self.name,
+            dir: self.dir,
+            policy: self.meta.settings.sync,
+            meta: self.meta,
+            syncs: Syncs::all_durable(end, self.options.sync_gather),
+            options: self.options,
+            sealed: state.sealed,
+            unsealed: state.unsealed,
+            active: state.active,
+            prepared: state.prepared,
+            preparing: Preparing::default(),
+            dropped: self.dropped,
+            visible_end: end,
+            time: state.time,
+            producers,
+            covered,
+            pending_snapshot: None,
+            next_group: self.journals.len() as u32,
+            journals: (0..).map(GroupFile).zip(self.journals).collect(),
+            chain_running: false,
+            chores,
+            last_write: Monotonic(0),
+            needs_mark: !state.marked,
+            closing: false,
+            failed: None,
+            damage: None,
+            reading: Reading::default(),
+        };
+        Ok((log, recovered))
+    }
+}
+
+impl<S: Storage> State<S> {
+    /// What the start found, for the server.
+    fn recovered(
+        &self,
+        groups: Vec<(Name, GroupPosition)>,
+        gone: Vec<OffsetRange>,
+        torn: Option<TornTail>,
+    ) -> Recovered {
+        let open = self.unsealed.iter().chain([&self.active]);
+        let open = open.map(|segment| OffsetRange::new(segment.base, segment.end));
+        let sealed = self.sealed.iter().map(Sealed::range);
+        let extents = sealed.chain(open).chain(gone.iter().copied()).collect();
+        let first = self.sealed.iter().find(|sealed| !sealed.range().is_empty());
+        let start = first.map_or_else(
+            || self.unsealed.front().unwrap_or(&self.active).base,
+            |sealed| sealed.summary.base,
+        );
+        let end = self.active.end;
+        Recovered { groups, start, end, gaps: gaps(&record::merge(extents), end), gone, torn }
+    }
+}
+
+/// What is left of a part once its file is shared.
+struct Rest {
+    number: SegmentNumber,
+    length: u64,
+    scan: Option<Scan>,
+}
+
+fn sealed_part<S: Storage>(part: &Part<S>, position: u64, summary: Summary) -> Sealed {
+    Sealed { number: part.number, summary, position, length: part.length }
+}
+
+fn prepared_part<S: Storage>(files: Handles<S>, part: &Rest) -> Prepared<S> {
+    Prepared { number: part.number, files, allocated: part.length }
+}
+
+/// A segment that is not sealed, as a scan found it; `base` is for one that holds nothing.
+fn segment_part<S: Storage>(files: Handles<S>, part: Rest, base: Offset) -> Segment<S> {
+    let prepared = prepared_part(files, &part);
+    let mut segment = Segment::begin(prepared, base, WallTime(0));
+    if let Some(scan) = part.scan {
+        let summary = scan.summary(base);
+        segment.base = summary.base;
+        segment.end = summary.end;
+        segment.count = summary.count;
+        segment.time_first = summary.time_first;
+        segment.time_last = summary.time_last;
+        segment.position = scan.position;
+        segment.allocated = scan.position;
+        segment.index = scan.index;
+    }
+    segment
+}
+
+/// What lies between the ranges, up to `end`.
+fn gaps(ranges: &[OffsetRange], end: Offset) -> Vec<OffsetRange> {
+    let mut gaps = Vec::new();
+    let mut at = Offset(0);
+    for range in ranges {
+        if range.start > at {
+            gaps.push(OffsetRange::new(at, range.start));
+        }
+        at = at.max(range.end);
+    }
+    if at < end {
+        gaps.push(OffsetRange::new(at, end));
+    }
+    gaps
+}

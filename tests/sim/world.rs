@@ -1,0 +1,414 @@
+//! The world around the engine: a simulated disk, clock, helper threads and clients, all driven
+//! by one seed. The engine, broker and log in it are the production ones.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mq::log::storage::StorageFile;
+use mq::log::{Boot, Options};
+use mq::server::engine::{ConnectionId, Engine, Outcome, Setup, Work};
+use mq::server::outbox::Front;
+use mq::server::workers::Job;
+use mq::units::{Bytes, Micros, Moment, Monotonic, Name, Position, QueueId, SyncPolicy, WallTime};
+use mq::wire::{Admin, ClientInfo, FrameHeader, Request, ServerInfo, VERSION};
+
+use crate::clients::{Receiver, Sender, WALL_START};
+use crate::disk::{Fault, SimDisk};
+use crate::model::QueueModel;
+use crate::rng::{Chance, Random};
+
+/// How a server's life ends in the simulation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fall {
+    /// In order.
+    Stop,
+    /// kill -9: what was written is still in the page cache.
+    Kill,
+    /// The machine loses power.
+    Power,
+}
+
+pub struct World {
+    pub rng: Random,
+    pub disk: Arc<SimDisk>,
+    engine: Option<Engine<SimDisk>>,
+    jobs: Vec<Work<SimDisk>>,
+    outcomes: Vec<Outcome<SimDisk>>,
+    now: Monotonic,
+    wall: WallTime,
+    next_connection: u64,
+    pub senders: Vec<Sender>,
+    pub receivers: Vec<Receiver>,
+    pub queues: BTreeMap<Name, QueueModel>,
+    boot: Boot,
+    /// Everything that happened, folded into one number: equal seeds must give equal traces.
+    pub trace: u64,
+    pub falls: usize,
+    /// Nothing new is sent; receivers ack all that they hold.
+    pub draining: bool,
+}
+
+impl World {
+    pub fn new(seed: u64) -> World {
+        let mut rng = Random(seed);
+        let disk = Arc::new(SimDisk::new(rng.next()));
+        let mut world = World {
+            rng,
+            disk,
+            engine: None,
+            jobs: Vec::new(),
+            outcomes: Vec::new(),
+            now: Monotonic(0),
+            wall: WALL_START,
+            next_connection: 1,
+            senders: Vec::new(),
+            receivers: Vec::new(),
+            queues: BTreeMap::new(),
+            boot: Boot { clean: true, same_boot: true },
+            trace: seed,
+            falls: 0,
+            draining: false,
+        };
+        world.start();
+        world
+    }
+
+    pub fn note(&mut self, what: u64) {
+        self.trace = (self.trace ^ what).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { now: self.now, wall: self.wall }
+    }
+
+    fn start(&mut self) {
+        let mut ids = Random(self.rng.next());
+        let segment_bytes = 2048 + self.rng.below(4) * 1024;
+        let setup = Setup {
+            storage: Arc::clone(&self.disk),
+            log_options: Options { reserve: Some(Bytes(0)), segment_bytes, ..Options::default() },
+            boot: self.boot,
+            info: ServerInfo {
+                version: "sim".to_owned(),
+                pid: 1,
+                producer_retry: Micros::from_secs(600),
+                cannot: Vec::new(),
+            },
+            new_queue_id: Box::new(move || {
+                let mut bytes = [0u8; 16];
+                bytes[..8].copy_from_slice(&ids.next().to_le_bytes());
+                bytes[8..].copy_from_slice(&ids.next().to_le_bytes());
+                QueueId::from_bytes(bytes)
+            }),
+        };
+        let engine = Engine::open(setup, &mut |name, error| {
+            if let Some(error) = error {
+                panic!("queue {name} does not open after a fall: {error}");
+            }
+        })
+        .unwrap_or_else(|error| panic!("the store does not open: {error}"));
+        self.engine = Some(engine);
+        self.boot = Boot { clean: false, same_boot: true };
+    }
+
+    fn engine(&mut self) -> &mut Engine<SimDisk> {
+        self.engine.as_mut().expect("a server runs")
+    }
+
+    /// Hands frames to the engine, as whole frames.
+    fn say(&mut self, connection: ConnectionId, frames: &[u8]) {
+        let moment = self.moment();
+        let mut at = 0;
+        while at < frames.len() {
+            let head = frames[at..at + 8].try_into().expect("eight bytes");
+            let header = FrameHeader::decode(head).expect("our own frames");
+            let end = at + 8 + header.length as usize;
+            // A paused connection's frames wait in its socket; here they wait for the job.
+            while self.engine().is_paused(connection) {
+                if !self.run_job() {
+                    self.turn();
+                    assert!(
+                        !self.jobs.is_empty(),
+                        "a connection is paused and nothing is under way"
+                    );
+                }
+            }
+            self.engine().frame(connection, &header, &frames[at + 8..end], moment);
+            at = end;
+        }
+    }
+
+    pub fn turn(&mut self) {
+        let moment = self.moment();
+        for outcome in std::mem::take(&mut self.outcomes) {
+            self.engine().outcome(outcome, moment);
+        }
+        self.engine().turn(moment);
+        let jobs = self.engine().take_jobs();
+        self.jobs.extend(jobs);
+        if let Some(why) = self.engine().failed() {
+            panic!("the disk failed without a fault being planted: {why}");
+        }
+    }
+
+    /// Runs one job, any of those that are under way. False when there is none.
+    pub fn run_job(&mut self) -> bool {
+        if self.jobs.is_empty() {
+            return false;
+        }
+        let which = self.rng.below(self.jobs.len() as u64) as usize;
+        let outcome = self.jobs.swap_remove(which).run();
+        self.outcomes.push(outcome);
+        self.turn();
+        true
+    }
+
+    /// Takes up to `bytes` out of an outbox, as a socket would.
+    fn receive(&mut self, connection: ConnectionId, mut bytes: u64) -> Vec<u8> {
+        let mut received = Vec::new();
+        let engine = self.engine.as_mut().expect("a server runs");
+        if let Some(outbox) = engine.outbox(connection) {
+            while bytes > 0 {
+                let n = match outbox.front() {
+                    None => break,
+                    Some(Front::Bytes(piece, _)) => {
+                        let n = (piece.len() as u64).min(bytes) as usize;
+                        received.extend_from_slice(&piece[..n]);
+                        n as u64
+                    }
+                    Some(Front::File(file, position, length)) => {
+                        let n = length.min(bytes);
+                        let before = received.len();
+                        received.resize(before + n as usize, 0);
+                        let read = file.read_at(&mut received[before..], Position(position));
+                        assert_eq!(
+                            read.expect("readable"),
+                            n as usize,
+                            "a range that is not there"
+                        );
+                        n
+                    }
+                };
+                outbox.advance(n);
+                bytes -= n;
+            }
+        }
+        engine.sent(connection);
+        engine.take_dirty();
+        received
+    }
+
+    fn connect(&mut self) -> ConnectionId {
+        let connection = ConnectionId(self.next_connection);
+        self.next_connection += 1;
+        let moment = self.moment();
+        self.engine().connected(connection, moment);
+        connection
+    }
+
+    /// Declares a queue, and waits until it stands.
+    pub fn declare(&mut self, name: &Name, policy: SyncPolicy) {
+        let connection = self.connect();
+        let mut frames = Vec::new();
+        let client = Some(ClientInfo::default());
+        Request::Hello { oldest: VERSION, newest: VERSION, client }.encode(0, &mut frames);
+        let declare = Admin::Declare { queue: name.clone(), sync: Some(policy), change: false };
+        Request::Admin(declare).encode(1, &mut frames);
+        self.say(connection, &frames);
+        self.turn();
+        while self.run_job() {}
+        self.receive(connection, u64::MAX);
+        self.engine().hung_up(connection);
+        self.queues.insert(name.clone(), QueueModel::new(policy));
+    }
+
+    pub fn step_sender(&mut self, which: usize) {
+        let Some(connection) = self.senders[which].connection else {
+            if !self.senders[which].ended {
+                let connection = self.connect();
+                let frames = self.senders[which].connect(connection);
+                self.say(connection, &frames);
+            }
+            return;
+        };
+        let limit = if self.rng.chance(20) { 1 + self.rng.below(60) } else { u64::MAX };
+        let bytes = self.receive(connection, limit);
+        let sender = &mut self.senders[which];
+        let model = self.queues.get_mut(&sender.queue).expect("a queue's model");
+        sender.inbound.extend(bytes);
+        let mut frames = sender.hear(model);
+        if !sender.ended && !self.draining {
+            frames.extend(sender.publish(model, &mut self.rng));
+        }
+        self.say(connection, &frames);
+    }
+
+    pub fn step_receiver(&mut self, which: usize) {
+        let Some(connection) = self.receivers[which].connection else {
+            let connection = self.connect();
+            let keep = self.rng.chance(50);
+            let frames = self.receivers[which].connect(connection, keep);
+            self.say(connection, &frames);
+            return;
+        };
+        let limit = if self.rng.chance(20) { 1 + self.rng.below(200) } else { u64::MAX };
+        let bytes = self.receive(connection, limit);
+        let receiver = &mut self.receivers[which];
+        let model = self.queues.get_mut(&receiver.queue).expect("a queue's model");
+        receiver.inbound.extend(bytes);
+        receiver.hear(model);
+        let mut frames = Vec::new();
+        if self.rng.chance(50) {
+            frames.extend(receiver.more_credit(&mut self.rng));
+        }
+        if self.draining {
+            frames.extend(receiver.ack_all(model));
+        } else if self.rng.chance(50) {
+            frames.extend(receiver.ack(model, &mut self.rng));
+        }
+        self.say(connection, &frames);
+        let receiver = &mut self.receivers[which];
+        receiver.served(self.queues.get_mut(&receiver.queue).expect("a queue's model"));
+    }
+
+    pub fn hang_up(&mut self, sender: bool, which: usize) {
+        let connection = if sender {
+            let connection = self.senders[which].connection;
+            self.senders[which].lost();
+            connection
+        } else {
+            let connection = self.receivers[which].connection;
+            self.receivers[which].lost();
+            // What it held is ready again for everyone: it must not present it on a server that
+            // never went down.
+            self.receivers[which].held.clear();
+            connection
+        };
+        if let Some(connection) = connection {
+            self.engine().hung_up(connection);
+        }
+    }
+
+    pub fn pass_time(&mut self, micros: u64) {
+        self.now = self.now.plus(Micros(micros));
+        self.wall = WallTime(self.wall.0 + micros);
+        self.turn();
+    }
+
+    /// Lets everything that is under way come to its end.
+    pub fn settle(&mut self) {
+        for _ in 0..10_000 {
+            self.turn();
+            if !self.run_job() && self.outcomes.is_empty() {
+                return;
+            }
+        }
+        panic!("jobs without end");
+    }
+
+    /// Whether nothing is ready or leased anywhere.
+    pub fn is_empty(&mut self) -> bool {
+        self.list().queues.iter().all(|queue| queue.ready.0 == 0 && queue.unacked.0 == 0)
+    }
+
+    /// How things stand, for a failure.
+    pub fn describe(&mut self) -> String {
+        let mut text = String::new();
+        for queue in self.list().queues {
+            text += &format!("{queue:?}\n");
+        }
+        for sender in &self.senders {
+            text += &format!("{sender:?}\n");
+        }
+        for receiver in &self.receivers {
+            text += &format!("{receiver:?}\n");
+        }
+        text
+    }
+
+    fn list(&mut self) -> mq::wire::StoreInfo {
+        let connection = self.connect();
+        let mut frames = Vec::new();
+        let client = Some(ClientInfo::default());
+        Request::Hello { oldest: VERSION, newest: VERSION, client }.encode(0, &mut frames);
+        Request::Admin(Admin::List { after: None }).encode(1, &mut frames);
+        self.say(connection, &frames);
+        let mut bytes = self.receive(connection, u64::MAX);
+        self.engine().hung_up(connection);
+        let replies = crate::clients::take_frames(&mut bytes);
+        let (_, body) = replies.last().expect("an answer");
+        serde_json::from_slice(body).expect("a list of queues")
+    }
+
+    /// The server's life ends, and another begins.
+    pub fn fall(&mut self, how: Fall) {
+        self.falls += 1;
+        if std::env::var_os("MQ_SIM_TRACE").is_some() {
+            eprintln!("FILES before {:?}", self.disk.files());
+            eprintln!(
+                "before fall {how:?}:\n{}",
+                self.list().queues.iter().map(|q| format!("  {q:?}\n")).collect::<String>()
+            );
+        }
+        self.note(how as u64 + 1000);
+        match how {
+            Fall::Stop => {
+                self.engine().begin_stop();
+                self.settle();
+                assert!(self.engine().is_drained(), "a stop that does not drain");
+                let engine = self.engine.take().expect("a server runs");
+                let clean = engine.close(self.now);
+                assert_eq!(clean, Ok(true), "an orderly stop fails");
+                self.boot = Boot { clean: true, same_boot: self.rng.chance(50) };
+            }
+            Fall::Kill => {
+                self.run_some_jobs_halfway();
+                self.engine = None;
+                self.disk.revive();
+                self.boot = Boot { clean: false, same_boot: true };
+            }
+            Fall::Power => {
+                self.run_some_jobs_halfway();
+                self.engine = None;
+                self.disk.crash();
+                self.boot = Boot { clean: false, same_boot: false };
+                for model in self.queues.values_mut() {
+                    model.lose_power();
+                }
+            }
+        }
+        self.jobs.clear();
+        self.outcomes.clear();
+        for sender in &mut self.senders {
+            sender.lost();
+        }
+        for receiver in &mut self.receivers {
+            receiver.lost();
+        }
+        self.now = Monotonic(0);
+        if std::env::var_os("MQ_SIM_TRACE").is_some() {
+            eprintln!("FILES {:?}", self.disk.files());
+        }
+        self.start();
+        if std::env::var_os("MQ_SIM_TRACE").is_some() {
+            eprintln!(
+                "after it:\n{}",
+                self.list().queues.iter().map(|q| format!("  {q:?}\n")).collect::<String>()
+            );
+        }
+    }
+
+    /// Jobs that were on helper threads when the server fell: each gets as far as its first few
+    /// steps on the disk.
+    fn run_some_jobs_halfway(&mut self) {
+        for job in std::mem::take(&mut self.jobs) {
+            let steps = self.rng.below(6);
+            if steps == 0 {
+                continue;
+            }
+            self.disk.fail_in(steps, Fault::Kill);
+            drop(job.run());
+            self.disk.revive();
+        }
+    }
+}

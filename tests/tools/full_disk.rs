@@ -1,0 +1,136 @@
+//! G10: a full disk is an answer. Needs root, for a small file system in memory.
+
+use std::path::{Path, PathBuf};
+
+use crate::harness::{Store, process, skip};
+use crate::{numbers, seq};
+
+/// A file system of a few megabytes with a store on it.
+struct SmallDisk {
+    store: Store,
+    at: PathBuf,
+}
+
+impl SmallDisk {
+    fn mount(mebibytes: u32) -> Option<SmallDisk> {
+        let store = Store::new().named("disk/store");
+        let at = store.beside("disk");
+        std::fs::create_dir(&at).expect("room");
+        let script = format!("mount -t tmpfs -o size={mebibytes}m,mode=700 mq-test disk");
+        (store.sh(&script).code == 0).then_some(SmallDisk { store, at })
+    }
+
+    fn fill(&self) -> PathBuf {
+        let path = self.at.join("filler");
+        let script = "head -c 1G /dev/zero > \"$0\"";
+        let mut command = self.store.shell(script);
+        command.arg(&path);
+        assert_ne!(process::run(command, b"").code, 0, "the disk is full now");
+        path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        self.store.end_servers();
+        self.store.sh("umount -l disk");
+    }
+}
+
+fn reported(stderr: &str, ready: u64) {
+    assert!(numbers(stderr).contains(&ready), "{ready} are stored, but it says: {stderr}");
+}
+
+fn free_of(path: &Path) -> u64 {
+    let stat = rustix::fs::statvfs(path).expect("mounted");
+    stat.f_bavail * stat.f_frsize
+}
+
+#[test]
+fn a_full_disk_refuses_a_send_and_serves_everything_else() {
+    let Some(disk) = SmallDisk::mount(24) else {
+        return skip("a_full_disk_refuses_a_send...", "needs root and the right to mount");
+    };
+    let store = &disk.store;
+    // 48 MB of lines do not fit.
+    let done =
+        store.sh("{ yes 0123456789012345678901234567890 | head -n 1500000; true; } | mq-send q");
+    let done = done.exits(75);
+    let stored = store.number("q", "ready");
+    assert!(stored > 0);
+    reported(&done.stderr, stored);
+    assert!(free_of(&disk.at) >= (24 << 20) / 20 / 2, "the reserve is kept");
+    // One more is refused as well; receiving and acknowledging go on.
+    let lines = seq(1, 1).repeat(1 << 20);
+    store.run("mq-send", &["q"], &lines).exits(75);
+    let stored = store.number("q", "ready");
+    let out = store.receive("q");
+    assert_eq!(out.iter().filter(|b| **b == b'\n').count() as u64, stored);
+    assert_eq!(store.number("q", "unacked"), 0);
+    // What was taken makes room again, without a restart.
+    let server = store.server();
+    crate::harness::eventually("sending works again", || {
+        (store.run("mq-send", &["q"], &seq(1, 10)).code == 0).then_some(())
+    });
+    assert_eq!(store.server(), server, "the same server");
+    assert_eq!(store.receive("q"), seq(1, 10));
+    store.run("mq-admin", &["check"], b"").ok();
+}
+
+#[test]
+fn a_disk_filled_by_others_is_survived_and_works_again() {
+    let Some(disk) = SmallDisk::mount(16) else {
+        return skip("a_disk_filled_by_others...", "needs root and the right to mount");
+    };
+    let store = &disk.store;
+    store.send("q", &seq(0, 1000));
+    store.run("mq-recv", &["-n1", "q"], b"").ok();
+    let filler = disk.fill();
+    let done = store.run("mq-send", &["q"], &seq(1, 200_000)).exits(75);
+    let stored = store.number("q", "ready");
+    reported(&done.stderr, stored - 1000);
+    let waiting = store.spawn("mq-send", &["-w", "30s", "q", "-m", "patient"]);
+    let done = store.run("mq-recv", &["-n", "1000", "q"], b"").ok();
+    assert_eq!(done.stdout, seq(1, 1000), "receiving needs no room");
+    std::fs::remove_file(filler).expect("ours");
+    waiting.finish().ok();
+    let out = store.receive("q");
+    assert!(out.ends_with(b"patient\n"));
+    store.run("mq-admin", &["check"], b"").ok();
+}
+
+/// The first receiver of a queue makes its group, which needs room: it is told so, or served.
+#[test]
+fn the_first_receiver_on_a_full_disk_is_served_or_told() {
+    let Some(disk) = SmallDisk::mount(16) else {
+        return skip("the_first_receiver_on_a_full_disk...", "needs root and the right to mount");
+    };
+    let store = &disk.store;
+    store.send("q", &seq(1, 1000));
+    let filler = disk.fill();
+    let done = store.run("mq-recv", &["-e", "q"], b"");
+    std::fs::remove_file(filler).expect("ours");
+    let taken = if done.code == 0 { done } else { done.exits(75).says("space") }.stdout;
+    assert_eq!([taken, store.receive("q")].concat(), seq(1, 1000));
+}
+
+/// A server comes up on a full disk, so that what is there can be taken.
+#[test]
+fn a_full_disk_does_not_keep_a_server_from_starting() {
+    let Some(disk) = SmallDisk::mount(16) else {
+        return skip("a_full_disk_does_not_keep...", "needs root and the right to mount");
+    };
+    let store = &disk.store;
+    store.send("q", &seq(1, 1000));
+    store.kill_server();
+    let filler = disk.fill();
+    let done = store.run("mq-recv", &["-e", "q"], b"");
+    std::fs::remove_file(filler).expect("ours");
+    if done.code == 0 {
+        assert_eq!(done.stdout, seq(1, 1000));
+    } else {
+        // Refused for now with the reason, and nothing lost.
+        assert!(done.stderr.contains("space"), "{}", done.stderr);
+        assert_eq!(store.receive("q"), seq(1, 1000));
+    }
+}

@@ -1,0 +1,41 @@
+//! The tools from outside: real processes, real pipes, real kills, each test on a store of its
+//! own. A test is named after the promise that it holds (see mq(7), GUARANTEES).
+//!
+//! Sizes that the ordinary run keeps small can be raised: `MQ_ROUNDS=100` for the rounds of
+//! kill -9, `MQ_LINES=10000000` and `MQ_MIB=300` for the long inputs.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod admin;
+mod bad_frames;
+mod bad_input;
+mod failing_disk;
+mod first_hour;
+mod foreign;
+mod full_disk;
+mod kills;
+mod outputs;
+mod receiving;
+mod rounds;
+mod sending;
+mod starting;
+mod stores;
+
+/// A size from the environment, or the one for the ordinary run.
+fn size(variable: &str, ordinary: u64) -> u64 {
+    match std::env::var(variable) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")),
+        Err(_) => ordinary,
+    }
+}
+
+/// The numbers from `first` to `last`, each on a line, as `seq` writes them.
+fn seq(first: u64, last: u64) -> Vec<u8> {
+    (first..=last).flat_map(|number| format!("{number}\n").into_bytes()).collect()
+}
+
+/// The whole numbers in a text, wherever they stand.
+fn numbers(text: &str) -> Vec<u64> {
+    text.split(|c: char| !c.is_ascii_digit()).filter_map(|digits| digits.parse().ok()).collect()
+}

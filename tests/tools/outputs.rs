@@ -1,0 +1,39 @@
+//! What a receiver says about where its bytes go.
+
+use crate::harness::Store;
+use crate::seq;
+
+/// The warning once came for every delivery that held such a message.
+#[test]
+fn a_body_with_the_delimiter_is_written_as_it_is_with_one_warning() {
+    let store = Store::new();
+    let done = store.sh("mq-send -m $'a\nb' q; mq-send -m $'c\nd' q; mq-recv -e q").ok();
+    assert_eq!(done.text(), "a\nb\nc\nd\n");
+    assert_eq!(done.stderr.matches("holds the delimiter").count(), 1, "{}", done.stderr);
+    assert!(done.stderr.contains("-0") && done.stderr.contains("-J"), "{}", done.stderr);
+}
+
+/// The signal that comes with a limit on the size of files must not end a receiver before it has
+/// cut the file back.
+#[test]
+fn a_file_at_its_limit_is_cut_back_and_told() {
+    let store = Store::new();
+    store.send("q", &seq(1, 100_000));
+    store.sh("ulimit -f 64; mq-recv -e q > file").exits(75).says("cut back").says("File too large");
+    store.sh("mq-recv -e q >> file; cmp file <(seq 1 100000)").ok();
+}
+
+#[test]
+fn a_null_device_is_asked_for_and_a_socket_is_an_outlet() {
+    let store = Store::new();
+    store.send("q", &seq(1, 3));
+    store.sh("mq-recv -e -n1 q > /dev/null").ok();
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    let mut receiver = store.command("mq-recv", &["-e", "q"]);
+    receiver.stdout(std::os::fd::OwnedFd::from(theirs));
+    let status = receiver.status().expect("it runs");
+    drop(receiver);
+    assert!(status.success());
+    assert_eq!(std::io::read_to_string(ours).expect("text"), "2\n3\n");
+    assert_eq!(store.number("q", "ready"), 0);
+}

@@ -1,0 +1,190 @@
+//! Rounds of kill -9 on the server under four senders and three receivers (done-when 5, G6, G8).
+//!
+//! Lines carry sender and counter. Afterwards: every line that was confirmed has arrived; the
+//! queue has given as many offsets as there were lines, so none is stored twice; each delivery
+//! of a line after its first has a kill between the two, shortly after the first, and lies within
+//! what its receiver reported as redelivered. `MQ_ROUNDS=100` for the long run.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::ChildStdout;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::harness::{Random, Running, Store, eventually};
+use crate::{numbers, size};
+
+const SENDERS: usize = 4;
+const RECEIVERS: usize = 3;
+
+/// An acknowledgement is on its way at most this long after its line was read: the poll of the
+/// pipe (100 ms at most), and the waits of a loaded machine.
+const ACK_DELAY_MAX: Duration = Duration::from_secs(5);
+
+/// A kill is noted when it is over; a line may be seen again a little before.
+const KILL_NOTED_WITHIN: Duration = Duration::from_secs(1);
+
+/// What the readers of all receivers have seen.
+#[derive(Default)]
+struct Seen {
+    /// When each line of each sender was last seen, by its number less one.
+    lines: [Vec<Option<Instant>>; SENDERS],
+    repeats: Vec<Repeat>,
+}
+
+/// A line that was seen again.
+struct Repeat {
+    line: String,
+    receiver: usize,
+    before: Instant,
+    again: Instant,
+}
+
+impl Seen {
+    fn saw(&mut self, receiver: usize, line: String) {
+        let mut words = line.split(' ').map(|word| word.parse::<usize>().ok());
+        let (Some(Some(sender)), Some(Some(number))) = (words.next(), words.next()) else {
+            panic!("a line that nobody sent: {line:?}");
+        };
+        let again = Instant::now();
+        let lines = &mut self.lines[sender];
+        if lines.len() < number {
+            lines.resize(number, None);
+        }
+        if let Some(before) = lines[number - 1].replace(again) {
+            self.repeats.push(Repeat { line, receiver, before, again });
+        }
+    }
+}
+
+#[test]
+fn rounds_of_kills_lose_nothing_and_explain_each_duplicate() {
+    let rounds = size("MQ_ROUNDS", 12);
+    let store = Store::new();
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let arrived = Arc::new(AtomicU64::new(0));
+    let stop = Arc::new(AtomicBool::new(false));
+
+    let mut receivers: Vec<Running> =
+        (0..RECEIVERS).map(|_| store.spawn("mq-recv", &["-v", "q"])).collect();
+    let readers: Vec<JoinHandle<()>> = receivers
+        .iter_mut()
+        .enumerate()
+        .map(|(n, r)| read(n, r.take_stdout(), Arc::clone(&seen), Arc::clone(&arrived)))
+        .collect();
+    let mut senders: Vec<Running> = (0..SENDERS).map(|_| store.spawn("mq-send", &["q"])).collect();
+    let feeders: Vec<JoinHandle<usize>> = senders
+        .iter_mut()
+        .zip(0..)
+        .map(|(s, n)| feed(n, s.take_stdin(), Arc::clone(&stop)))
+        .collect();
+
+    let mut kills = Vec::new();
+    let mut random = Random(2024);
+    for _ in 0..rounds {
+        let goal = arrived.load(Ordering::Relaxed) + 1 + random.below(20_000);
+        eventually("lines arrive", || (arrived.load(Ordering::Relaxed) >= goal).then_some(()));
+        kills.push(kill(&store));
+    }
+    stop.store(true, Ordering::Relaxed);
+    let sent: Vec<usize> = feeders.into_iter().map(|f| f.join().expect("a feeder")).collect();
+    // Exit 0 means that every line is confirmed.
+    senders.into_iter().for_each(|sender| drop(sender.finish().ok()));
+    store.run("mq-admin", &["wait", "q"], b"").ok();
+
+    let total: usize = sent.iter().sum();
+    assert_eq!(store.number("q", "end"), total as u64, "each line is stored once");
+    let reported: Vec<u64> = receivers.into_iter().map(end_and_sum_redelivered).collect();
+    readers.into_iter().for_each(|reader| reader.join().expect("a reader"));
+    let seen = seen.lock().expect("no reader panicked");
+    for (sender, last) in sent.into_iter().enumerate() {
+        let lines = &seen.lines[sender];
+        assert_eq!(lines.len(), last, "sender {sender} sent {last} lines");
+        let lost = lines.iter().position(Option::is_none);
+        assert_eq!(lost, None, "a line of sender {sender} is lost");
+    }
+    let repeated = explain_duplicates(&seen.repeats, &kills);
+    for (receiver, count) in repeated.into_iter().enumerate() {
+        let reported = reported[receiver];
+        assert!(count <= reported, "{receiver} wrote {count} again and reported {reported}");
+    }
+    println!("{rounds} kills, {total} lines, {} again", seen.repeats.len());
+}
+
+/// Kills the server, and says when that was over.
+fn kill(store: &Store) -> Instant {
+    store.kill_server();
+    Instant::now()
+}
+
+/// Feeds one sender; returns how many lines it has written in whole.
+fn feed(
+    sender: usize,
+    mut stdin: impl Write + Send + 'static,
+    stop: Arc<AtomicBool>,
+) -> JoinHandle<usize> {
+    std::thread::spawn(move || {
+        let mut last = 0;
+        let mut random = Random(sender as u64);
+        while !stop.load(Ordering::Relaxed) {
+            let mut lines = String::new();
+            for _ in 0..1 + random.below(100) {
+                last += 1;
+                lines.push_str(&format!("{sender} {last} {:x}\n", random.next()));
+            }
+            stdin.write_all(lines.as_bytes()).expect("a sender survives every kill");
+            // Not so fast that the test is about throughput.
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        last
+    })
+}
+
+/// Reads what one receiver writes, as fast as it comes.
+fn read(
+    receiver: usize,
+    stdout: ChildStdout,
+    seen: Arc<Mutex<Seen>>,
+    arrived: Arc<AtomicU64>,
+) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines() {
+            let line = line.expect("UTF-8");
+            seen.lock().expect("no reader panicked").saw(receiver, line);
+            arrived.fetch_add(1, Ordering::Relaxed);
+        }
+    })
+}
+
+/// Ends a receiver; returns how many messages it has reported as redelivered.
+fn end_and_sum_redelivered(mut receiver: Running) -> u64 {
+    receiver.signal(Signal::TERM);
+    assert_eq!(receiver.await_end(), 143);
+    receiver
+        .stderr()
+        .lines()
+        .filter_map(|line| line.split_once("redelivered: "))
+        .map(|(_, range)| {
+            let ends = numbers(range);
+            ends[1] - ends[0]
+        })
+        .sum()
+}
+
+/// Checks each repeated delivery against the kills; returns how many each receiver had.
+fn explain_duplicates(repeats: &[Repeat], kills: &[Instant]) -> [u64; RECEIVERS] {
+    let mut repeated = [0; RECEIVERS];
+    for repeat in repeats {
+        repeated[repeat.receiver] += 1;
+        let explained = kills.iter().any(|kill| {
+            *kill + KILL_NOTED_WITHIN >= repeat.before
+                && *kill <= repeat.again + KILL_NOTED_WITHIN
+                && kill.saturating_duration_since(repeat.before) < ACK_DELAY_MAX
+        });
+        assert!(explained, "{:?} came twice without a kill between", repeat.line);
+    }
+    repeated
+}

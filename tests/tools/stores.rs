@@ -1,0 +1,237 @@
+//! G16 and stores that must not be used: each is refused with a remedy, and not touched.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use crate::harness::{Store, is_root, process, skip, tool};
+use crate::seq;
+
+/// Sets the permission bits of a file.
+pub fn set_mode(path: &Path, mode: u32) -> std::io::Result<()> {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+}
+
+fn made(store: &Store) {
+    store.send("q", b"a\n");
+    store.run("mq-admin", &["stop"], b"").ok();
+}
+
+#[test]
+fn a_store_is_made_for_its_owner_alone() {
+    let store = Store::new();
+    store.sh("umask 000; mq-send q -m x").ok();
+    for (name, mode) in [("", 0o700), ("queues", 0o700), ("queues/q", 0o700)] {
+        let metadata = std::fs::metadata(store.path().join(name)).expect("it is there");
+        assert_eq!(metadata.permissions().mode() & 0o7777, mode, "{name}");
+    }
+    let mut files = vec![store.path().to_owned()];
+    while let Some(path) = files.pop() {
+        let metadata = std::fs::symlink_metadata(&path).expect("it is there");
+        assert_eq!(metadata.permissions().mode() & 0o077, 0, "{} is open", path.display());
+        if metadata.is_dir() {
+            files.extend(std::fs::read_dir(&path).expect("ours").map(|e| e.expect("ours").path()));
+        }
+    }
+}
+
+#[test]
+fn a_store_open_to_others_is_refused_with_the_remedy() {
+    for mode in [0o755, 0o770, 0o701] {
+        let store = Store::new();
+        made(&store);
+        set_mode(store.path(), mode).expect("ours");
+        for args in [&["mq-send", "q", "-m", "x"][..], &["mq-recv", "-e", "q"], &["mq-serve"]] {
+            let done = store.run(args[0], &args[1..], b"");
+            assert_ne!(done.code, 0);
+            done.says("chmod 700");
+        }
+        assert!(store.server().is_none());
+        set_mode(store.path(), 0o700).expect("ours");
+        assert_eq!(store.receive("q"), b"a\n", "nothing was touched");
+    }
+}
+
+/// Another user's store, and another user's attempt on ours: both need root to be made.
+#[test]
+fn other_users_are_kept_out() {
+    const NAME: &str = "other_users_are_kept_out";
+    if !is_root() {
+        return skip(NAME, "needs root to become another user");
+    }
+    let store = Store::new();
+    made(&store);
+    let nobody = Nobody::new(&store);
+    if !nobody.can_run() {
+        return skip(NAME, "setpriv cannot become user 65534 here");
+    }
+    // Nobody cannot even look into a directory of mode 0700.
+    let done = nobody.run("mq-send", "q -m x");
+    assert_ne!(done.code, 0);
+    assert!(!done.stderr.is_empty());
+    // Root would be let in by the kernel, and must refuse by itself.
+    rustix::fs::chown(
+        store.path(),
+        Some(rustix::fs::Uid::from_raw(65534)),
+        Some(rustix::fs::Gid::from_raw(65534)),
+    )
+    .expect("root may");
+    let done = store.run("mq-send", &["q", "-m", "x"], b"");
+    assert_ne!(done.code, 0);
+    done.says("65534");
+    assert!(store.server().is_none());
+}
+
+/// The socket's own check: someone who reaches it all the same is hung up on.
+#[test]
+fn a_connection_of_another_user_is_refused() {
+    const NAME: &str = "a_connection_of_another_user_is_refused";
+    if !is_root() {
+        return skip(NAME, "needs root to become another user");
+    }
+    let store = Store::new();
+    let _server = store.serve();
+    let nobody = Nobody::new(&store);
+    if !nobody.can_run() || store.sh("command -v perl").code != 0 {
+        return skip(NAME, "needs setpriv and perl");
+    }
+    // The doors are opened behind the server's back.
+    set_mode(store.path(), 0o777).expect("ours");
+    set_mode(&store.path().join("sock"), 0o777).expect("ours");
+    let script = "use Socket; socket(my $s, AF_UNIX, SOCK_STREAM, 0) or die; \
+        connect($s, pack_sockaddr_un(\"$ARGV[0]/sock\")) or die \"connect: $!\"; \
+        local $SIG{PIPE} = 'IGNORE'; local $SIG{ALRM} = sub { die 'not hung up on' }; alarm 20; \
+        syswrite($s, 'x' x 8); my $heard = ''; \
+        while (sysread($s, my $more, 4096)) { $heard .= $more } \
+        die $heard if $heard =~ /mq wire/; print \"refused\\n\";";
+    let mut command =
+        store.shell("exec setpriv --reuid 65534 --clear-groups perl -e \"$0\" \"$MQ_DIR\"");
+    command.arg(script);
+    let done = process::run(command, b"").ok();
+    assert_eq!(done.text(), "refused\n");
+    set_mode(store.path(), 0o700).expect("ours");
+}
+
+struct Nobody<'a> {
+    store: &'a Store,
+}
+
+impl Nobody<'_> {
+    /// Another user needs the tools where it can reach them.
+    fn new(store: &Store) -> Nobody<'_> {
+        let bin = store.beside("bin");
+        std::fs::create_dir(&bin).expect("room");
+        for name in ["mq-send", "mq-recv", "mq-serve"] {
+            std::fs::copy(tool(name), bin.join(name)).expect("room");
+        }
+        set_mode(&bin, 0o755).expect("ours");
+        set_mode(bin.parent().expect("a parent"), 0o755).expect("ours");
+        Nobody { store }
+    }
+
+    fn can_run(&self) -> bool {
+        self.run("mq-send", "--version").code == 0
+    }
+
+    fn run(&self, tool: &str, args: &str) -> process::Done {
+        self.store.sh(&format!("setpriv --reuid 65534 --clear-groups bin/{tool} {args}"))
+    }
+}
+
+#[test]
+fn a_store_of_a_newer_version_is_refused_and_not_touched() {
+    let store = Store::new();
+    made(&store);
+    let version = store.path().join("version");
+    let ours = std::fs::read(&version).expect("a store names its version");
+    std::fs::write(&version, "999\n").expect("ours");
+    for args in [&["mq-send", "q", "-m", "x"][..], &["mq-recv", "-e", "q"], &["mq-serve"]] {
+        let done = store.run(args[0], &args[1..], b"");
+        assert_ne!(done.code, 0);
+        done.says("999");
+    }
+    assert_eq!(std::fs::read(&version).expect("ours"), b"999\n");
+    std::fs::write(&version, ours).expect("ours");
+    assert_eq!(store.receive("q"), b"a\n");
+}
+
+#[test]
+fn a_store_that_is_a_file_is_refused() {
+    let store = Store::new();
+    std::fs::write(store.path(), "a file").expect("room");
+    let done = store.run("mq-send", &["q", "-m", "x"], b"");
+    assert_ne!(done.code, 0);
+    done.says("directory");
+    assert_eq!(std::fs::read(store.path()).expect("ours"), b"a file");
+}
+
+#[test]
+fn a_path_longer_than_a_socket_address_works() {
+    let long = ["a-rather-long-name-of-a-directory"; 8].join("/");
+    let store = Store::new().named(&long);
+    assert!(store.path().as_os_str().len() > 200);
+    store.sh("seq 1 5 | mq-send q && mq-recv -e q").ok().quietly();
+    store.run("mq-admin", &["ls"], b"").ok();
+    store.kill_server();
+    store.send("q", b"again\n");
+    assert_eq!(store.receive("q"), b"again\n");
+}
+
+#[test]
+fn a_relative_path_and_a_path_with_spaces_work() {
+    let store = Store::new().named("with space/and\nnewline");
+    store.send("q", b"a\n");
+    assert_eq!(store.receive("q"), b"a\n");
+    let store = Store::new();
+    store.sh("unset MQ_DIR; mq-send --dir store q -m x && cd / && mq-recv --dir \"$OLDPWD/store\" -e q").ok();
+}
+
+#[test]
+fn our_own_symbolic_link_is_followed() {
+    let store = Store::new();
+    made(&store);
+    let link = store.beside("link");
+    std::os::unix::fs::symlink(store.path(), &link).expect("room");
+    let done = store.sh("mq-send --dir link q -m b && mq-recv -e q").ok();
+    assert_eq!(done.text(), "a\nb\n");
+}
+
+#[test]
+fn the_default_store_lies_below_the_home_directory() {
+    let store = Store::new().named(".local/state/mq");
+    store.sh("unset MQ_DIR; mq-send q -m x").ok();
+    assert_eq!(store.receive("q"), b"x\n", "HOME decides");
+    // An empty MQ_DIR is none.
+    store.sh("MQ_DIR= mq-send q -m y").ok();
+    assert_eq!(store.receive("q"), b"y\n");
+    // Nor does anything else in the environment decide.
+    store.sh("unset MQ_DIR; XDG_STATE_HOME=$HOME/x XDG_RUNTIME_DIR=$HOME/y mq-send q -m z").ok();
+    assert_eq!(store.receive("q"), b"z\n");
+}
+
+/// G11 as it shows from outside.
+#[test]
+fn a_flipped_bit_stops_that_queue_and_no_other() {
+    let store = Store::new();
+    store.send("bad", &seq(1, 1000));
+    store.send("good", &seq(1, 1000));
+    store.run("mq-admin", &["stop"], b"").ok();
+    let segment = std::fs::read_dir(store.path().join("queues/bad"))
+        .expect("a queue is a directory")
+        .map(|entry| entry.expect("ours").path())
+        .find(|path| path.extension().is_some_and(|e| e == "seg"))
+        .expect("a segment");
+    let mut bytes = std::fs::read(&segment).expect("ours");
+    let at = bytes.windows(4).position(|w| w == b"500\n").expect("the line is there");
+    bytes[at] ^= 1;
+    std::fs::write(&segment, &bytes).expect("ours");
+
+    let done = store.run("mq-recv", &["-e", "bad"], b"");
+    assert_ne!(done.code, 0, "damage is not the end of a queue");
+    assert!(!done.stderr.is_empty());
+    assert!(!done.stdout.windows(4).any(|w| w == b"400\n"), "nothing of the damaged batch comes");
+    assert_eq!(store.receive("good"), seq(1, 1000));
+    let done = store.run("mq-admin", &["check"], b"").exits(1);
+    let report = done.text().to_owned() + &done.stderr;
+    assert!(report.contains("bad") && report.contains(".seg"), "{report}");
+    assert_eq!(std::fs::read(&segment).expect("ours"), bytes, "nothing was deleted or mended");
+}
