@@ -8,7 +8,10 @@
 //! ```text
 //! start::Dialer ──▶ connection::Connection ◀── admin::call
 //!                          ▲
-//!               send::Sender, the receiver
+//!               send::Sender, receive::Receiver
+//!
+//! receive: DELIVER ─▶ delivery (verify) ─▶ format ─▶ piece ─▶ ledger ─▶ outlet ─▶ the reader
+//!          CREDIT ◀─ credit ◀──────────────────── ACK ◀────────┴─── taken ◀───────────┘
 //! ```
 
 pub mod admin;

@@ -14,6 +14,7 @@ use mio::event::Event;
 use mio::net::{UnixListener, UnixStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use super::engine::{ConnectionId, Engine, Work};
 use super::inbox::{Budget, Inbox};
@@ -314,14 +315,15 @@ impl<S: Storage> EventLoop<S> {
     }
 
     fn admit(&mut self, mut socket: UnixStream, moment: Moment) {
-        let peer = match rustix::net::sockopt::socket_peercred(&socket) {
+        // The process id of a peer in another namespace is 0, which nix can tell.
+        let peer = match getsockopt(&socket, PeerCredentials) {
             Ok(credentials) => credentials,
             Err(error) => {
                 self.report.error(&format!("cannot tell who connects: {error}"));
                 return;
             }
         };
-        let uid = peer.uid.as_raw();
+        let uid = peer.uid();
         let refusal = if uid != self.owner && uid != 0 {
             self.report.error(&format!("user {uid} was refused"));
             Some((ErrorCode::Access, "this store belongs to another user"))
@@ -350,7 +352,7 @@ impl<S: Storage> EventLoop<S> {
             self.report.error(&format!("cannot watch a connection: {error}"));
             return;
         }
-        self.report.debug(&format!("process {} connects", peer.pid.as_raw_nonzero()));
+        self.report.debug(&format!("process {} connects", peer.pid()));
         self.engine.connected(connection, moment);
         self.links.insert(
             connection,

@@ -116,6 +116,7 @@ fn start(options: &Options) -> Result<Started, ServeError> {
     let report = Report::new(options.level);
     let tenure = Tenure::begin(&root).map_err(io_error("record the start in the store"))?;
     let engine = recover(&root, &tenure, &report)?;
+    tenure.recovered().map_err(io_error("record the recovery in the store"))?;
     let (listener, socket) = listen(store)?;
     let event_loop = EventLoop::new(Parts {
         engine,

@@ -30,8 +30,10 @@ pub struct Tenure {
 }
 
 impl Tenure {
-    /// Reads how the last server ended and records durably that this one runs. The store must be
-    /// locked.
+    /// Reads how the last server ended, and records durably that the store is in use. The store
+    /// must be locked. The boot stays that of the last server until [`Tenure::recovered`]: a
+    /// start that does not get through recovery must not make the next one believe that what is
+    /// in the files was written on this boot.
     ///
     /// # Errors
     /// The file cannot be written or synced.
@@ -39,23 +41,27 @@ impl Tenure {
         // Without a boot id every start counts as one after a reboot: the careful way.
         let boot =
             std::fs::read_to_string(BOOT_ID).map(|s| s.trim().to_owned()).unwrap_or_default();
-        let before = match std::fs::read(root.join("running")) {
-            Ok(bytes) => match serde_json::from_slice::<Running>(&bytes) {
-                Ok(last) => {
-                    Boot { clean: last.clean, same_boot: !boot.is_empty() && last.boot == boot }
-                }
-                // Unreadable after a crash in mid-rename on a poor file system: assume the worst.
-                Err(_) => Boot { clean: false, same_boot: false },
-            },
+        let last = match std::fs::read(root.join("running")) {
+            // Unreadable after a crash in mid-rename on a poor file system: assume the worst.
+            Ok(bytes) => serde_json::from_slice::<Running>(&bytes).ok(),
             // A store without the file has never been served, or was put there by hand.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                Boot { clean: false, same_boot: false }
-            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(e),
         };
+        let last = last.unwrap_or(Running { boot: String::new(), pid: 0, clean: false });
+        let same_boot = !boot.is_empty() && last.boot == boot;
+        let before = Boot { clean: last.clean, same_boot };
         let tenure = Tenure { root: root.to_owned(), boot, before };
-        tenure.record(false)?;
+        tenure.record(&last.boot, false)?;
         Ok(tenure)
+    }
+
+    /// Every log has been opened: from here on all that is written belongs to this boot.
+    ///
+    /// # Errors
+    /// The file cannot be written or synced.
+    pub fn recovered(&self) -> io::Result<()> {
+        self.record(&self.boot, false)
     }
 
     /// How the server before ended.
@@ -69,11 +75,11 @@ impl Tenure {
     /// # Errors
     /// The file cannot be written or synced; the next start then takes it for a crash.
     pub fn end(self) -> io::Result<()> {
-        self.record(true)
+        self.record(&self.boot, true)
     }
 
-    fn record(&self, clean: bool) -> io::Result<()> {
-        let running = Running { boot: self.boot.clone(), pid: std::process::id(), clean };
+    fn record(&self, boot: &str, clean: bool) -> io::Result<()> {
+        let running = Running { boot: boot.to_owned(), pid: std::process::id(), clean };
         let temporary = self.root.join("running.new");
         let mut file = File::create(&temporary)?;
         serde_json::to_writer(&mut file, &running)?;
@@ -94,6 +100,10 @@ mod tests {
         let first = Tenure::begin(dir.path()).expect("begins");
         assert!(!first.before().clean && !first.before().same_boot);
         drop(first);
+        let unrecovered = Tenure::begin(dir.path()).expect("begins");
+        assert!(!unrecovered.before().same_boot, "the first did not get through recovery");
+        unrecovered.recovered().expect("records");
+        drop(unrecovered);
         let second = Tenure::begin(dir.path()).expect("begins");
         assert!(!second.before().clean && second.before().same_boot);
         second.end().expect("ends");

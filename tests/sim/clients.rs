@@ -142,7 +142,7 @@ impl Sender {
                 Reply::Sending(sending) => {
                     let confirmed = self.resume.as_ref().map_or(Sequence(0), |r| r.confirmed);
                     assert!(
-                        sending.last >= confirmed || !model.at_risk.is_empty(),
+                        sending.last >= confirmed || model.may_forget(),
                         "G1: sequence {confirmed} was confirmed to sender {}, the server has {}",
                         self.id,
                         sending.last
@@ -171,8 +171,9 @@ impl Sender {
 
     fn resend(&mut self, last: Sequence, model: &mut QueueModel, out: &mut Frames) {
         while self.unconfirmed.front().is_some_and(|first| first.head.sequence <= last) {
-            // It is stored; it counts as confirmed only when the server says so.
-            self.unconfirmed.pop_front();
+            // SENDING comes when all that the producer stored is visible: as good as a CONFIRM.
+            let batch = self.unconfirmed.pop_front().expect("there is a first");
+            model.confirmed.extend(batch.messages);
         }
         if last.0 < self.sequence && self.unconfirmed.is_empty() {
             // Lost with the power under a weak policy: what was confirmed is not kept here.
@@ -183,7 +184,7 @@ impl Sender {
             let expected = first.head.sequence.0 - u64::from(first.head.count);
             if expected != last.0 {
                 assert!(
-                    !model.at_risk.is_empty(),
+                    model.may_forget(),
                     "G1: sender {} stands at {expected}, the server at {last}, confirmed {:?}",
                     self.id,
                     self.resume

@@ -93,9 +93,8 @@ impl QueueModel {
         if let Some(other) = self.at.insert(message, offset) {
             // A weak policy may take back with the power what was delivered; unconfirmed, it is
             // then sent again.
-            let taken_back = self.power_lost && self.policy != SyncPolicy::Always;
             assert!(
-                other == offset || taken_back,
+                other == offset || self.may_forget(),
                 "G2: {message:?} is stored at {other} and at {offset}"
             );
         }
@@ -125,6 +124,11 @@ impl QueueModel {
         }
     }
 
+    /// Whether what was confirmed may be gone: power was lost under a weak policy.
+    pub fn may_forget(&self) -> bool {
+        self.power_lost && self.policy != SyncPolicy::Always
+    }
+
     pub fn lose_power(&mut self) {
         self.power_lost = true;
         // An ack that was not synced may be lost with the power: the message comes again.
@@ -132,6 +136,15 @@ impl QueueModel {
         if self.policy != SyncPolicy::Always {
             self.at_risk.extend(self.confirmed.iter().copied());
         }
+    }
+
+    /// What was seen where, as a number: equal for equal histories.
+    pub fn hash(&self) -> u64 {
+        self.seen.iter().fold(self.confirmed.len() as u64, |hash, (offset, message)| {
+            (hash ^ offset.0 ^ (message.sender << 32) ^ message.number)
+                .wrapping_mul(0x0000_0100_0000_01b3)
+                .rotate_left(17)
+        })
     }
 
     /// G1, G8, G9, at the end, when everything that is left has been delivered: nothing that was

@@ -7,12 +7,14 @@ use crate::limits;
 use crate::units::Monotonic;
 
 impl<D: Dial> Receiver<D> {
+    /// It cannot go on; the first reason counts.
     pub(super) fn fail(&mut self, error: ReceiveError) {
         if !matches!(self.phase, Phase::Finishing(Why::Failed(_)) | Phase::Closing(..)) {
             self.phase = Phase::Finishing(Why::Failed(error));
         }
     }
 
+    /// Takes the signals that have come: the first ends the receiving, the next the waiting.
     /// Returns whether there was one.
     pub(super) fn take_signals(&mut self, caller: &mut dyn Caller) -> bool {
         let mut any = false;

@@ -1,7 +1,7 @@
 //! Queues coming and going, and one turn of a queue: its jobs, what became visible, who is
 //! confirmed.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::broker::{GroupKey, GroupState, QueueKey};
@@ -46,7 +46,7 @@ pub(super) struct Hosted<S: Storage> {
     pub name: Name,
     pub key: QueueKey,
     pub log: Log<S>,
-    pub groups: HashMap<GroupKey, GroupFile>,
+    pub groups: BTreeMap<GroupKey, GroupFile>,
     /// New groups whose journals would not survive a crash yet: nothing is delivered to them,
     /// so that a restarted server knows of all that was.
     pub new_groups: Vec<GroupFile>,
@@ -55,7 +55,7 @@ pub(super) struct Hosted<S: Storage> {
     /// In the order of their offsets.
     pub awaiting: VecDeque<Awaiting>,
     /// How far each group has been handed messages since its journal was last told.
-    pub handed: HashMap<GroupKey, Offset>,
+    pub handed: BTreeMap<GroupKey, Offset>,
     /// Connections with a parked PUBLISH.
     pub parked: Vec<ConnectionId>,
     /// Channels that wait for the queue to be quiet.
@@ -106,7 +106,7 @@ impl<S: Storage> Engine<S> {
         self.next_queue += 1;
         let key =
             self.broker.add_queue(recovered.start, recovered.end, &recovered.gaps, &recovered.gone);
-        let mut groups = HashMap::new();
+        let mut groups = BTreeMap::new();
         for (group, position) in recovered.groups {
             let state = GroupState { settled: position.settled, handed: position.handed };
             let file = log.find_group(&group).expect("a recovered group has a journal");
@@ -125,7 +125,7 @@ impl<S: Storage> Engine<S> {
             new_groups: Vec::new(),
             group_waiters: Vec::new(),
             awaiting: VecDeque::new(),
-            handed: HashMap::new(),
+            handed: BTreeMap::new(),
             parked: Vec::new(),
             quiet_waiters: Vec::new(),
             cold_waiters: Vec::new(),
@@ -319,7 +319,7 @@ impl<S: Storage> Engine<S> {
     pub(super) fn journal_handed(&mut self) {
         for number in std::mem::take(&mut self.handing) {
             let Some(hosted) = self.hosted.get_mut(&number) else { continue };
-            for (group, handed) in hosted.handed.drain() {
+            for (group, handed) in std::mem::take(&mut hosted.handed) {
                 let Some(&file) = hosted.groups.get(&group) else { continue };
                 if let Err(error) = hosted.log.handed(file, handed) {
                     self.failed = Some(error.to_string());
@@ -451,7 +451,7 @@ impl<S: Storage> Engine<S> {
     /// A disk that fails; the next start then recovers as after a crash.
     pub fn close(mut self, now: Monotonic) -> Result<bool, String> {
         let mut clean = true;
-        for (_, mut hosted) in self.hosted.drain() {
+        for (_, mut hosted) in std::mem::take(&mut self.hosted) {
             if hosted.jobs_under_way > 0 {
                 // A job that did not come back in time: nothing can be said of its log.
                 clean = false;

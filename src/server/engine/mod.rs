@@ -34,7 +34,7 @@ mod sending;
 mod session;
 mod work;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::broker::{Broker, ConsumerKey, Output, QueueKey};
@@ -104,13 +104,13 @@ pub struct Engine<S: Storage> {
     new_queue_id: Box<dyn FnMut() -> QueueId + Send>,
     broker: Broker,
     places: BTreeMap<Name, Place>,
-    hosted: HashMap<QueueNumber, Hosted<S>>,
-    by_key: HashMap<QueueKey, QueueNumber>,
+    hosted: BTreeMap<QueueNumber, Hosted<S>>,
+    by_key: BTreeMap<QueueKey, QueueNumber>,
     next_queue: u64,
     /// Receivers of queues that do not exist yet.
     awaited: BTreeMap<Name, Vec<(ConnectionId, u16)>>,
-    sessions: HashMap<ConnectionId, Session<S>>,
-    consumers: HashMap<ConsumerKey, (ConnectionId, u16)>,
+    sessions: BTreeMap<ConnectionId, Session<S>>,
+    consumers: BTreeMap<ConsumerKey, (ConnectionId, u16)>,
     /// Connections that have not said HELLO, in the order of their deadlines.
     ungreeted: VecDeque<(Monotonic, ConnectionId)>,
     /// Queues whose turn it is, each once.
@@ -146,12 +146,12 @@ impl<S: Storage> Engine<S> {
             new_queue_id: setup.new_queue_id,
             broker: Broker::new(),
             places: BTreeMap::new(),
-            hosted: HashMap::new(),
-            by_key: HashMap::new(),
+            hosted: BTreeMap::new(),
+            by_key: BTreeMap::new(),
             next_queue: 1,
             awaited: BTreeMap::new(),
-            sessions: HashMap::new(),
-            consumers: HashMap::new(),
+            sessions: BTreeMap::new(),
+            consumers: BTreeMap::new(),
             ungreeted: VecDeque::new(),
             touched: Vec::new(),
             deadlines: BTreeSet::new(),
