@@ -63,12 +63,20 @@ pub const SETTLED_RANGES_PER_GROUP_MAX: usize = 16 * 1024;
 /// Bytes in all partly received frames of the server together; beyond it sockets are not read.
 pub const RECEIVE_BUDGET_BYTES: usize = 8 * MIB;
 
-/// Bytes of replies that may wait for one connection; a peer that sends requests and does not
-/// read the answers is not read from beyond it.
-pub const REPLY_BACKLOG_BYTES_MAX: usize = 512 * KIB;
+/// Bytes of memory that wait for one connection when it is not read from any more: a peer that
+/// sends requests and does not read the answers. Deliveries are put in only below
+/// [`DELIVER_BYTES`], so they do not come near.
+pub const OUTBOX_MEMORY_BYTES_MAX: usize = 2 * MIB;
 
 /// Bytes that a sender may have unconfirmed: enough to keep the disk busy through one slow sync.
 pub const UNCONFIRMED_BYTES_MAX: usize = 16 * MIB;
+
+/// Appends of one channel that the server keeps unconfirmed; beyond it the connection is not
+/// read. The bytes of a sender's window in small batches come to less.
+pub const UNCONFIRMED_APPENDS_MAX: usize = 16 * 1024;
+
+/// Bytes of a record's attributes.
+pub const ATTRIBUTE_BYTES_MAX: usize = 64 * KIB;
 
 /// Bytes after which a segment is sealed. Retention deletes whole segments, recovery reads
 /// unsealed ones, so this bounds both the space held too long and the time to come back.
@@ -239,7 +247,7 @@ const _: () = {
     assert!(BATCH_MESSAGES_MAX <= SEGMENT_MESSAGES_MAX);
     assert!(SEGMENT_BYTES_MAX < u32::MAX as u64);
     assert!(UNCONFIRMED_BYTES_MAX >= 4 * BATCH_PAYLOAD_BYTES_MAX);
-    assert!(CHAIN_BATCHES_MAX * MIB >= MESSAGE_BYTES_MAX + MIB);
+    assert!(CHAIN_BATCHES_MAX * MIB >= MESSAGE_BYTES_MAX + ATTRIBUTE_BYTES_MAX + 8);
     assert!((RECEIVE_BUFFERS - 2) * RECEIVE_COPY_BYTES_MAX >= RECEIVE_AHEAD_BYTES + PIPE_BYTES);
     assert!(RECEIVE_COPY_BYTES_MAX < DELIVER_BYTES);
     assert!(PROGRESS_MAX.0 <= CREDIT_HORIZON.0);

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! DIR/            mode 0700, ours
-//! ├── lock        held by the server as long as it runs; holds its process id
+//! ├── lock        the server's process id; its lock is on DIR itself
 //! ├── sock        where the server listens
 //! ├── server.log  what a server says that was started by a client
 //! ├── running     the server's record of the boot and of whether it ended in order
@@ -69,7 +69,9 @@ fn non_empty(variable: &str) -> Option<PathBuf> {
 
 fn home() -> Result<PathBuf, StoreError> {
     let uid = rustix::process::geteuid();
+    // A relative one would make the store depend on where the command is run.
     non_empty("HOME")
+        .filter(|home| home.is_absolute())
         .or_else(|| {
             let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid.as_raw()));
             user.ok().flatten().map(|user| user.dir).filter(|dir| !dir.as_os_str().is_empty())
@@ -88,13 +90,13 @@ pub struct StoreDir {
 /// The server's lock on a store, held until dropped.
 #[derive(Debug)]
 pub struct ServerLock {
-    _file: OwnedFd,
+    _held: OwnedFd,
 }
 
 /// The lock under which a client starts a server, held until dropped.
 #[derive(Debug)]
 pub struct StartLock {
-    _dir: OwnedFd,
+    _file: OwnedFd,
 }
 
 impl StoreDir {
@@ -105,6 +107,9 @@ impl StoreDir {
     /// Whatever forbids its use: it is not a directory, not ours, open to others, not writable,
     /// on a network file system, or of a newer version. Nothing is changed then.
     pub fn open(path: &Path, create: bool) -> Result<StoreDir, StoreError> {
+        if path.is_symlink() && !path.exists() {
+            return Err(StoreError::NotADirectory { path: path.to_path_buf() });
+        }
         if create {
             make(path)?;
         }
@@ -163,32 +168,41 @@ impl StoreDir {
     /// [`StoreError::Locked`] with the holder; [`StoreError::Io`].
     pub fn lock_server(&self) -> Result<ServerLock, StoreError> {
         let io = |doing| move |errno: rustix::io::Errno| self.io_error(doing, "lock", errno.into());
-        let file = self.open_lock()?;
+        let held = self.open_own()?;
         let deadline = Instant::now() + LOCK_PATIENCE;
-        while !try_lock(&file).map_err(io("lock"))? {
+        while !try_lock(&held).map_err(io("lock"))? {
             if Instant::now() >= deadline {
                 return Err(StoreError::Locked { path: self.path.clone(), pid: self.server_pid() });
             }
             std::thread::sleep(Duration::from_millis(10));
         }
         let pid = format!("{}\n", std::process::id());
-        rustix::fs::ftruncate(&file, 0).map_err(io("write the process id into"))?;
+        let file = self.open_lock()?;
+        // Over the old one, and only then cut: so it needs no room on a full disk.
         rustix::io::pwrite(&file, pid.as_bytes(), 0).map_err(io("write the process id into"))?;
+        rustix::fs::ftruncate(&file, pid.len() as u64).map_err(io("write the process id into"))?;
         self.check_version()?;
         self.write_version()?;
-        Ok(ServerLock { _file: file })
+        Ok(ServerLock { _held: held })
     }
 
     /// Keeps servers away from the store as long as the result lives, for work on its files;
-    /// `None` when a server runs. Writes nothing but, on a store that no server has used yet, an
-    /// empty lock file.
+    /// `None` when a server runs. Writes nothing.
     ///
     /// # Errors
     /// [`StoreError::Io`].
     pub fn keep_servers_away(&self) -> Result<Option<ServerLock>, StoreError> {
-        let file = self.open_lock()?;
-        let free = try_lock(&file).map_err(|errno| self.io_error("lock", "lock", errno.into()))?;
-        Ok(free.then_some(ServerLock { _file: file }))
+        let held = self.open_own()?;
+        let free = try_lock(&held).map_err(|errno| self.io_error("lock", "", errno.into()))?;
+        Ok(free.then_some(ServerLock { _held: held }))
+    }
+
+    /// The directory itself, opened anew: the server's lock is on it, so that nobody can remove
+    /// the lock and leave the server without one.
+    fn open_own(&self) -> Result<OwnedFd, StoreError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(&self.dir, ".", flags, Mode::empty())
+            .map_err(|errno| self.io_error("open", "", errno.into()))
     }
 
     fn open_lock(&self) -> Result<OwnedFd, StoreError> {
@@ -206,31 +220,24 @@ impl StoreDir {
     /// Whether a server holds the lock at this moment.
     ///
     /// # Errors
-    /// What the system says; a missing lock file means that no server does.
+    /// What the system says.
     pub fn has_server(&self) -> Result<bool, StoreError> {
-        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = match rustix::fs::openat(&self.dir, "lock", flags, Mode::empty()) {
-            Ok(file) => file,
-            Err(rustix::io::Errno::NOENT) => return Ok(false),
-            Err(errno) => return Err(self.io_error("open the lock file", "lock", errno.into())),
-        };
+        let held = self.open_own()?;
         // Taken for a moment only; a server that starts just now tries again (LOCK_PATIENCE).
-        try_lock(&file)
-            .map(|free| !free)
-            .map_err(|errno| self.io_error("lock", "lock", errno.into()))
+        try_lock(&held).map(|free| !free).map_err(|errno| self.io_error("lock", "", errno.into()))
     }
 
     /// Takes the lock under which a client starts a server, if nobody else has it.
     ///
-    /// It is a lock on the directory itself, so it leaves no file behind.
+    /// It is a lock on the file `lock`: that two clients start a server at once does no harm, as
+    /// the server's own lock is on the directory.
     ///
     /// # Errors
     /// [`StoreError::Io`].
     pub fn try_lock_start(&self) -> Result<Option<StartLock>, StoreError> {
-        let io = |errno: rustix::io::Errno| self.io_error("lock the directory", "", errno.into());
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::openat(&self.dir, ".", flags, Mode::empty()).map_err(io)?;
-        Ok(try_lock(&dir).map_err(io)?.then_some(StartLock { _dir: dir }))
+        let file = self.open_lock()?;
+        let free = try_lock(&file).map_err(|errno| self.io_error("lock", "lock", errno.into()))?;
+        Ok(free.then_some(StartLock { _file: file }))
     }
 
     /// Opens `server.log` for appending. One that has reached its bound is put aside as

@@ -1,4 +1,5 @@
-//! The house: which module may use which (ARCHITECTURE.md).
+//! The house: which module may use which (ARCHITECTURE.md), and that no file becomes the place
+//! where everything lives.
 
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("client", &["units", "limits", "batch", "wire", "store"]),
     ("cli", &["units", "limits", "wire", "store", "client"]),
 ];
+
+const LINES_MAX: usize = 700;
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).expect("src is there") {
@@ -68,4 +71,17 @@ fn modules_use_only_what_stands_below_them() {
     }
     assert!(looked_at > 50, "the test does not find what modules name");
     assert!(wrong.is_empty(), "arrows that are not in ARCHITECTURE.md:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_file_is_the_place_where_everything_lives() {
+    let mut files = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    let long: Vec<String> = files
+        .iter()
+        .map(|file| (file, std::fs::read_to_string(file).expect("readable").lines().count()))
+        .filter(|(_, lines)| *lines > LINES_MAX)
+        .map(|(file, lines)| format!("{}: {lines} lines", file.display()))
+        .collect();
+    assert!(long.is_empty(), "files over {LINES_MAX} lines:\n{}", long.join("\n"));
 }

@@ -140,7 +140,8 @@ fn options(args: &Args) -> Options {
         queue: args.queue.clone(),
         group: Name::new("default").expect("a name"),
         peek: args.peek,
-        until_end: args.end || args.peek,
+        // To wait for nothing is to take what is there.
+        until_end: args.end || args.peek || args.wait == Some(Micros(0)),
         limit: args.count,
         wait: args.wait,
         delimiter: match args.delimiter {
@@ -273,7 +274,7 @@ impl Caller for Terminal {
             Note::NoQueue => format!("{TOOL}: there is no queue {queue} yet; waiting for it\n"),
             Note::Ambiguous => format!(
                 "{TOOL}: a message of {queue} holds the delimiter and is written as it is\n  \
-                 try: -0, or -J for JSON lines\n"
+                 try: -0\n"
             ),
             Note::QueueReplaced => {
                 format!("{TOOL}: {queue} was removed and made anew; receiving from the new one\n")

@@ -3,6 +3,7 @@
 //! A consumer is one channel of one connection; the broker does not know which. When the
 //! connection ends, what its consumers hold is ready again at once.
 
+use crate::limits;
 use crate::units::{Offset, OffsetRange};
 
 use super::line::Ticket;
@@ -118,10 +119,12 @@ impl Broker {
     }
 
     /// How many messages may have been delivered to the consumer since it was made, in all, what
-    /// it kept from before a restart included. The newest word counts, also when it is less.
+    /// it kept from before a restart included. The newest word counts, also when it is less. No
+    /// more than [`limits::CREDIT_MAX`] beyond what was delivered counts: what one consumer holds,
+    /// and with it the pieces that its acks can make, is bounded.
     pub fn credit(&mut self, c: ConsumerKey, total: u64) {
         let consumer = self.consumer_mut(c);
-        consumer.credit = total;
+        consumer.credit = total.min(consumer.delivered.saturating_add(limits::CREDIT_MAX));
         if consumer.remaining() == 0 {
             self.leave_turn(c);
         } else {

@@ -375,20 +375,19 @@ impl<S: Storage> Log<S> {
         };
         let mut bytes = vec![0u8; HEADER_BYTES];
         let read = file.read_at(&mut bytes, place.position).map_err(io)?;
-        let found = BatchHeader::decode(&bytes[..read], &place)
-            .map(|header| (header, vec![0u8; header.payload_bytes as usize]));
-        let what = match found {
-            Err(error) => Some((None, error)),
-            Ok((header, mut payload)) => {
-                let behind = Position(position + HEADER_BYTES as u64);
-                let read = file.read_at(&mut payload, behind).map_err(io)?;
-                header.verify(&payload[..read]).err().map(|error| (Some(header.offset), error))
-            }
+        // No header at this place: perhaps none ever stood there, whatever the receiver says. One
+        // that did and is damaged is found by the log itself when it walks there.
+        let Ok(header) = BatchHeader::decode(&bytes[..read], &place) else {
+            return Err(LogError::Gone(Offset(0)));
         };
-        match what {
-            None => Ok(()),
-            Some((offset, error)) => {
-                Err(self.damaged(place.segment, position, offset, error.to_string()))
+        let mut payload = vec![0u8; header.payload_bytes as usize];
+        let behind = Position(position + HEADER_BYTES as u64);
+        let read = file.read_at(&mut payload, behind).map_err(io)?;
+        match header.verify(&payload[..read]) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let (offset, what) = (Some(header.offset), error.to_string());
+                Err(self.damaged(place.segment, position, offset, what))
             }
         }
     }

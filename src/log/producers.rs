@@ -170,7 +170,7 @@ impl Producers {
     /// forgotten, also when the clock was set back.
     #[must_use]
     pub fn opening_time(&self, wall: WallTime) -> WallTime {
-        WallTime(wall.0.max(self.forgotten.0 + 1))
+        WallTime(wall.0.max(self.forgotten.0.saturating_add(1)))
     }
 
     /// A connection that used this producer is gone. The producer is remembered for a while.
@@ -180,7 +180,7 @@ impl Producers {
         if !entry.is_idle() {
             return;
         }
-        if entry.sequence == Sequence(0) && entry.epoch == Epoch(0) {
+        if entry.sequence == Sequence(0) {
             // It stored nothing, so nothing of it can be stored twice.
             self.table.remove(&producer);
             return;

@@ -104,6 +104,8 @@ pub struct EventLoop<S: Storage> {
     active: VecDeque<ConnectionId>,
     starved: Vec<ConnectionId>,
     budget: Budget,
+    /// The one connection that may go beyond the budget.
+    overdraft: Option<ConnectionId>,
     next_connection: u64,
     started: Instant,
     idle_exit: Option<Micros>,
@@ -150,6 +152,7 @@ impl<S: Storage> EventLoop<S> {
             active: VecDeque::new(),
             starved: Vec::new(),
             budget: Budget::default(),
+            overdraft: None,
             next_connection: 0,
             started: Instant::now(),
             idle_exit: parts.idle_exit,
@@ -197,7 +200,10 @@ impl<S: Storage> EventLoop<S> {
             for job in self.engine.take_jobs() {
                 self.workers.submit(job);
             }
-            self.send_dirty();
+            // What a journal could not be told of must not be sent.
+            if self.engine.failed().is_none() {
+                self.send_dirty();
+            }
             if let Some(ended) = self.step(moment) {
                 if let Some(socket) = self.socket.take() {
                     socket.remove();
@@ -400,7 +406,8 @@ impl<S: Storage> EventLoop<S> {
             if done >= READ_PER_TURN {
                 return true;
             }
-            let space = match link.inbox.space(&mut self.budget) {
+            let beyond = self.overdraft == Some(connection);
+            let space = match link.inbox.space(&mut self.budget, beyond) {
                 Ok(Some(space)) => space,
                 Ok(None) => {
                     self.starved.push(connection);
@@ -411,7 +418,6 @@ impl<S: Storage> EventLoop<S> {
                     return false;
                 }
             };
-            let asked = space.len();
             match link.socket.read(space) {
                 Ok(0) => {
                     self.hang_up(connection);
@@ -421,9 +427,6 @@ impl<S: Storage> EventLoop<S> {
                     link.inbox.received(n);
                     link.moved = moment.now;
                     done += n;
-                    // A short read from a stream socket means that it is empty for now, but the
-                    // edge may have passed: only WouldBlock may clear the flag.
-                    let _ = asked;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => link.readable = false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -444,7 +447,9 @@ impl<S: Storage> EventLoop<S> {
             }
             match link.inbox.frame() {
                 Ok(Some((header, body))) => {
-                    self.engine.frame(connection, &header, body, moment);
+                    if !self.engine.frame(connection, &header, body, moment) {
+                        return false;
+                    }
                     link.inbox.consume(&header);
                     if self.engine.is_ending(connection) {
                         return false;
@@ -459,18 +464,20 @@ impl<S: Storage> EventLoop<S> {
         }
     }
 
-    /// While the receive budget is used up: whoever sits in the middle of a frame and does not
-    /// move loses its place to those that wait.
+    /// While the receive budget is used up: whoever sits in the middle of a frame, has nothing
+    /// more to be received and does not move loses its place; and the first of those that wait
+    /// may go beyond the budget by one frame, so that somebody always gets on.
     fn make_budget(&mut self, moment: Moment) {
         let stalled: Vec<ConnectionId> = self
             .links
             .iter()
-            .filter(|(_, link)| link.inbox.is_partial() && moment.now.since(link.moved) >= STALLED)
+            .filter(|(_, link)| link.inbox.is_partial())
+            .filter(|(_, link)| moment.now.since(link.moved) >= STALLED)
+            .filter(|(_, link)| rustix::io::ioctl_fionread(&link.socket).unwrap_or(0) == 0)
             .map(|(connection, _)| *connection)
-            .filter(|connection| !self.starved.contains(connection))
             .collect();
         for connection in stalled {
-            if self.engine.is_paused(connection) {
+            if self.engine.is_parked(connection) {
                 continue;
             }
             self.engine.malformed(connection, "a frame that stands still while others wait");
@@ -478,7 +485,12 @@ impl<S: Storage> EventLoop<S> {
                 link.inbox.clear(&mut self.budget);
             }
         }
-        for connection in std::mem::take(&mut self.starved) {
+        let starved = std::mem::take(&mut self.starved);
+        let held = self.overdraft.and_then(|connection| self.links.get(&connection));
+        if held.is_none_or(|link| !link.inbox.is_partial()) {
+            self.overdraft = starved.first().copied();
+        }
+        for connection in starved {
             self.activate(connection);
         }
     }
@@ -503,12 +515,15 @@ impl<S: Storage> EventLoop<S> {
         let Some(link) = self.links.get_mut(&connection) else { return };
         let Some(outbox) = self.engine.outbox(connection) else { return };
         let mut broken = false;
+        let mut unreadable = None;
         while link.writable {
             let sent = match outbox.front() {
                 None => break,
                 Some(Front::Bytes(bytes, more)) => send_bytes(&link.socket, bytes, more),
                 Some(Front::File(file, position, bytes)) => {
-                    send_file(&link.socket, &**file, position, bytes)
+                    let sent = send_file(&link.socket, &**file, position, bytes);
+                    unreadable = file_error(&sent);
+                    sent
                 }
             };
             match sent {
@@ -526,6 +541,10 @@ impl<S: Storage> EventLoop<S> {
             }
         }
         let finished = outbox.is_empty() && self.engine.is_ending(connection);
+        if let Some(why) = unreadable {
+            self.report.error(&format!("a segment cannot be read: {why}"));
+            self.engine.unreadable(connection, &why);
+        }
         if broken || finished {
             self.hang_up(connection);
             return;
@@ -554,7 +573,7 @@ impl<S: Storage> EventLoop<S> {
         if let Some(why) = self.engine.failed() {
             let why = why.to_owned();
             // One try: whoever does not read now finds the connection closed.
-            self.engine.say_goodbye(&why, false);
+            self.engine.say_failed(&why);
             self.send_dirty();
             return Some(Ended::Failed(why));
         }
@@ -608,6 +627,17 @@ impl<S: Storage> EventLoop<S> {
         let patience = self.idle_exit?;
         let idle = self.links.is_empty() && moment.now.since(self.idle_since) >= patience;
         idle.then(|| ("nothing to do".to_owned(), false))
+    }
+}
+
+/// Why a range of a file could not be sent, if it was the file's fault and not the socket's.
+fn file_error(sent: &io::Result<usize>) -> Option<String> {
+    match sent {
+        Ok(0) => Some("the file is shorter than it was".to_owned()),
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+            Some(error.to_string())
+        }
+        _ => None,
     }
 }
 

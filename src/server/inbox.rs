@@ -66,11 +66,16 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    /// Room to receive into; `None` when the budget does not allow it now.
+    /// Room to receive into; `None` when the budget does not allow it now, unless `beyond` it is
+    /// allowed.
     ///
     /// # Errors
     /// A frame header that is wrong; the connection must end.
-    pub fn space(&mut self, budget: &mut Budget) -> Result<Option<&mut [u8]>, WireError> {
+    pub fn space(
+        &mut self,
+        budget: &mut Budget,
+        beyond: bool,
+    ) -> Result<Option<&mut [u8]>, WireError> {
         let held = self.filled - self.start;
         let missing = match self.header()? {
             Some(header) => FRAME_HEADER_BYTES + header.length as usize - held,
@@ -79,7 +84,7 @@ impl Inbox {
         let exact = missing >= EXACT_BYTES;
         // Behind an exact frame, the next header is received along.
         let want = if exact { missing + FRAME_HEADER_BYTES } else { READ_BYTES.max(missing) };
-        if self.buffer.len() - self.filled < want && !self.make_room(held + want, budget) {
+        if self.buffer.len() - self.filled < want && !self.make_room(held + want, budget, beyond) {
             return Ok(None);
         }
         let end = if exact { self.filled + want } else { self.buffer.len() };
@@ -87,11 +92,11 @@ impl Inbox {
     }
 
     /// Moves what is held to the front, into a larger buffer if it must be.
-    fn make_room(&mut self, bytes: usize, budget: &mut Budget) -> bool {
+    fn make_room(&mut self, bytes: usize, budget: &mut Budget, beyond: bool) -> bool {
         if self.buffer.len() >= bytes {
             self.buffer.copy_within(self.start..self.filled, 0);
         } else {
-            if !budget.has_room(bytes) {
+            if !beyond && !budget.has_room(bytes) {
                 return false;
             }
             let mut larger = budget.take(bytes);
@@ -167,7 +172,7 @@ mod tests {
         let mut rest = bytes;
         let mut frames = Vec::new();
         while !rest.is_empty() {
-            let space = inbox.space(budget).expect("valid").expect("room");
+            let space = inbox.space(budget, false).expect("valid").expect("room");
             let n = space.len().min(step).min(rest.len());
             space[..n].copy_from_slice(&rest[..n]);
             rest = &rest[n..];
@@ -219,10 +224,10 @@ mod tests {
         let mut inboxes = Vec::new();
         loop {
             let mut inbox = Inbox::default();
-            let Some(space) = inbox.space(&mut budget).expect("valid") else { break };
+            let Some(space) = inbox.space(&mut budget, false).expect("valid") else { break };
             space[..8].copy_from_slice(&header.encode());
             inbox.received(8);
-            let room = inbox.space(&mut budget).expect("valid").is_some();
+            let room = inbox.space(&mut budget, false).expect("valid").is_some();
             inboxes.push(inbox);
             if !room {
                 break;

@@ -1,7 +1,7 @@
 //! What waits to be sent to one client: bytes, and ranges of segment files.
 //!
 //! It does no I/O: the engine pushes, the event loop (or the simulator) sends and says how much
-//! went. Bounded by who pushes: replies by `limits::REPLY_BACKLOG_BYTES_MAX`, deliveries by the
+//! went. Bounded by who pushes: replies by `limits::OUTBOX_MEMORY_BYTES_MAX`, deliveries by the
 //! engine, which adds one only when the outbox is nearly empty.
 
 use std::collections::VecDeque;
@@ -33,6 +33,8 @@ pub struct Outbox<F> {
     sent: usize,
     /// All bytes that wait.
     queued: u64,
+    /// Bytes of the pieces that are in memory.
+    memory: usize,
 }
 
 /// Bytes pieces up to this size are gathered into one.
@@ -42,13 +44,19 @@ impl<F> Outbox<F> {
     /// Nothing waits.
     #[must_use]
     pub fn new() -> Outbox<F> {
-        Outbox { pieces: VecDeque::new(), sent: 0, queued: 0 }
+        Outbox { pieces: VecDeque::new(), sent: 0, queued: 0, memory: 0 }
     }
 
     /// How many bytes wait.
     #[must_use]
     pub fn queued(&self) -> u64 {
         self.queued
+    }
+
+    /// How many bytes of memory it holds.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.memory
     }
 
     /// Whether nothing waits.
@@ -86,6 +94,7 @@ impl<F> Outbox<F> {
         let before = last.len();
         write(last);
         self.queued += (last.len() - before) as u64;
+        self.memory += last.len() - before;
     }
 
     /// What to send first: bytes as they stand, or a range of a file.
@@ -116,7 +125,9 @@ impl<F> Outbox<F> {
             }
         };
         if done {
-            self.pieces.pop_front();
+            if let Some(Piece::Bytes(bytes)) = self.pieces.pop_front() {
+                self.memory -= bytes.len();
+            }
             self.sent = 0;
         }
     }
@@ -159,6 +170,6 @@ mod tests {
         outbox.advance(7);
         assert!(matches!(outbox.front(), Some(Front::Bytes(_, false))));
         outbox.advance(8);
-        assert!(outbox.is_empty() && outbox.queued() == 0);
+        assert!(outbox.is_empty() && outbox.queued() == 0 && outbox.memory() == 0);
     }
 }

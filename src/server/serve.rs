@@ -116,7 +116,9 @@ fn start(options: &Options) -> Result<Started, ServeError> {
     let report = Report::new(options.level);
     let tenure = Tenure::begin(&root).map_err(io_error("record the start in the store"))?;
     let engine = recover(&root, &tenure, &report)?;
-    tenure.recovered().map_err(io_error("record the recovery in the store"))?;
+    if !engine.has_damaged() {
+        tenure.recovered().map_err(io_error("record the recovery in the store"))?;
+    }
     let (listener, socket) = listen(store)?;
     let event_loop = EventLoop::new(Parts {
         engine,
@@ -168,6 +170,9 @@ fn watch_signals() -> Result<UnixStream, ServeError> {
         let into = into.try_clone().map_err(&doing)?;
         signal_hook::low_level::pipe::register(signal, into).map_err(&doing)?;
     }
+    // A limit on the size of files is an answer to a write, not a reason to die.
+    let ignored = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGXFSZ, ignored).map_err(&doing)?;
     Ok(out)
 }
 

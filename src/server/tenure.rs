@@ -14,6 +14,9 @@ use crate::log::Boot;
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
+/// Bytes of the record: less than any disk's sector.
+const RECORD_BYTES: usize = 256;
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Running {
     boot: String,
@@ -42,7 +45,7 @@ impl Tenure {
         let boot =
             std::fs::read_to_string(BOOT_ID).map(|s| s.trim().to_owned()).unwrap_or_default();
         let last = match std::fs::read(root.join("running")) {
-            // Unreadable after a crash in mid-rename on a poor file system: assume the worst.
+            // Unreadable after a crash while it was made: assume the worst.
             Ok(bytes) => serde_json::from_slice::<Running>(&bytes).ok(),
             // A store without the file has never been served, or was put there by hand.
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
@@ -80,12 +83,16 @@ impl Tenure {
 
     fn record(&self, boot: &str, clean: bool) -> io::Result<()> {
         let running = Running { boot: boot.to_owned(), pid: std::process::id(), clean };
-        let temporary = self.root.join("running.new");
-        let mut file = File::create(&temporary)?;
-        serde_json::to_writer(&mut file, &running)?;
-        file.write_all(b"\n")?;
+        let mut bytes = serde_json::to_vec(&running)?;
+        assert!(bytes.len() < RECORD_BYTES, "the record of the store fits its place");
+        bytes.resize(RECORD_BYTES - 1, b' ');
+        bytes.push(b'\n');
+        // Over the old one in its place: within one sector, so whole or not at all; and it needs
+        // no room, so that a server can start on a full disk.
+        let path = self.root.join("running");
+        let mut file = File::options().write(true).create(true).truncate(false).open(path)?;
+        file.write_all(&bytes)?;
         file.sync_all()?;
-        std::fs::rename(&temporary, self.root.join("running"))?;
         File::open(&self.root)?.sync_all()
     }
 }

@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread::JoinHandle;
 
 /// Something to run on a helper thread.
 pub trait Job: Send + 'static {
@@ -66,7 +65,6 @@ impl<J: Job> Shared<J> {
 /// The threads and the queue of jobs between them and the event loop.
 pub struct Workers<J: Job> {
     shared: Arc<Shared<J>>,
-    threads: Vec<JoinHandle<()>>,
 }
 
 impl<J: Job> Workers<J> {
@@ -87,14 +85,14 @@ impl<J: Job> Workers<J> {
             work: Condvar::new(),
             wake: Box::new(wake),
         });
-        let mut workers = Workers { shared, threads: Vec::with_capacity(count) };
+        let workers = Workers { shared };
         for n in 0..count {
             let shared = Arc::clone(&workers.shared);
-            let thread = std::thread::Builder::new()
+            // Detached: see the end of this file's `Drop`.
+            std::thread::Builder::new()
                 .name(format!("helper-{n}"))
                 .stack_size(256 * 1024)
                 .spawn(move || shared.serve())?;
-            workers.threads.push(thread);
         }
         Ok(workers)
     }
@@ -113,14 +111,15 @@ impl<J: Job> Workers<J> {
 }
 
 impl<J: Job> Drop for Workers<J> {
-    /// Ends the threads when their queue of jobs is empty.
+    /// Ends the threads as soon as each has run the job that it is at. Nobody waits for that: who
+    /// ends in order has had all outcomes that matter, and a server that is told to end at once
+    /// must not wait for a disk.
     fn drop(&mut self) {
-        self.shared.lock().stopping = true;
+        let mut state = self.shared.lock();
+        state.stopping = true;
+        state.jobs.clear();
+        drop(state);
         self.shared.work.notify_all();
-        for thread in self.threads.drain(..) {
-            // A thread that panicked has said so itself.
-            let _ = thread.join();
-        }
     }
 }
 

@@ -123,17 +123,16 @@ impl World {
             let head = frames[at..at + 8].try_into().expect("eight bytes");
             let header = FrameHeader::decode(head).expect("our own frames");
             let end = at + 8 + header.length as usize;
-            // A paused connection's frames wait in its socket; here they wait for the job.
-            while self.engine().is_paused(connection) {
-                if !self.run_job() {
-                    self.turn();
-                    assert!(
-                        !self.jobs.is_empty(),
-                        "a connection is paused and nothing is under way"
-                    );
+            // A paused connection's frames wait in its socket; here they wait for the job, and
+            // one that could not be served comes again.
+            while self.engine().is_paused(connection)
+                || !self.engine().frame(connection, &header, &frames[at + 8..end], moment)
+            {
+                self.turn();
+                if self.engine().is_paused(connection) && !self.run_job() {
+                    self.receive(connection, u64::MAX);
                 }
             }
-            self.engine().frame(connection, &header, &frames[at + 8..end], moment);
             at = end;
         }
     }

@@ -152,6 +152,19 @@ fn a_device_that_is_full_gives_everything_back() {
     assert_eq!(store.receive("q"), seq(1, 3));
 }
 
+/// G7: a terminal takes what is written to it.
+#[test]
+fn what_a_terminal_shows_is_gone() {
+    let store = Store::new();
+    if store.sh("command -v script").code != 0 {
+        return skip("what_a_terminal_shows_is_gone", "needs script to make a terminal");
+    }
+    store.send("q", b"one\ntwo\n");
+    let done = store.sh("script -qec 'mq-recv -e q' /dev/null < /dev/null").ok();
+    assert_eq!(done.text().replace('\r', ""), "one\ntwo\n");
+    assert_eq!(store.number("q", "ready"), 0);
+}
+
 #[test]
 fn a_closed_stdout_is_an_error_and_takes_nothing() {
     let store = Store::new();

@@ -243,6 +243,20 @@ fn a_message_at_the_limit_is_stored() {
         .ok();
 }
 
+/// It does not fit behind another, and waits for a segment that nobody has prepared yet: with the
+/// queue at rest, its wish for one was once heard by nobody.
+#[test]
+fn a_message_at_the_limit_behind_another_gets_a_segment() {
+    let store = Store::new();
+    store.send("q", b"first\n");
+    // An idle queue gets a last mark; then nothing more happens to it.
+    let bytes = store.number("q", "bytes");
+    eventually("the mark is written", || (store.number("q", "bytes") > bytes).then_some(()));
+    let script = "head -c $((64 << 20)) /dev/zero > in && mq-send --whole q in && \
+                  mq-recv -n1 q && mq-recv -n1 --raw q | cmp - in";
+    assert_eq!(store.sh(script).ok().text(), "first\n");
+}
+
 /// What a sender is fed while its server stands still, a byte a message.
 const FEED_BYTES: u64 = 100 << 20;
 

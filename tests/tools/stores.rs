@@ -137,6 +137,24 @@ impl Nobody<'_> {
     }
 }
 
+/// Needs another user than root, who may write everywhere.
+#[test]
+fn a_store_that_cannot_be_written_is_refused() {
+    const NAME: &str = "a_store_that_cannot_be_written_is_refused";
+    let store = Store::new();
+    let nobody = Nobody::new(&store);
+    if !is_root() || !nobody.can_run() {
+        return skip(NAME, "needs root and setpriv to become another user");
+    }
+    std::fs::create_dir(store.path()).expect("room");
+    set_mode(store.path(), 0o500).expect("ours");
+    rustix::fs::chown(store.path(), Some(rustix::fs::Uid::from_raw(65534)), None).expect("root");
+    let done = nobody.run("mq-send", "q -m x");
+    assert_ne!(done.code, 0);
+    done.says("writ");
+    assert_eq!(std::fs::read_dir(store.path()).expect("root may").count(), 0);
+}
+
 #[test]
 fn a_store_of_a_newer_version_is_refused_and_not_touched() {
     let store = Store::new();

@@ -25,7 +25,7 @@ impl<S: Storage> Engine<S> {
         moment: Moment,
     ) -> Result<(), Trouble> {
         let session = self.sessions.get_mut(&connection).expect("a connected client");
-        session.can_open(channel).map_err(protocol)?;
+        session.request(channel).map_err(protocol)?;
         match admin {
             Admin::Declare { queue, sync, change } => {
                 self.declare(connection, channel, &queue, sync, change, moment)
@@ -116,11 +116,20 @@ impl<S: Storage> Engine<S> {
     pub(super) fn settings_changed(&mut self, number: QueueNumber) {
         let Some(hosted) = self.hosted.get_mut(&number) else { return };
         for (connection, channel) in std::mem::take(&mut hosted.settings_waiters) {
-            if let Some(session) = self.sessions.get_mut(&connection) {
-                session.channels.remove(&channel);
+            if self.answered(connection, channel) {
+                self.answer(connection, channel, &self.info_of(number));
             }
-            self.answer(connection, channel, &self.info_of(number));
         }
+    }
+
+    /// Ends the wait of a request. False when nobody waits any more.
+    pub(super) fn answered(&mut self, connection: ConnectionId, channel: u16) -> bool {
+        let Some(session) = self.sessions.get_mut(&connection) else { return false };
+        let waits = matches!(session.channels.get(&channel), Some(Channel::Admin));
+        if waits {
+            session.channels.remove(&channel);
+        }
+        waits
     }
 
     /// The channel waits.
@@ -296,8 +305,19 @@ impl<S: Storage> Engine<S> {
         }
         self.hold(connection, channel, Channel::Admin);
         let storage = Arc::clone(&self.storage);
-        self.jobs.push(Work::check(storage, bounds, report, (connection, channel)));
+        self.checks.push_back(Work::check(storage, bounds, report, (connection, channel)));
+        self.next_check();
         Ok(())
+    }
+
+    /// One check at a time: it reads all there is, and the other helpers must stay free to sync.
+    fn next_check(&mut self) {
+        if !self.check_under_way
+            && let Some(check) = self.checks.pop_front()
+        {
+            self.check_under_way = true;
+            self.jobs.push(check);
+        }
     }
 
     /// A check has been made.
@@ -306,8 +326,10 @@ impl<S: Storage> Engine<S> {
         (connection, channel): (ConnectionId, u16),
         mut report: CheckReport,
     ) {
-        if let Some(session) = self.sessions.get_mut(&connection) {
-            session.channels.remove(&channel);
+        self.check_under_way = false;
+        self.next_check();
+        if !self.answered(connection, channel) {
+            return;
         }
         // The report must fit a frame; whoever sees so many findings needs no more of them.
         report.findings.truncate(FINDINGS_MAX);

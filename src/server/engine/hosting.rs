@@ -222,6 +222,7 @@ impl<S: Storage> Engine<S> {
     pub(super) fn reopen(&mut self, connection: ConnectionId, channel: u16, moment: Moment) {
         let Some(session) = self.sessions.get_mut(&connection) else { return };
         let waiting = session.channels.remove(&channel);
+        session.reopening = Some(channel);
         let result = match waiting {
             Some(Channel::OpeningSend(open)) => self.open_send(connection, channel, open, moment),
             Some(Channel::OpeningReceive(open)) => self.open_receive(connection, channel, open),
@@ -236,6 +237,9 @@ impl<S: Storage> Engine<S> {
             }
             None => Ok(()),
         };
+        if let Some(session) = self.sessions.get_mut(&connection) {
+            session.reopening = None;
+        }
         match result {
             Ok(()) => {}
             Err(Trouble::Channel(fault)) => self.fail_channel(connection, channel, fault),
@@ -258,6 +262,17 @@ impl<S: Storage> Engine<S> {
         }
         self.confirm(number, visible);
         let Some(hosted) = self.hosted.get_mut(&number) else { return };
+        let key = hosted.key;
+        if !hosted.quiet_waiters.is_empty()
+            && hosted.awaiting.is_empty()
+            && self.broker.is_quiet(key)
+        {
+            self.quiet(key);
+        }
+        let Some(hosted) = self.hosted.get_mut(&number) else { return };
+        if let Some(why) = hosted.log.failed() {
+            self.failed.get_or_insert_with(|| format!("queue {}: {why}", hosted.name));
+        }
         while let Some(job) = hosted.log.next_job(moment.now) {
             hosted.jobs_under_way += 1;
             self.jobs.push(Work::log(number, job));
@@ -299,9 +314,18 @@ impl<S: Storage> Engine<S> {
             self.reply(connection, channel, &Reply::Sending(sending));
         }
         for (connection, channel, sequence, end, appends) in said {
-            self.reply(connection, channel, &Reply::Confirm(sequence, end));
-            self.confirmed(connection, channel, appends);
+            if self.is_sending(connection, channel) {
+                self.reply(connection, channel, &Reply::Confirm(sequence, end));
+                self.confirmed(connection, channel, appends);
+            }
         }
+    }
+
+    /// Whether whoever published on this channel is still there to be told.
+    fn is_sending(&self, connection: ConnectionId, channel: u16) -> bool {
+        let session = self.sessions.get(&connection);
+        let channel = session.and_then(|session| session.channels.get(&channel));
+        matches!(channel, Some(Channel::Sending(_)))
     }
 
     /// A channel that is closing and has nothing unconfirmed any more is closed.
@@ -333,9 +357,8 @@ impl<S: Storage> Engine<S> {
         let Some(number) = self.by_key.get(&key) else { return };
         let Some(hosted) = self.hosted.get_mut(number) else { return };
         for (connection, channel) in std::mem::take(&mut hosted.quiet_waiters) {
-            self.reply(connection, channel, &Reply::Reply(b"null"));
-            if let Some(session) = self.sessions.get_mut(&connection) {
-                session.channels.remove(&channel);
+            if self.answered(connection, channel) {
+                self.reply(connection, channel, &Reply::Reply(b"null"));
             }
         }
     }
@@ -410,6 +433,17 @@ impl<S: Storage> Engine<S> {
         if let Some(deadline) = hosted.deadline {
             self.deadlines.remove(&(deadline, number));
         }
+        let gone = fault(ErrorCode::Gone, format!("queue {} was removed", hosted.name));
+        for connection in hosted.parked {
+            if let Some(session) = self.sessions.get_mut(&connection) {
+                session.parked = false;
+                self.dirty.push(connection);
+            }
+        }
+        for (connection, channel) in hosted.group_waiters.into_iter().chain(hosted.settings_waiters)
+        {
+            self.fail_channel(connection, channel, gone.clone());
+        }
         for consumer in self.broker.remove_queue(hosted.key) {
             self.consumers.remove(&consumer);
         }
@@ -430,10 +464,9 @@ impl<S: Storage> Engine<S> {
         self.places.remove(name);
         match result {
             Ok(()) => {
-                if let Some(session) = self.sessions.get_mut(&connection) {
-                    session.channels.remove(&channel);
+                if self.answered(connection, channel) {
+                    self.reply(connection, channel, &Reply::Reply(b"null"));
                 }
-                self.reply(connection, channel, &Reply::Reply(b"null"));
             }
             Err(error) => {
                 let why = error.to_string();
@@ -444,13 +477,20 @@ impl<S: Storage> Engine<S> {
         }
     }
 
+    /// Whether any queue stands still because it could not be opened.
+    #[must_use]
+    pub fn has_damaged(&self) -> bool {
+        self.places.values().any(|place| matches!(place, Place::Damaged(_)))
+    }
+
     /// The last steps of an orderly stop, without helper threads: everything is synced, marked
     /// and sealed. True when the next start may take all of it for closed in order.
     ///
     /// # Errors
     /// A disk that fails; the next start then recovers as after a crash.
     pub fn close(mut self, now: Monotonic) -> Result<bool, String> {
-        let mut clean = true;
+        // A queue that could not be opened was not closed in order either.
+        let mut clean = !self.has_damaged();
         for (_, mut hosted) in std::mem::take(&mut self.hosted) {
             if hosted.jobs_under_way > 0 {
                 // A job that did not come back in time: nothing can be said of its log.
@@ -458,9 +498,18 @@ impl<S: Storage> Engine<S> {
                 continue;
             }
             while let Some(job) = hosted.log.close_jobs(now) {
-                if let Some(why) = hosted.log.complete(now, job.run()).failed {
+                let done = job.run();
+                // What finds no room now would find none again and again.
+                let gives_up = done.error().is_some();
+                if let Some(why) = hosted.log.complete(now, done).failed {
                     return Err(format!("queue {}: {why}", hosted.name));
                 }
+                if gives_up {
+                    break;
+                }
+            }
+            if let Some(why) = hosted.log.failed() {
+                return Err(format!("queue {}: {why}", hosted.name));
             }
             clean &= hosted.log.is_closed_cleanly();
         }

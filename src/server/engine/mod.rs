@@ -123,6 +123,9 @@ pub struct Engine<S: Storage> {
     /// Connections whose outboxes or state want the event loop's attention.
     dirty: Vec<ConnectionId>,
     jobs: Vec<Work<S>>,
+    /// Checks that wait for the one that is under way.
+    checks: VecDeque<Work<S>>,
+    check_under_way: bool,
     jobs_under_way: usize,
     stop_asked: Option<String>,
     stopping: bool,
@@ -159,6 +162,8 @@ impl<S: Storage> Engine<S> {
             handing: Vec::new(),
             dirty: Vec::new(),
             jobs: Vec::new(),
+            checks: VecDeque::new(),
+            check_under_way: false,
             jobs_under_way: 0,
             stop_asked: None,
             stopping: false,
@@ -183,16 +188,17 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    /// A whole frame has come in. Not to be called while [`Engine::is_paused`].
+    /// A whole frame has come in. Not to be called while [`Engine::is_paused`]. False when it
+    /// must come again, once the connection is not paused any more.
     pub fn frame(
         &mut self,
         connection: ConnectionId,
         header: &FrameHeader,
         body: &[u8],
         moment: Moment,
-    ) {
+    ) -> bool {
         if self.stopping {
-            return;
+            return true;
         }
         let served = match Request::decode(header, body) {
             Ok(request) => self.serve(connection, header, request, moment),
@@ -203,6 +209,7 @@ impl<S: Storage> Engine<S> {
             Err(Trouble::Channel(fault)) => self.fail_channel(connection, header.channel, fault),
             Err(Trouble::Connection(fault)) => self.end_connection(connection, fault),
         }
+        self.sessions.get(&connection).is_none_or(|session| !session.parked)
     }
 
     /// The bytes that come from this connection are no frames: it ends with a word why.
@@ -311,9 +318,16 @@ impl<S: Storage> Engine<S> {
     #[must_use]
     pub fn is_paused(&self, connection: ConnectionId) -> bool {
         self.sessions.get(&connection).is_some_and(|session| {
-            session.parked.is_some()
-                || session.outbox.queued() > limits::REPLY_BACKLOG_BYTES_MAX as u64 * 8
+            session.parked
+                || session.is_ahead()
+                || session.outbox.memory() > limits::OUTBOX_MEMORY_BYTES_MAX
         })
+    }
+
+    /// Whether the connection's last frame waits for a log.
+    #[must_use]
+    pub fn is_parked(&self, connection: ConnectionId) -> bool {
+        self.sessions.get(&connection).is_some_and(|session| session.parked)
     }
 
     /// Whether the connection is to end once its outbox is empty.
@@ -389,6 +403,21 @@ impl<S: Storage> Engine<S> {
         self.jobs_under_way() == 0 && self.hosted.values().all(|queue| queue.awaiting.is_empty())
     }
 
+    /// Tells the clients to whom nothing else is owed that the server ends because it failed. The
+    /// others find their connection closed: what was meant for them must not be sent any more.
+    pub fn say_failed(&mut self, why: &str) {
+        let owed: Vec<ConnectionId> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| !session.outbox.is_empty())
+            .map(|(connection, _)| *connection)
+            .collect();
+        for connection in owed {
+            self.hung_up(connection);
+        }
+        self.say_goodbye(why, false);
+    }
+
     /// Tells every client that the server ends.
     pub fn say_goodbye(&mut self, reason: &str, orderly: bool) {
         let connections: Vec<ConnectionId> = self.sessions.keys().copied().collect();
@@ -398,6 +427,23 @@ impl<S: Storage> Engine<S> {
             if let Some(session) = self.sessions.get_mut(&connection) {
                 session.ending = true;
             }
+        }
+    }
+
+    /// A range of a segment cannot be read: the queues that this connection receives from stand
+    /// still, as nothing tells which of them it was but in the rare case of several.
+    pub fn unreadable(&mut self, connection: ConnectionId, why: &str) {
+        let Some(session) = self.sessions.get(&connection) else { return };
+        let queues: Vec<QueueNumber> = session
+            .channels
+            .values()
+            .filter_map(|channel| match channel {
+                Channel::Receiving(receiver) => Some(receiver.queue),
+                _ => None,
+            })
+            .collect();
+        for queue in queues {
+            self.stand_still(queue, format!("its segment cannot be read: {why}"));
         }
     }
 

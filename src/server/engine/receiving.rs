@@ -2,8 +2,9 @@
 
 use crate::batch::Place;
 use crate::broker::{GroupKey, Mode, Refusal};
+use crate::limits;
 use crate::log::storage::Storage;
-use crate::log::{GroupFile, GroupPosition};
+use crate::log::{GroupFile, GroupPosition, LogError};
 use crate::units::{Moment, Name, OffsetRange, Position, SegmentNumber};
 use crate::wire::{ErrorCode, Fault, OpenReceive, ReceiveMode, Receiving, Reply};
 
@@ -22,7 +23,7 @@ impl<S: Storage> Engine<S> {
         open: OpenReceive,
     ) -> Result<(), Trouble> {
         let session = self.sessions.get_mut(&connection).expect("a connected client");
-        session.can_open(channel).map_err(protocol)?;
+        session.open(channel).map_err(protocol)?;
         if open.holding.windows(2).any(|pair| pair[0].end > pair[1].start)
             || open.holding.iter().any(|range| range.start >= range.end)
         {
@@ -81,7 +82,12 @@ impl<S: Storage> Engine<S> {
             open.until.filter(|_| resumed).map_or(end, |until| until.min(end))
         });
         let holding: &[OffsetRange] = if resumed { &open.holding } else { &[] };
-        let (consumer, kept) = self.broker.add_consumer(key, group, mode, until, holding);
+        let (consumer, mut kept) = self.broker.add_consumer(key, group, mode, until, holding);
+        if kept.len() > limits::RANGES_PER_FRAME_MAX {
+            // More pieces than a frame can name are given back.
+            let rest = kept.split_off(limits::RANGES_PER_FRAME_MAX);
+            self.broker.release(consumer, &rest);
+        }
         self.consumers.insert(consumer, (connection, channel));
         let receiver = Receiver { queue: number, consumer, group, mode, ready: false };
         let session = self.sessions.get_mut(&connection).expect("a connected client");
@@ -250,7 +256,8 @@ impl<S: Storage> Engine<S> {
         let hosted = self.hosted.get_mut(&receiver.queue).expect("a receiver's queue");
         let place = Place { queue: hosted.log.id(), segment, position };
         match hosted.log.complaint(place) {
-            Ok(()) => Ok(()),
+            // A batch that is not there any more, or never was, says nothing about the queue.
+            Ok(()) | Err(LogError::Gone(_)) => Ok(()),
             Err(error) => {
                 let why = error.to_string();
                 self.stand_still(receiver.queue, why);
@@ -298,6 +305,7 @@ impl<S: Storage> Engine<S> {
                 }
             }
             Channel::OpeningReceive(open) => {
+                self.forget_waiter(Some(&open.queue), (connection, id));
                 if let Some(waiting) = self.awaited.get_mut(&open.queue) {
                     waiting.retain(|one| *one != (connection, id));
                     if waiting.is_empty() {
@@ -305,11 +313,32 @@ impl<S: Storage> Engine<S> {
                     }
                 }
             }
-            Channel::OpeningSend(_)
-            | Channel::Declaring(_)
-            | Channel::Purging(_)
-            | Channel::Admin
-            | Channel::Failed => {}
+            Channel::OpeningSend(open) => {
+                self.forget_waiter(Some(&open.queue), (connection, id));
+            }
+            Channel::Declaring(_) | Channel::Purging(_) | Channel::Admin => {
+                self.forget_waiter(None, (connection, id));
+            }
+            Channel::Failed => {}
+        }
+    }
+
+    /// Takes a channel out of every list of those that wait, of one queue or, seldom, of all.
+    fn forget_waiter(&mut self, name: Option<&Name>, gone: (ConnectionId, u16)) {
+        for (place, standing) in &mut self.places {
+            if name.is_some_and(|name| name != place) {
+                continue;
+            }
+            match standing {
+                Standing::Making(waiting) => waiting.retain(|one| *one != gone),
+                Standing::Live(number) => {
+                    let hosted = self.hosted.get_mut(number).expect("a live queue");
+                    hosted.quiet_waiters.retain(|one| *one != gone);
+                    hosted.group_waiters.retain(|one| *one != gone);
+                    hosted.settings_waiters.retain(|one| *one != gone);
+                }
+                Standing::Removing | Standing::Damaged(_) => {}
+            }
         }
     }
 }

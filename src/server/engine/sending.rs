@@ -5,9 +5,7 @@ use crate::limits;
 use crate::log::storage::Storage;
 use crate::log::{AppendError, Judgement, NewBatch, Settings};
 use crate::units::{Epoch, Moment, Name, OffsetRange, Sequence};
-use crate::wire::{
-    ErrorCode, Fault, FrameHeader, Kind, OpenSend, PublishHead, Reply, Sending, frame_flags,
-};
+use crate::wire::{ErrorCode, Fault, OpenSend, PublishHead, Reply, Sending};
 
 use super::hosting::{Awaiting, Place, Say, being_removed, damaged};
 use super::session::{Channel, Large, Sender};
@@ -32,7 +30,7 @@ impl<S: Storage> Engine<S> {
         moment: Moment,
     ) -> Result<(), Trouble> {
         let session = self.sessions.get_mut(&connection).expect("a connected client");
-        session.can_open(channel).map_err(protocol)?;
+        session.open(channel).map_err(protocol)?;
         if open.producer.0 == 0 {
             return Err(protocol("producer 0 is no producer"));
         }
@@ -75,7 +73,8 @@ impl<S: Storage> Engine<S> {
         }
         let producers = hosted.log.producers();
         let opened = match &open.resume {
-            Some(resume) => resume.opened,
+            // Not later than now, whatever the peer says.
+            Some(resume) => resume.opened.min(moment.wall),
             None => producers.opening_time(moment.wall),
         };
         let (epoch, last) = match producers.last(open.producer) {
@@ -133,7 +132,7 @@ impl<S: Storage> Engine<S> {
         let hosted = self.hosted.get_mut(&number).expect("a sender's queue");
         if hosted.chain.is_some() {
             // Whether this follows can be told once the large message before it is stored.
-            self.appended(connection, channel, number, head, payload, Appended::NotYet);
+            self.appended(connection, channel, number, head, Appended::NotYet);
             return Ok(());
         }
         let expected = Sequence(head.sequence.0 - u64::from(head.count));
@@ -158,7 +157,7 @@ impl<S: Storage> Engine<S> {
             }
             refused => return Err(refusal(&hosted.name, refused)),
         };
-        self.appended(connection, channel, number, head, payload, appended);
+        self.appended(connection, channel, number, head, appended);
         Ok(())
     }
 
@@ -226,7 +225,7 @@ impl<S: Storage> Engine<S> {
         let hosted = self.hosted.get_mut(&number).expect("a sender's queue");
         if hosted.chain.is_some() {
             sender.large = Some(large);
-            self.appended(connection, channel, number, head, &[], Appended::NotYet);
+            self.appended(connection, channel, number, head, Appended::NotYet);
             return Ok(());
         }
         let expected = Sequence(head.sequence.0 - 1);
@@ -251,7 +250,7 @@ impl<S: Storage> Engine<S> {
             }
             refused => return Err(refusal(&hosted.name, refused)),
         };
-        self.appended(connection, channel, number, head, &[], appended);
+        self.appended(connection, channel, number, head, appended);
         Ok(())
     }
 
@@ -282,7 +281,6 @@ impl<S: Storage> Engine<S> {
         channel: u16,
         number: QueueNumber,
         head: &PublishHead,
-        payload: &[u8],
         appended: Appended,
     ) {
         let session = self.sessions.get_mut(&connection).expect("a connected client");
@@ -291,17 +289,10 @@ impl<S: Storage> Engine<S> {
             Appended::Stored(range) => range.end,
             Appended::Before => hosted.log.written_end(),
             Appended::NotYet => {
-                let frame = head.encode(channel, payload.len());
-                let header = FrameHeader {
-                    length: (frame.len() - crate::wire::FRAME_HEADER_BYTES + payload.len()) as u32,
-                    kind: Kind::Publish,
-                    flags: if head.more { frame_flags::MORE } else { 0 },
-                    channel,
-                };
-                let mut body = frame[crate::wire::FRAME_HEADER_BYTES..].to_vec();
-                body.extend_from_slice(payload);
-                session.parked = Some((header, body));
+                session.parked = true;
                 hosted.parked.push(connection);
+                // What it waits for may be a job that the log has yet to be asked for.
+                self.touch(number);
                 return;
             }
         };
@@ -313,14 +304,14 @@ impl<S: Storage> Engine<S> {
         self.touch(number);
     }
 
-    /// Serves what was parked on a queue whose log has moved on.
-    pub(super) fn unpark(&mut self, number: QueueNumber, moment: Moment) {
+    /// What was parked on a queue whose log has moved on may come again.
+    pub(super) fn unpark(&mut self, number: QueueNumber) {
         let Some(hosted) = self.hosted.get_mut(&number) else { return };
         for connection in std::mem::take(&mut hosted.parked) {
-            let Some(session) = self.sessions.get_mut(&connection) else { continue };
-            let Some((header, body)) = session.parked.take() else { continue };
-            self.frame(connection, &header, &body, moment);
-            self.dirty.push(connection);
+            if let Some(session) = self.sessions.get_mut(&connection) {
+                session.parked = false;
+                self.dirty.push(connection);
+            }
         }
     }
 
@@ -367,6 +358,9 @@ fn record_bytes(first: &[u8]) -> Result<u64, Trouble> {
             record.attributes().all(|one| one.is_ok()).then_some((attributes, body))
         })
         .ok_or_else(|| protocol("a large message whose first part does not hold its attributes"))?;
+    if attributes as usize > limits::ATTRIBUTE_BYTES_MAX {
+        return Err(protocol("a message with more attributes than there may be"));
+    }
     if u64::from(body) > limits::MESSAGE_BYTES_MAX as u64 {
         return Err(fault_with(
             ErrorCode::BadInput,

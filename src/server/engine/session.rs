@@ -8,7 +8,7 @@ use crate::log::Staging;
 use crate::log::storage::Storage;
 use crate::server::outbox::Outbox;
 use crate::units::{Epoch, Name, ProducerId, Sequence, SyncPolicy};
-use crate::wire::{ClientInfo, FrameHeader, OpenReceive, OpenSend};
+use crate::wire::{ClientInfo, OpenReceive, OpenSend};
 
 use super::QueueNumber;
 
@@ -78,8 +78,12 @@ pub(super) struct Session<S: Storage> {
     pub ready: VecDeque<u16>,
     /// It stands in the engine's list of hungry connections.
     pub hungry: bool,
-    /// A PUBLISH that must wait for its log, with the rest of the connection's frames behind it.
-    pub parked: Option<(FrameHeader, Vec<u8>)>,
+    /// The highest number of a channel so far.
+    pub newest_channel: u16,
+    /// A channel that waited and goes on: its number is taken already.
+    pub reopening: Option<u16>,
+    /// Its last PUBLISH must wait for its log, with the frames behind it: it comes again.
+    pub parked: bool,
     /// To be closed when the outbox is empty.
     pub ending: bool,
 }
@@ -93,9 +97,19 @@ impl<S: Storage> Session<S> {
             outbox: Outbox::new(),
             ready: VecDeque::new(),
             hungry: false,
-            parked: None,
+            newest_channel: 0,
+            reopening: None,
+            parked: false,
             ending: false,
         }
+    }
+
+    /// Whether a sender has so many appends unconfirmed that it must wait.
+    pub fn is_ahead(&self) -> bool {
+        self.channels.values().any(|channel| match channel {
+            Channel::Sending(sender) => sender.unconfirmed >= limits::UNCONFIRMED_APPENDS_MAX,
+            _ => false,
+        })
     }
 
     /// Whether deliveries can be put into the outbox.
@@ -108,8 +122,17 @@ impl<S: Storage> Session<S> {
         self.outbox.queued() < limits::DELIVER_BYTES as u64
     }
 
-    /// Whether another channel may be opened under this number.
-    pub fn can_open(&self, channel: u16) -> Result<(), &'static str> {
+    /// Takes a number for a channel that sends or receives. Numbers only grow, so that nothing
+    /// that is said to a channel can reach another that came after it.
+    pub fn open(&mut self, channel: u16) -> Result<(), &'static str> {
+        if self.reopening != Some(channel) && channel <= self.newest_channel {
+            return Err("the number of a new channel must be above those before it");
+        }
+        self.request(channel)
+    }
+
+    /// Takes a number for a request, which may be used again when it has been answered.
+    pub fn request(&mut self, channel: u16) -> Result<(), &'static str> {
         if channel == 0 {
             return Err("channel 0 is the connection itself");
         }
@@ -119,6 +142,7 @@ impl<S: Storage> Session<S> {
         if self.channels.len() >= limits::CHANNELS_PER_CONNECTION_MAX {
             return Err("too many channels on one connection");
         }
+        self.newest_channel = self.newest_channel.max(channel);
         Ok(())
     }
 }

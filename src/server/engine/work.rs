@@ -177,7 +177,7 @@ impl<S: Storage> Engine<S> {
             self.groups_installed(queue, &progress.groups, moment);
         }
         if progress.retry {
-            self.unpark(queue, moment);
+            self.unpark(queue);
         }
     }
 
