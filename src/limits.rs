@@ -37,8 +37,8 @@ pub const JSON_BYTES_MAX: usize = 256 * KIB;
 /// Bytes that the server puts into one DELIVER frame, if more than one batch fits.
 pub const DELIVER_BYTES: usize = 512 * KIB;
 
-/// Bytes that a socket may hold, if the system grants so much: several batches, so that sender,
-/// server and receiver need not take turns.
+/// Bytes that a socket of the server may hold on its way to a client, if the system grants so
+/// much: several batches, so that server and receiver need not take turns.
 pub const SOCKET_BYTES: usize = MIB;
 
 /// Ranges in one ACK or RELEASE frame.

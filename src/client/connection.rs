@@ -81,9 +81,6 @@ impl Connection {
             SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
             None,
         )?;
-        // A deeper buffer lets both sides work on while the other is not scheduled. What the
-        // system grants is enough.
-        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&stream, limits::SOCKET_BYTES);
         rustix::net::connect(&stream, &address)?;
         Ok(Connection { store: store.path().to_path_buf(), ..Connection::over(stream) })
     }

@@ -111,10 +111,17 @@ fn rounds_of_kills_lose_nothing_and_explain_each_duplicate() {
     println!("{rounds} kills, {total} lines, {} again", seen.repeats.len());
 }
 
-/// Kills the server, and says when that was over.
-fn kill(store: &Store) -> Instant {
+/// A kill takes as long as a sync that is under way: the process is there until then.
+struct Kill {
+    begun: Instant,
+    over: Instant,
+}
+
+/// Kills the server.
+fn kill(store: &Store) -> Kill {
+    let begun = Instant::now();
     store.kill_server();
-    Instant::now()
+    Kill { begun, over: Instant::now() }
 }
 
 /// Feeds one sender; returns how many lines it has written in whole.
@@ -167,13 +174,19 @@ fn end_and_sum_redelivered(mut receiver: Running) -> u64 {
 }
 
 /// Checks each repeated delivery against the kills.
-fn explain_duplicates(repeats: &[Repeat], kills: &[Instant]) {
+fn explain_duplicates(repeats: &[Repeat], kills: &[Kill]) {
     for repeat in repeats {
         let explained = kills.iter().any(|kill| {
-            *kill + KILL_NOTED_WITHIN >= repeat.before
-                && *kill <= repeat.again + KILL_NOTED_WITHIN
-                && kill.saturating_duration_since(repeat.before) < ACK_DELAY_MAX
+            kill.over + KILL_NOTED_WITHIN >= repeat.before
+                && kill.begun <= repeat.again + KILL_NOTED_WITHIN
+                && kill.begun.saturating_duration_since(repeat.before) < ACK_DELAY_MAX
         });
-        assert!(explained, "{:?} came twice without a kill between", repeat.line);
+        let since = kills.iter().filter_map(|k| repeat.before.checked_duration_since(k.over)).min();
+        assert!(
+            explained,
+            "{:?} came twice without a kill between: first {since:?} after a kill, again {:?} later",
+            repeat.line,
+            repeat.again - repeat.before
+        );
     }
 }
