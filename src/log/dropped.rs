@@ -22,7 +22,7 @@
 use std::path::Path;
 
 use super::error::{LogError, corrupt};
-use super::files::{put_u32, seeded_crc, u32_at, u64_at};
+use super::files::{Table, put_u32, seeded_crc, u64_at};
 use super::segment::FORMAT_VERSION;
 use crate::units::{Offset, OffsetRange, QueueId, SegmentNumber};
 
@@ -114,22 +114,13 @@ impl Dropped {
     /// [`LogError::Corrupt`], [`LogError::Newer`].
     pub fn decode(bytes: &[u8], queue: QueueId, path: &Path) -> Result<Dropped, LogError> {
         let bad = |what: &str| corrupt(path, None, None, what);
-        if bytes.len() < HEADER_BYTES + 4 || &bytes[..8] != MAGIC {
-            return Err(bad("is no record of dropped segments"));
-        }
-        let (body, crc) = bytes.split_at(bytes.len() - 4);
-        if u32_at(crc, 0) != seeded_crc(queue, 0, 0, body) {
-            return Err(bad("fails its checksum"));
-        }
-        let version = u32_at(body, 8);
-        if version > FORMAT_VERSION {
-            let path = path.to_owned();
-            return Err(LogError::Newer { path, found: version, known: FORMAT_VERSION });
-        }
-        let entries = body[HEADER_BYTES..].chunks_exact(ENTRY_BYTES);
-        if entries.len() != u32_at(body, 12) as usize || !entries.remainder().is_empty() {
-            return Err(bad("has an impossible length"));
-        }
+        let table = Table {
+            magic: MAGIC,
+            header_bytes: HEADER_BYTES,
+            entry_bytes: ENTRY_BYTES,
+            is_none: "is no record of dropped segments",
+        };
+        let (_, entries) = table.open(bytes, queue, path)?;
         let mut runs: Vec<Run> = Vec::with_capacity(entries.len());
         for entry in entries {
             let number = |at: usize| u64_at(entry, at * 8);

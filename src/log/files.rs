@@ -6,7 +6,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::error::{Doing, Failure};
+use super::error::{Doing, Failure, LogError, corrupt};
+use super::segment::FORMAT_VERSION;
 use super::storage::{Storage, StorageFile};
 use crate::units::{Name, Position, QueueId, SegmentNumber};
 
@@ -128,6 +129,48 @@ pub(super) fn seeded_crc(queue: QueueId, number: u64, position: u64, bytes: &[u8
 }
 
 /// Four bytes as a number; the caller has checked the length.
+/// How a file that is replaced whole is made: a header that begins with a magic, the format
+/// version and the number of entries, entries of one size, and the seeded CRC-32 of all that.
+pub(super) struct Table<'a> {
+    pub magic: &'a [u8; 8],
+    pub header_bytes: usize,
+    pub entry_bytes: usize,
+    /// What is said of bytes that do not even begin like one.
+    pub is_none: &'a str,
+}
+
+impl Table<'_> {
+    /// Checks the bytes; gives what stands in front of the checksum, and the entries.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`], [`LogError::Newer`].
+    pub fn open<'b>(
+        &self,
+        bytes: &'b [u8],
+        queue: QueueId,
+        path: &Path,
+    ) -> Result<(&'b [u8], std::slice::ChunksExact<'b, u8>), LogError> {
+        let bad = |what: &str| corrupt(path, None, None, what);
+        if bytes.len() < self.header_bytes + 4 || &bytes[..8] != self.magic {
+            return Err(bad(self.is_none));
+        }
+        let (body, crc) = bytes.split_at(bytes.len() - 4);
+        if u32_at(crc, 0) != seeded_crc(queue, 0, 0, body) {
+            return Err(bad("fails its checksum"));
+        }
+        let version = u32_at(body, 8);
+        if version > FORMAT_VERSION {
+            let path = path.to_owned();
+            return Err(LogError::Newer { path, found: version, known: FORMAT_VERSION });
+        }
+        let entries = body[self.header_bytes..].chunks_exact(self.entry_bytes);
+        if entries.len() != u32_at(body, 12) as usize || !entries.remainder().is_empty() {
+            return Err(bad("has an impossible length"));
+        }
+        Ok((body, entries))
+    }
+}
+
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }

@@ -27,9 +27,6 @@ pub struct GroupPosition {
     pub handed: Offset,
 }
 
-/// The name that the server's side uses.
-pub use GroupPosition as Position1;
-
 impl GroupPosition {
     /// The offset behind the last one that the group has seen.
     pub(super) fn seen(&self) -> Offset {

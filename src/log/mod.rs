@@ -68,7 +68,7 @@ pub use check::{CheckBound, Finding, Report, check};
 pub use cut::CutCache;
 pub use error::{AppendError, Damage, LogError};
 pub use jobs::{Done, Job};
-pub use journal::{GroupPosition, Position1};
+pub use journal::GroupPosition;
 pub use locate::Found;
 pub use log::{Boot, GroupFile, Log, Options};
 pub use meta::Settings;

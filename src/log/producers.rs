@@ -28,8 +28,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use super::error::{LogError, corrupt};
-use super::files::{put_u32, put_u64, seeded_crc, u32_at, u64_at};
+use super::error::LogError;
+use super::files::{Table, put_u32, put_u64, seeded_crc, u32_at, u64_at};
 use super::segment::FORMAT_VERSION;
 use crate::batch::{BatchHeader, flags};
 use crate::limits;
@@ -280,23 +280,13 @@ impl Producers {
         queue: QueueId,
         path: &Path,
     ) -> Result<(Producers, Covered), LogError> {
-        let bad = |what: &str| corrupt(path, None, None, what);
-        if bytes.len() < HEADER_BYTES + 4 || &bytes[..8] != MAGIC {
-            return Err(bad("is no snapshot of producers"));
-        }
-        let (body, crc) = bytes.split_at(bytes.len() - 4);
-        if u32_at(crc, 0) != seeded_crc(queue, 0, 0, body) {
-            return Err(bad("fails its checksum"));
-        }
-        let version = u32_at(body, 8);
-        if version > FORMAT_VERSION {
-            let path = path.to_owned();
-            return Err(LogError::Newer { path, found: version, known: FORMAT_VERSION });
-        }
-        let entries = body[HEADER_BYTES..].chunks_exact(ENTRY_BYTES);
-        if entries.len() != u32_at(body, 12) as usize || !entries.remainder().is_empty() {
-            return Err(bad("has an impossible length"));
-        }
+        let table = Table {
+            magic: MAGIC,
+            header_bytes: HEADER_BYTES,
+            entry_bytes: ENTRY_BYTES,
+            is_none: "is no snapshot of producers",
+        };
+        let (body, entries) = table.open(bytes, queue, path)?;
         let covered = Covered {
             offset: Offset(u64_at(body, 32)),
             segment: SegmentNumber(u64_at(body, 40)),
