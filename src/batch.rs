@@ -67,8 +67,12 @@ pub mod flags {
     pub const MARK: u16 = 1 << 2;
     /// The payload begins with an annex.
     pub const ANNEX: u16 = 1 << 3;
+    /// Some message inside expires, or is for one group only: whoever delivers must look at each.
+    pub const SELECTIVE: u16 = 1 << 4;
+    /// Holds no message: written only to carry a producer's sequence or annex.
+    pub const EMPTY: u16 = 1 << 5;
     /// All bits that this version knows.
-    pub const KNOWN: u16 = CHAIN | CHAIN_END | MARK | ANNEX;
+    pub const KNOWN: u16 = CHAIN | CHAIN_END | MARK | ANNEX | SELECTIVE | EMPTY;
 }
 
 /// How messages lie in a payload.
@@ -354,6 +358,8 @@ pub mod tags {
     pub const EXPIRES: u8 = 5;
     /// Not delivered before this wall time, u64 microseconds.
     pub const NOT_BEFORE: u8 = 6;
+    /// Only for the group of this name: a message that was requeued for those that failed it.
+    pub const ONLY_GROUP: u8 = 7;
 }
 
 /// One message of a records payload.

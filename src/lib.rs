@@ -20,6 +20,7 @@
 //! |---|---|
 //! | [`units`] | newtypes for units and identities |
 //! | [`limits`] | every bound, with its reason |
+//! | [`settings`] | what a user can set on a queue |
 //! | [`batch`] | the batch: layout, checksums, slicing |
 //! | [`wire`] | the protocol: bytes ⇄ requests and replies |
 //! | [`log`] | the log of one queue: segments, append, recovery, retention |
@@ -53,6 +54,7 @@ pub mod client;
 pub mod limits;
 pub mod log;
 pub mod server;
+pub mod settings;
 pub mod store;
 pub mod units;
 pub mod wire;

@@ -111,6 +111,47 @@ pub const PRODUCERS_PER_QUEUE_MAX: usize = 4096;
 /// How long a producer without a connection is remembered: the time a sender has to reconnect.
 pub const PRODUCER_RETRY: Micros = Micros::from_secs(600);
 
+/// Bytes of an annex: what a named producer says with its batch, kept with its sequence.
+pub const ANNEX_BYTES_MAX: usize = 16 * KIB;
+
+/// Attempts after which a message is a dead letter, unless the queue says otherwise.
+pub const DELIVERY_LIMIT_DEFAULT: u32 = 20;
+
+/// The first and the longest pause before a failed message is tried again, unless the receiver
+/// says otherwise.
+pub const BACKOFF_FIRST: Micros = Micros::from_secs(1);
+/// See [`BACKOFF_FIRST`].
+pub const BACKOFF_MAX: Micros = Micros::from_secs(300);
+
+/// Ranges of messages of one group that were tried and are not settled; at the bound the group
+/// gets nothing new until some are.
+pub const TRIED_RANGES_PER_GROUP_MAX: usize = 16 * 1024;
+
+/// Leases with receipts that one group has at most; at the bound none is given until some end.
+pub const LEASES_PER_GROUP_MAX: usize = 16 * 1024;
+
+/// The longest lease, and the shortest.
+pub const LEASE_MAX: Micros = Micros::from_secs(30 * 86_400);
+/// See [`LEASE_MAX`].
+pub const LEASE_MIN: Micros = Micros::from_millis(10);
+
+/// Ids that a queue remembers at most: 16 bytes each, and half again.
+pub const UNIQUE_IDS_MAX: u64 = 1 << 18;
+
+/// Keys that a queue with unique keys has at most; 24 bytes each, and half again.
+pub const UNIQUE_KEYS_MAX: u64 = 1 << 18;
+
+/// Queues that one receiver takes from.
+pub const MEMBERS_PER_CHANNEL_MAX: usize = 1024;
+
+/// Bytes of the reason and of the stderr tail that go with a dead letter.
+pub const REASON_BYTES_MAX: usize = 512;
+/// See [`REASON_BYTES_MAX`].
+pub const STDERR_TAIL_BYTES: usize = 4 * KIB;
+
+/// Receipts in one request.
+pub const RECEIPTS_PER_REQUEST_MAX: usize = 256;
+
 /// A peer that has not finished its handshake after this is hung up on.
 pub const HANDSHAKE: Micros = Micros::from_secs(10);
 

@@ -60,6 +60,14 @@ unit! {
     Epoch(u32)
 }
 unit! {
+    /// The number of one delivery under a lease: drawn by the server, never 0 for a real one.
+    LeaseNumber(u64)
+}
+unit! {
+    /// How often a message was handed over; the first attempt is 1.
+    Attempts(u32)
+}
+unit! {
     /// A time on the monotonic clock of the running process, in microseconds.
     Monotonic(u64)
 }

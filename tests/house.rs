@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("units", &["limits"]),
     ("limits", &["units"]),
+    ("settings", &["units", "limits"]),
     ("batch", &["units", "limits"]),
-    ("wire", &["units", "limits", "batch"]),
-    ("log", &["units", "limits", "batch"]),
-    ("broker", &["units", "limits"]),
+    ("wire", &["units", "limits", "settings", "batch"]),
+    ("log", &["units", "limits", "settings", "batch"]),
+    ("broker", &["units", "limits", "settings"]),
     ("store", &["units", "limits"]),
-    ("server", &["units", "limits", "batch", "wire", "log", "broker", "store"]),
-    ("client", &["units", "limits", "batch", "wire", "store"]),
-    ("cli", &["units", "limits", "wire", "store", "client"]),
+    ("server", &["units", "limits", "settings", "batch", "wire", "log", "broker", "store"]),
+    ("client", &["units", "limits", "settings", "batch", "wire", "store"]),
+    ("cli", &["units", "limits", "settings", "wire", "store", "client"]),
 ];
 
 const LINES_MAX: usize = 700;

@@ -381,11 +381,12 @@ fn dropped_segments_stay_dropped() {
 #[test]
 fn log_works_on_a_real_disk() {
     use mq::log::storage::{Disk, StorageFile};
-    use mq::log::{Log, Settings, create_queue};
+    use mq::log::{Log, create_queue};
+    use mq::settings::Settings;
     let dir = tempfile::tempdir().unwrap();
     let disk = std::sync::Arc::new(Disk::new(dir.path()));
     let id = mq::units::QueueId::from_bytes([7; 16]);
-    let settings = Settings { sync: SyncPolicy::Always };
+    let settings = Settings { sync: SyncPolicy::Always, ..Settings::default() };
     create_queue(&*disk, &name(), id, &settings, WallTime(1)).unwrap();
     let options = Options { segment_bytes: 256 << 10, ..Options::default() };
     let mut end = Offset(0);

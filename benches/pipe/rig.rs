@@ -155,7 +155,10 @@ impl Rig {
     pub fn declare(&self, queue: &str, policy: &str) {
         let request = Admin::Declare {
             queue: queue.parse().expect("a queue name"),
-            sync: Some(policy.parse().expect("a sync policy")),
+            wanted: mq::settings::Wanted {
+                sync: Some(policy.parse().expect("a sync policy")),
+                ..Default::default()
+            },
             change: false,
         };
         ask(&mut self.connect(), request);

@@ -16,6 +16,7 @@ use mq::limits;
 use mq::log::storage::Disk;
 use mq::log::{self, CheckBound};
 use mq::server::findings;
+use mq::settings::Wanted;
 use mq::store::{StoreDir, StoreError};
 use mq::units::{Bytes, Count, Micros, Name, SyncPolicy};
 use mq::wire::{Admin, CheckReport, ErrorCode, QueueInfo};
@@ -180,12 +181,12 @@ fn declare(queue: Name, sync: Option<SyncPolicy>, change: bool, flags: &Flags) -
     let fail = |error| Failure::from(error).while_doing(&doing);
     let mut dialer = Dialer::new(flags.shared.store()?, TOOL, true);
     let mut connection = dialer.dial(patience()).map_err(fail)?;
-    let request = Admin::Declare { queue, sync, change };
+    let request = Admin::Declare { queue, wanted: Wanted { sync, ..Wanted::default() }, change };
     let info: QueueInfo = admin::call(&mut connection, request, patience()).map_err(fail)?;
     if flags.json {
         cli::print_json(&info)?;
     } else if flags.shared.verbose {
-        say(flags, &format!("queue {} is there, --sync {}", info.queue, info.sync));
+        say(flags, &format!("queue {} is there, --sync {}", info.queue, info.settings.sync));
     }
     Ok(Status::Done)
 }

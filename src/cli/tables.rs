@@ -52,7 +52,7 @@ fn row(info: &QueueInfo, long: bool) -> Vec<String> {
             info.receivers.to_string(),
             info.senders.to_string(),
             info.groups.len().to_string(),
-            info.sync.to_string(),
+            info.settings.sync.to_string(),
             rfc3339(info.created),
         ]);
     }
@@ -72,7 +72,7 @@ pub fn queue_page(info: &QueueInfo) -> String {
     }
     line("id", &info.id);
     line("created", &rfc3339(info.created));
-    line("sync", &info.sync);
+    line("sync", &info.settings.sync);
     line("ready", &info.ready);
     line("unacked", &info.unacked);
     line("end", &info.end);

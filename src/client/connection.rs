@@ -369,6 +369,7 @@ pub fn unexpected(reply: &Reply<'_>) -> ClientError {
         Reply::Reply(_) => "REPLY",
         Reply::Sending(_) => "SENDING",
         Reply::Confirm(..) => "CONFIRM",
+        Reply::Held(_) => "HELD",
         Reply::Receiving(_) => "RECEIVING",
         Reply::Deliver(..) => "DELIVER",
         Reply::End => "END",

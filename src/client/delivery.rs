@@ -167,7 +167,7 @@ fn messages_of(header: &BatchHeader, batches: &Slice, at: usize) -> Result<Slice
 mod tests {
     use super::*;
     use crate::batch::{Framing, Record, checksum};
-    use crate::units::{Epoch, ProducerId, Sequence, WallTime};
+    use crate::units::{Epoch, LeaseNumber, ProducerId, Sequence, WallTime};
 
     const QUEUE: [u8; 16] = *b"0123456789abcdef";
 
@@ -198,6 +198,7 @@ mod tests {
 
     fn head(end: u64, more: bool) -> DeliverHead {
         DeliverHead {
+            lease: LeaseNumber(0),
             segment: SegmentNumber(2),
             position: Position(100),
             end: Offset(end),

@@ -399,14 +399,13 @@ impl<D: Dial> Receiver<D> {
         holding.into_iter().for_each(|range| merged.push(range));
         let mut holding = merged.take();
         holding.truncate(limits::RANGES_PER_FRAME_MAX);
+        let mode = if self.options.peek { ReceiveMode::Peek } else { ReceiveMode::Take };
         OpenReceive {
-            queue: self.options.queue.clone(),
-            group: self.options.group.clone(),
-            mode: if self.options.peek { ReceiveMode::Peek } else { ReceiveMode::Take },
             until_end: self.options.until_end,
             queue_id: self.queue_id,
             holding: if self.options.peek { Vec::new() } else { holding },
             until: self.until,
+            ..OpenReceive::new(self.options.queue.clone(), self.options.group.clone(), mode)
         }
     }
 

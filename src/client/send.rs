@@ -262,7 +262,7 @@ impl<'a, H: Host> Sender<'a, H> {
             opened: opened.opened,
             confirmed: self.window.confirmed(),
         });
-        let open = OpenSend { queue: self.queue.clone(), producer: self.producer, resume };
+        let open = OpenSend { resume, ..OpenSend::new(self.queue.clone(), self.producer) };
         connection.push(CHANNEL, &Request::OpenSend(open));
         let mut orderly = false;
         let answer = connection.answer(patience.at_least(ANSWER_LEAST), |_, reply| match reply {
@@ -460,7 +460,9 @@ impl<'a, H: Host> Sender<'a, H> {
         let mut fault = None;
         while let Some((header, body)) = connection.next_frame().map_err(ClientError::from)? {
             match Reply::decode(&header, body).map_err(ClientError::from)? {
-                Reply::Confirm(sequence, _) => self.window.confirm(sequence).map_err(nonsense)?,
+                Reply::Confirm(sequence, _, _) => {
+                    self.window.confirm(sequence).map_err(nonsense)?
+                }
                 Reply::Goodbye(goodbye) => self.orderly = goodbye.orderly,
                 Reply::Error(refusal) => {
                     fault = Some(refusal);

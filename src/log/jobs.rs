@@ -11,11 +11,11 @@ use super::error::{Doing, Failure};
 use super::files;
 use super::journal::SyncPoint;
 use super::log::GroupFile;
-use super::meta::Settings;
 use super::producers::Covered;
 use super::storage::{Storage, StorageFile};
 use crate::batch::{self, BatchHeader, Place, flags};
 use crate::limits;
+use crate::settings::Settings;
 use crate::units::{Bytes, Name, Position, QueueId, SegmentNumber};
 
 /// Something to run on a helper thread.

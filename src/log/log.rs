@@ -14,13 +14,14 @@ use super::files;
 use super::jobs::{Handles, Prepared};
 use super::journal::{GroupPosition, Journal};
 use super::locate::Reading;
-use super::meta::{Meta, Settings};
+use super::meta::Meta;
 use super::producers::{Covered, Producers};
 use super::schedule::Chores;
 use super::segment::{HEADER_BYTES, Index, Summary};
 use super::storage::Storage;
 use super::syncs::Syncs;
 use crate::limits;
+use crate::settings::Settings;
 use crate::units::{
     Bytes, Count, Monotonic, Name, Offset, OffsetRange, QueueId, SegmentNumber, SyncPolicy,
     WallTime,

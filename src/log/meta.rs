@@ -20,15 +20,8 @@ use serde::{Deserialize, Serialize};
 use super::error::LogError;
 use super::segment::FORMAT_VERSION;
 use crate::batch::checksum;
-use crate::units::{QueueId, SyncPolicy, WallTime};
-
-/// What users set on a queue.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settings {
-    /// When the queue is synced.
-    #[serde(default)]
-    pub sync: SyncPolicy,
-}
+use crate::settings::Settings;
+use crate::units::{QueueId, WallTime};
 
 /// What `queue.json` says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,8 +85,9 @@ mod tests {
     use super::*;
 
     fn meta() -> Meta {
+        use crate::units::SyncPolicy;
         let id = QueueId::from_bytes(*b"0123456789abcdef");
-        Meta::new(id, WallTime(5), Settings { sync: SyncPolicy::Never })
+        Meta::new(id, WallTime(5), Settings { sync: SyncPolicy::Never, ..Settings::default() })
     }
 
     #[test]

@@ -71,7 +71,6 @@ pub use jobs::{Done, Job};
 pub use journal::GroupPosition;
 pub use locate::Found;
 pub use log::{Boot, GroupFile, Log, Options};
-pub use meta::Settings;
 pub use producers::{Forgotten, Judgement, Producers};
 pub use queues::{create_queue, list_queues, remove_queue, sweep_removed};
 pub use recovery::{Recovered, TornTail};

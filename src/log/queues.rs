@@ -11,10 +11,11 @@ use super::dropped::Dropped;
 use super::error::{Doing, Failure, LogError};
 use super::files;
 use super::jobs::{Job, Work, sweep};
-use super::meta::{Meta, Settings};
+use super::meta::Meta;
 use super::producers::{Covered, Producers};
 use super::segment::{HEADER_BYTES, SegmentHeader};
 use super::storage::{Storage, StorageFile};
+use crate::settings::Settings;
 use crate::units::{Name, Offset, Position, QueueId, SegmentNumber, WallTime};
 
 /// Makes a queue; when this returns, it is durable.

@@ -13,11 +13,11 @@ use super::files;
 use super::jobs::{Done, DropWork, Job, Outcome, Work};
 use super::journal::{Journal, SyncPoint};
 use super::log::{GroupFile, Log, Sealed};
-use super::meta::Settings;
 use super::producers::Covered;
 use super::segment::{SegmentHeader, encode_footer};
 use super::storage::Storage;
 use crate::limits;
+use crate::settings::Settings;
 use crate::units::{Monotonic, Name, Offset, OffsetRange, Position, SegmentNumber, SyncPolicy};
 
 /// Everything else that wants to be done.

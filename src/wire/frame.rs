@@ -67,6 +67,10 @@ kinds! {
     Release = 0x33,
     /// A delivered batch fails its checksum.
     Complain = 0x34,
+    /// A try of these begins: a command is started on them.
+    Begin = 0x35,
+    /// A try of these failed.
+    Nack = 0x36,
     /// Ends a channel.
     Close = 0x3f,
     /// Answers HELLO.
@@ -81,6 +85,8 @@ kinds! {
     Sending = 0xa0,
     /// Everything up to a sequence is stored as the queue's policy says.
     Confirm = 0xa1,
+    /// What was published waits for room in the queue.
+    Held = 0xa2,
     /// Answers OPEN_RECEIVE; again when a queue that was waited for appears.
     Receiving = 0xb0,
     /// Messages.

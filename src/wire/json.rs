@@ -3,9 +3,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::receipt::Receipt;
+use crate::settings::{Backoff, Settings, Start, Wanted};
 use crate::units::{
-    Count, Epoch, Micros, Name, Offset, OffsetRange, ProducerId, QueueId, Sequence, SyncPolicy,
-    WallTime,
+    Count, Epoch, Micros, Name, Offset, OffsetRange, ProducerId, QueueId, Sequence, WallTime,
 };
 
 /// Who a client is, for the server's views.
@@ -41,6 +42,22 @@ pub struct OpenSend {
     /// When resuming: the incarnation that it sent to, so that a queue made anew is told apart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume: Option<Resume>,
+    /// The producer has a name that it comes back under (its number is made from it): it is never
+    /// forgotten, opening it fences off older instances, and what it said last in an annex is
+    /// kept.
+    #[serde(default)]
+    pub named: bool,
+    /// A message is stored only if none of its key is unsettled in any group.
+    #[serde(default)]
+    pub unless_pending: bool,
+}
+
+impl OpenSend {
+    /// The plain request: a producer without a name, not resumed.
+    #[must_use]
+    pub fn new(queue: Name, producer: ProducerId) -> OpenSend {
+        OpenSend { queue, producer, resume: None, named: false, unless_pending: false }
+    }
 }
 
 /// What a sender knows of the queue from before its connection broke.
@@ -65,6 +82,9 @@ pub struct Sending {
     pub epoch: Epoch,
     /// When the producer was first opened, on the server's wall clock.
     pub opened: WallTime,
+    /// For a named producer: the annex that it stored last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub annex: Option<Vec<u8>>,
 }
 
 /// How messages are taken.
@@ -77,10 +97,38 @@ pub enum ReceiveMode {
     Peek,
 }
 
+/// Which queues a receiver takes from: a name, or a name with `*`, `?` and `[...]` in it.
+///
+/// A pattern includes queues that appear later, and no `*.dead` unless it ends so itself.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct QueuePattern(pub String);
+
+/// What a receiver of several queues held of one of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holding {
+    /// The queue.
+    pub queue: Name,
+    /// Its incarnation.
+    pub queue_id: QueueId,
+    /// What is held, unsettled.
+    pub ranges: Vec<OffsetRange>,
+    /// With `until_end`: where the end was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Offset>,
+}
+
 /// Opens a channel for receiving.
+///
+/// With `patterns` the channel takes from several queues, its *members*. Each is announced by a
+/// RECEIVING with its name, on a channel of its own that the server numbers (from
+/// [`MEMBER_CHANNELS`](super::MEMBER_CHANNELS) on): DELIVER, ACK, RELEASE, BEGIN, NACK and COMPLAIN
+/// travel there. CREDIT counts for all members together and travels, as CLOSE, CLOSED and END do,
+/// on the channel itself. A member whose queue is removed is told by CLOSED on its channel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenReceive {
-    /// The queue; waited for when it is not there, unless `until_end`.
+    /// The queue; waited for when it is not there, unless `until_end`. Not looked at when there
+    /// are `patterns`.
     pub queue: Name,
     /// The group.
     pub group: Name,
@@ -98,6 +146,77 @@ pub struct OpenReceive {
     /// When resuming with `until_end`: where the end was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Offset>,
+    /// Several queues, or patterns.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub patterns: Vec<QueuePattern>,
+    /// With `patterns`: always the first, in their order, that has any; else in turn.
+    #[serde(default)]
+    pub strict: bool,
+    /// With `patterns`, when resuming: what is held of which queue.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holdings: Vec<Holding>,
+    /// Makes the group, beginning there, if the queue has none of its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Start>,
+    /// What is delivered is settled by that: at most once.
+    #[serde(default)]
+    pub no_ack: bool,
+    /// Messages are leased for so long, beyond the connection, and settled by their receipts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Micros>,
+    /// Only one such receiver of the group gets anything; the next takes over when it goes.
+    #[serde(default)]
+    pub exclusive: bool,
+    /// The pauses before messages that this receiver failed are tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<Backoff>,
+    /// A try is announced by BEGIN and settled by ACK or NACK; so what is delivered and given
+    /// back counts no attempt.
+    #[serde(default)]
+    pub tries: bool,
+}
+
+impl OpenReceive {
+    /// The plain request: nothing held, nothing special.
+    #[must_use]
+    pub fn new(queue: Name, group: Name, mode: ReceiveMode) -> OpenReceive {
+        OpenReceive {
+            queue,
+            group,
+            mode,
+            until_end: false,
+            queue_id: None,
+            holding: Vec::new(),
+            until: None,
+            patterns: Vec::new(),
+            strict: false,
+            holdings: Vec::new(),
+            from: None,
+            no_ack: false,
+            lease: None,
+            exclusive: false,
+            backoff: None,
+            tries: false,
+        }
+    }
+}
+
+/// A try that failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nack {
+    /// The messages, ascending.
+    pub ranges: Vec<OffsetRange>,
+    /// They are dead letters at once.
+    #[serde(default)]
+    pub dead: bool,
+    /// Why, in a few words: `exit status 3`. At most
+    /// [`REASON_BYTES_MAX`](crate::limits::REASON_BYTES_MAX).
+    #[serde(default)]
+    pub reason: String,
+    /// The last of what the command said on stderr, as far as it is UTF-8. At most
+    /// [`STDERR_TAIL_BYTES`](crate::limits::STDERR_TAIL_BYTES).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stderr: String,
 }
 
 /// A channel for receiving is open.
@@ -114,6 +233,25 @@ pub struct Receiving {
     /// With `until_end`: where the end is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Offset>,
+    /// The queue's name, for a member of a receiver of several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue: Option<Name>,
+    /// For an exclusive receiver: the fencing number of its turn. Absent: another holds the group,
+    /// and this comes again when it is its turn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+}
+
+/// What becomes of a leased message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Settlement {
+    /// It is done.
+    Ack,
+    /// It failed: ready again after its back-off.
+    Nack,
+    /// Its lease ends so long from now, unless it ends later anyway.
+    Extend(Micros),
 }
 
 /// An administrative request.
@@ -124,9 +262,9 @@ pub enum Admin {
     Declare {
         /// The queue.
         queue: Name,
-        /// The sync policy; absent: the default, or what it is.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        sync: Option<SyncPolicy>,
+        /// The settings.
+        #[serde(default)]
+        wanted: Wanted,
         /// Whether settings that differ are changed rather than refused.
         #[serde(default)]
         change: bool,
@@ -136,6 +274,55 @@ pub enum Admin {
         /// Only those whose names come behind this one; absent: from the first on.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         after: Option<Name>,
+    },
+    /// Moves dead letters back home, each for the group that failed it only. Answered by a
+    /// [`Count`] when they are there.
+    Requeue {
+        /// The queue of dead letters.
+        queue: Name,
+        /// At most so many, the oldest; absent: all that are ready.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        count: Option<Count>,
+        /// To this queue, for all its groups, rather than home.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<Name>,
+        /// Only those whose reason holds this text.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// Settles leased messages by their receipts. Answered by a list: `null` for each that is
+    /// done, else the [`Fault`] that says why not.
+    Settle {
+        /// The receipts, at most
+        /// [`RECEIPTS_PER_REQUEST_MAX`](crate::limits::RECEIPTS_PER_REQUEST_MAX).
+        receipts: Vec<Receipt>,
+        /// What becomes of them.
+        how: Settlement,
+    },
+    /// Makes a group. Answered by [`GroupInfo`] when it is durable.
+    AddGroup {
+        /// The queue.
+        queue: Name,
+        /// The group.
+        group: Name,
+        /// Where it begins.
+        from: Start,
+    },
+    /// Removes a group. Answered by `null`.
+    RemoveGroup {
+        /// The queue.
+        queue: Name,
+        /// The group.
+        group: Name,
+    },
+    /// Sets a group without receivers to another place. Answered by [`GroupInfo`].
+    SeekGroup {
+        /// The queue.
+        queue: Name,
+        /// The group.
+        group: Name,
+        /// Where to.
+        to: Start,
     },
     /// Shows one queue. Answered by [`QueueInfo`].
     Show {
@@ -172,8 +359,8 @@ pub struct QueueInfo {
     pub queue: Name,
     /// Its incarnation.
     pub id: QueueId,
-    /// Its sync policy.
-    pub sync: SyncPolicy,
+    /// Its settings.
+    pub settings: Settings,
     /// When it was made.
     pub created: WallTime,
     /// Messages ready in the default group, or not gone while there is no group.
@@ -190,6 +377,21 @@ pub struct QueueInfo {
     pub receivers: u64,
     /// Its senders.
     pub senders: u64,
+    /// Messages that wait for their time.
+    #[serde(default)]
+    pub delayed: Count,
+    /// When the oldest message that some group has not settled was stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_time: Option<WallTime>,
+    /// The group that holds the oldest message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oldest_group: Option<Name>,
+    /// Messages that were dropped to make room, ever.
+    #[serde(default)]
+    pub dropped: Count,
+    /// Messages that expired, ever.
+    #[serde(default)]
+    pub expired: Count,
     /// Its groups.
     pub groups: Vec<GroupInfo>,
     /// Why the queue stands still, if it does.
@@ -198,14 +400,20 @@ pub struct QueueInfo {
 }
 
 /// A group, as `show` tells it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupInfo {
     /// Its name.
     pub group: Name,
     /// Messages that it can be given.
     pub ready: Count,
-    /// Messages that its receivers hold.
+    /// Messages that its receivers hold, or that are leased.
     pub unacked: Count,
+    /// Messages that failed and wait for their back-off.
+    #[serde(default)]
+    pub resting: Count,
+    /// Messages that became dead letters, ever.
+    #[serde(default)]
+    pub dead: Count,
     /// Its receivers.
     pub receivers: u64,
     /// The lowest offset that is not settled.

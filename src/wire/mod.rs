@@ -14,6 +14,7 @@
 //!   ACK ranges, CREDIT ─────────────────────▶ journal
 //!   CLOSE  ─────────────────────────────────▶
 //!          ◀───────────────────────────────── CLOSED       all that came before is done
+//!   BEGIN ranges, NACK ─────────────────────▶ attempts, back-off, dead letters
 //!   ADMIN (one at a time a channel) ────────▶
 //!          ◀───────────────────────────────── REPLY | ERROR
 //! ```
@@ -27,16 +28,23 @@
 
 mod frame;
 mod json;
+mod receipt;
 mod reply;
 mod request;
 
 pub use frame::{FRAME_HEADER_BYTES, FrameHeader, Kind, WireError, frame_flags};
 pub use json::{
-    Admin, CheckReport, ClientInfo, ErrorCode, Fault, Finding, Goodbye, GroupInfo, OpenReceive,
-    OpenSend, QueueInfo, ReceiveMode, Receiving, Resume, Sending, ServerInfo, StoreInfo,
+    Admin, CheckReport, ClientInfo, ErrorCode, Fault, Finding, Goodbye, GroupInfo, Holding, Nack,
+    OpenReceive, OpenSend, QueueInfo, QueuePattern, ReceiveMode, Receiving, Resume, Sending,
+    ServerInfo, Settlement, StoreInfo,
 };
+pub use receipt::Receipt;
 pub use reply::{DELIVER_HEAD_BYTES, DeliverHead, Reply};
 pub use request::{PUBLISH_HEAD_BYTES, PublishHead, ReleaseMode, Request, encode_ranges};
+
+/// Channels from here on are the server's: one for each queue of a receiver that takes from
+/// several. Clients number theirs below.
+pub const MEMBER_CHANNELS: u16 = 0x8000;
 
 /// The protocol version that this build speaks.
 pub const VERSION: u16 = 1;

@@ -5,21 +5,21 @@ use super::{
     FRAME_HEADER_BYTES, Fault, FrameHeader, Goodbye, Kind, MAGIC, Receiving, Sending, ServerInfo,
     WireError, frame_flags,
 };
-use crate::units::{Offset, Position, SegmentNumber, Sequence};
+use crate::units::{Count, LeaseNumber, Offset, Position, SegmentNumber, Sequence};
 
 /// Bytes in front of the batches in a DELIVER body:
 ///
 /// ```text
-///  0          8           16                  24         28         32
-/// ┌──────────┬───────────┬───────────────────┬──────────┬──────────┬─────────
-/// │ segment  │ position  │ first offset      │ attempt  │ reserved │ batches
-/// │ u64      │ u64       │ behind, u64       │ u32      │ 0        │ ...
-/// └──────────┴───────────┴───────────────────┴──────────┴──────────┴─────────
+///  0          8           16                  24         28         32         40
+/// ┌──────────┬───────────┬───────────────────┬──────────┬──────────┬──────────┬─────────
+/// │ segment  │ position  │ first offset      │ attempt  │ reserved │ lease    │ batches
+/// │ u64      │ u64       │ behind, u64       │ u32      │ 0        │ u64      │ ...
+/// └──────────┴───────────┴───────────────────┴──────────┴──────────┴──────────┴─────────
 /// ```
 ///
 /// The batches stand one behind the other as in the segment file from that position on; segment
 /// and position are `u64::MAX` for one batch that was cut (see [`crate::batch::Place::cut`]).
-pub const DELIVER_HEAD_BYTES: usize = 32;
+pub const DELIVER_HEAD_BYTES: usize = 40;
 
 /// The fixed part of a DELIVER.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct DeliverHead {
     pub end: Offset,
     /// How often the messages were handed over before, plus one; 0: not counted.
     pub attempt: u32,
+    /// The number of the lease that all messages inside are under, for their receipts; 0: none.
+    pub lease: LeaseNumber,
     /// More parts of the same large message follow.
     pub more: bool,
     /// The messages may have been delivered before.
@@ -64,6 +66,7 @@ impl DeliverHead {
         head[8..16].copy_from_slice(&self.position.0.to_le_bytes());
         head[16..24].copy_from_slice(&self.end.0.to_le_bytes());
         head[24..28].copy_from_slice(&self.attempt.to_le_bytes());
+        head[32..40].copy_from_slice(&self.lease.0.to_le_bytes());
         out
     }
 
@@ -76,6 +79,7 @@ impl DeliverHead {
             position: Position(u64_at(body, 8)),
             end: Offset(u64_at(body, 16)),
             attempt: u32_at(body, 24),
+            lease: LeaseNumber(u64_at(body, 32)),
             more: header.has(frame_flags::MORE),
             redelivered: header.has(frame_flags::REDELIVERED),
             behind: header.has(frame_flags::BEHIND),
@@ -96,8 +100,12 @@ pub enum Reply<'a> {
     Reply(&'a [u8]),
     /// A channel for sending is open.
     Sending(Sending),
-    /// Everything up to this sequence is stored; the offset is the first behind it.
-    Confirm(Sequence, Offset),
+    /// Everything up to this sequence is stored; the offset is the first behind it. Of all
+    /// messages that the channel has confirmed so far, so many were not stored because they were
+    /// there already (their id, or a pending one of their key).
+    Confirm(Sequence, Offset, Count),
+    /// What was published last waits for room in the queue: why. A CONFIRM follows in time.
+    Held(Fault),
     /// A channel for receiving is open.
     Receiving(Receiving),
     /// Batches.
@@ -134,9 +142,14 @@ impl<'a> Reply<'a> {
             Kind::Reply => Reply::Reply(body),
             Kind::Sending => Reply::Sending(from_json(kind, body)?),
             Kind::Confirm => {
-                sized(16)?;
-                Reply::Confirm(Sequence(u64_at(body, 0)), Offset(u64_at(body, 8)))
+                sized(24)?;
+                Reply::Confirm(
+                    Sequence(u64_at(body, 0)),
+                    Offset(u64_at(body, 8)),
+                    Count(u64_at(body, 16)),
+                )
             }
+            Kind::Held => Reply::Held(from_json(kind, body)?),
             Kind::Receiving => Reply::Receiving(from_json(kind, body)?),
             Kind::Deliver => {
                 let head = DeliverHead::decode(header, body)?;
@@ -166,10 +179,12 @@ impl<'a> Reply<'a> {
             Reply::Goodbye(goodbye) => push_json(out, Kind::Goodbye, channel, &[], goodbye),
             Reply::Reply(json) => push_frame(out, Kind::Reply, 0, channel, json),
             Reply::Sending(sending) => push_json(out, Kind::Sending, channel, &[], sending),
-            Reply::Confirm(sequence, offset) => {
-                let mut body = [0u8; 16];
+            Reply::Held(fault) => push_json(out, Kind::Held, channel, &[], fault),
+            Reply::Confirm(sequence, offset, there_already) => {
+                let mut body = [0u8; 24];
                 body[..8].copy_from_slice(&sequence.0.to_le_bytes());
-                body[8..].copy_from_slice(&offset.0.to_le_bytes());
+                body[8..16].copy_from_slice(&offset.0.to_le_bytes());
+                body[16..].copy_from_slice(&there_already.0.to_le_bytes());
                 push_frame(out, Kind::Confirm, 0, channel, &body);
             }
             Reply::Receiving(receiving) => push_json(out, Kind::Receiving, channel, &[], receiving),
@@ -202,6 +217,7 @@ mod tests {
             position: Position(64),
             end: Offset(4),
             attempt: 0,
+            lease: LeaseNumber(7),
             more: false,
             redelivered: true,
             behind: true,
@@ -212,7 +228,7 @@ mod tests {
             Reply::Error(fault),
             Reply::Goodbye(Goodbye { reason: "stopped".to_owned(), orderly: true }),
             Reply::Reply(b"null"),
-            Reply::Confirm(Sequence(5), Offset(6)),
+            Reply::Confirm(Sequence(5), Offset(6), Count(1)),
             Reply::Receiving(Receiving::default()),
             Reply::Deliver(head, b"some batches"),
             Reply::End,

@@ -2,7 +2,8 @@
 
 use super::frame::{from_json, push_frame, push_json, u16_at, u32_at, u64_at};
 use super::{
-    Admin, ClientInfo, FrameHeader, Kind, MAGIC, OpenReceive, OpenSend, WireError, frame_flags,
+    Admin, ClientInfo, FrameHeader, Kind, MAGIC, Nack, OpenReceive, OpenSend, WireError,
+    frame_flags,
 };
 use crate::batch::Framing;
 use crate::limits;
@@ -144,6 +145,10 @@ pub enum Request<'a> {
     Release(ReleaseMode, Vec<OffsetRange>),
     /// The batch at this place fails its checksum.
     Complain(SegmentNumber, Position),
+    /// A try of these begins: it counts as an attempt from now on, whatever becomes of it.
+    Begin(Vec<OffsetRange>),
+    /// A try of these failed.
+    Nack(Nack),
     /// Ends the channel.
     Close,
 }
@@ -157,21 +162,29 @@ pub fn encode_ranges(out: &mut Vec<u8>, ranges: &[OffsetRange]) {
 }
 
 fn decode_ranges(kind: Kind, bytes: &[u8]) -> Result<Vec<OffsetRange>, WireError> {
-    let malformed = |what| WireError::Malformed { kind, what };
     if !bytes.len().is_multiple_of(16) || bytes.len() > limits::RANGES_PER_FRAME_MAX * 16 {
-        return Err(malformed("a list of ranges of the wrong size"));
+        return Err(WireError::Malformed { kind, what: "a list of ranges of the wrong size" });
     }
-    let mut ranges = Vec::with_capacity(bytes.len() / 16);
-    let mut behind = 0;
-    for pair in bytes.chunks_exact(16) {
-        let (start, end) = (u64_at(pair, 0), u64_at(pair, 8));
-        if start >= end || start < behind {
-            return Err(malformed("ranges that are empty or out of order"));
-        }
-        behind = end;
-        ranges.push(OffsetRange::new(Offset(start), Offset(end)));
-    }
+    let offset = |bytes, at| Offset(u64_at(bytes, at));
+    let ranges: Vec<OffsetRange> = bytes
+        .chunks_exact(16)
+        .map(|pair| OffsetRange { start: offset(pair, 0), end: offset(pair, 8) })
+        .collect();
+    check_ranges(kind, &ranges)?;
     Ok(ranges)
+}
+
+/// Ranges of a peer are not empty, and ascend.
+fn check_ranges(kind: Kind, ranges: &[OffsetRange]) -> Result<(), WireError> {
+    let mut behind = Offset(0);
+    for range in ranges {
+        if range.start >= range.end || range.start < behind {
+            let what = "ranges that are empty or out of order";
+            return Err(WireError::Malformed { kind, what });
+        }
+        behind = range.end;
+    }
+    Ok(())
 }
 
 impl<'a> Request<'a> {
@@ -219,6 +232,12 @@ impl<'a> Request<'a> {
                 sized(16)?;
                 Request::Complain(SegmentNumber(u64_at(body, 0)), Position(u64_at(body, 8)))
             }
+            Kind::Begin => Request::Begin(decode_ranges(kind, body)?),
+            Kind::Nack => {
+                let nack: Nack = from_json(kind, body)?;
+                check_ranges(kind, &nack.ranges)?;
+                Request::Nack(nack)
+            }
             Kind::Close => {
                 sized(0)?;
                 Request::Close
@@ -263,6 +282,12 @@ impl<'a> Request<'a> {
                 body.extend_from_slice(&position.0.to_le_bytes());
                 push_frame(out, Kind::Complain, 0, channel, &body);
             }
+            Request::Begin(ranges) => {
+                let mut body = Vec::with_capacity(ranges.len() * 16);
+                encode_ranges(&mut body, ranges);
+                push_frame(out, Kind::Begin, 0, channel, &body);
+            }
+            Request::Nack(nack) => push_json(out, Kind::Nack, channel, &[], nack),
             Request::Close => push_frame(out, Kind::Close, 0, channel, &[]),
         }
     }
@@ -302,22 +327,26 @@ mod tests {
         for request in [
             Request::Hello { oldest: 1, newest: 3, client: Some(ClientInfo::default()) },
             Request::Stop,
-            Request::Admin(Admin::Declare { queue: name.clone(), sync: None, change: true }),
+            Request::Admin(Admin::Declare {
+                queue: name.clone(),
+                wanted: crate::settings::Wanted::default(),
+                change: true,
+            }),
             Request::OpenSend(OpenSend {
                 queue: name.clone(),
                 producer: ProducerId(5),
                 resume: None,
+                named: false,
+                unless_pending: false,
             }),
             Request::Publish(head, b"a\nb\n"),
             Request::OpenReceive(OpenReceive {
-                queue: name.clone(),
-                group: name,
-                mode: super::super::ReceiveMode::Take,
-                until_end: true,
-                queue_id: None,
                 holding: ranges.clone(),
-                until: None,
+                until_end: true,
+                ..OpenReceive::new(name.clone(), name, super::super::ReceiveMode::Take)
             }),
+            Request::Begin(ranges.clone()),
+            Request::Nack(Nack { ranges: ranges.clone(), ..Nack::default() }),
             Request::Credit(77),
             Request::Ack(ranges.clone()),
             Request::Release(ReleaseMode::Release, ranges),

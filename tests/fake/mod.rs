@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use mq::batch::{self, Framing};
 use mq::store::StoreDir;
-use mq::units::{Epoch, Micros, Offset, QueueId, Sequence, WallTime};
+use mq::units::{Count, Epoch, Micros, Offset, QueueId, Sequence, WallTime};
 use mq::wire::{
     self, ErrorCode, FRAME_HEADER_BYTES, Fault, FrameHeader, Goodbye, PublishHead, Reply, Request,
     Sending, ServerInfo,
@@ -210,7 +210,7 @@ impl Connection {
             }
         }
         if !head.more {
-            self.reply(channel, &Reply::Confirm(head.sequence, Offset(head.sequence.0)));
+            self.reply(channel, &Reply::Confirm(head.sequence, Offset(head.sequence.0), Count(0)));
         }
         if self.script.goodbye_after == Some(nth) {
             let goodbye = Goodbye { reason: "stopped".to_owned(), orderly: true };
@@ -281,12 +281,13 @@ impl Connection {
             guard.last
         };
         self.script.hold = false;
-        self.reply(1, &Reply::Confirm(last, Offset(last.0)));
+        self.reply(1, &Reply::Confirm(last, Offset(last.0), Count(0)));
     }
 }
 
 fn sending(last: Sequence) -> Reply<'static> {
     Reply::Sending(Sending {
+        annex: None,
         queue_id: QueueId::from_bytes([7; 16]),
         last,
         epoch: Epoch(1),

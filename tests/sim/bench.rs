@@ -8,8 +8,9 @@ use mq::batch::{BatchHeader, Framing, HEADER_BYTES, Place, bodies};
 use mq::log::storage::StorageFile;
 use mq::log::{
     AppendError, Boot, Done, Found, GroupFile, Job, Log, LogError, NewBatch, Options, Progress,
-    Recovered, Settings, Staging, create_queue,
+    Recovered, Staging, create_queue,
 };
+use mq::settings::Settings;
 use mq::units::{
     Bytes, Epoch, Micros, Monotonic, Name, Offset, OffsetRange, ProducerId, QueueId, Sequence,
     SyncPolicy, WallTime,
@@ -39,7 +40,7 @@ pub fn small() -> Options {
 
 pub fn create(disk: &SimDisk, sync: SyncPolicy) -> Result<(), LogError> {
     let id = QueueId::from_bytes(*b"an identity of q");
-    create_queue(disk, &name(), id, &Settings { sync }, WallTime(1))
+    create_queue(disk, &name(), id, &Settings { sync, ..Settings::default() }, WallTime(1))
 }
 
 /// A log with its clock and its jobs.

@@ -87,9 +87,8 @@ impl Sender {
         let mut out = Frames::new();
         hello(&mut out);
         let open = OpenSend {
-            queue: self.queue.clone(),
-            producer: self.producer,
             resume: self.resume.clone(),
+            ..OpenSend::new(self.queue.clone(), self.producer)
         };
         Request::OpenSend(open).encode(CHANNEL, &mut out);
         out
@@ -155,7 +154,7 @@ impl Sender {
                     });
                     self.resend(sending.last, model, &mut out);
                 }
-                Reply::Confirm(sequence, _) => self.confirmed(sequence, model),
+                Reply::Confirm(sequence, _, _) => self.confirmed(sequence, model),
                 Reply::Error(fault) => {
                     self.ended = true;
                     assert!(
@@ -257,13 +256,9 @@ impl Receiver {
         let mut out = Frames::new();
         hello(&mut out);
         let open = OpenReceive {
-            queue: self.queue.clone(),
-            group: Name::default(),
-            mode: ReceiveMode::Take,
-            until_end: false,
             queue_id: self.queue_id,
             holding: ranges(self.held.keys().copied()),
-            until: None,
+            ..OpenReceive::new(self.queue.clone(), Name::default(), ReceiveMode::Take)
         };
         Request::OpenReceive(open).encode(CHANNEL, &mut out);
         out

@@ -425,7 +425,7 @@ impl Lives<'_> {
                 1 => SyncPolicy::Interval(Micros::from_millis(5)),
                 _ => SyncPolicy::Always,
             };
-            bench.log.change_settings(&mq::log::Settings { sync });
+            bench.log.change_settings(&mq::settings::Settings { sync, ..Default::default() });
         } else if self.random.one_in(3) {
             bench.log.want_durable();
         } else {

@@ -211,7 +211,11 @@ impl World {
         let mut frames = Vec::new();
         let client = Some(ClientInfo::default());
         Request::Hello { oldest: VERSION, newest: VERSION, client }.encode(0, &mut frames);
-        let declare = Admin::Declare { queue: name.clone(), sync: Some(policy), change: false };
+        let declare = Admin::Declare {
+            queue: name.clone(),
+            wanted: mq::settings::Wanted { sync: Some(policy), ..Default::default() },
+            change: false,
+        };
         Request::Admin(declare).encode(1, &mut frames);
         self.say(connection, &frames);
         self.turn();

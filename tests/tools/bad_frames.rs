@@ -43,11 +43,7 @@ impl Witness {
 
     fn open_sender(&self, channel: u16) -> Peer {
         let mut peer = Peer::connect(&self.store).expect("the server answers");
-        let open = OpenSend {
-            queue: "q".parse().expect("a name"),
-            producer: ProducerId(77),
-            resume: None,
-        };
+        let open = OpenSend::new("q".parse().expect("a name"), ProducerId(77));
         peer.say(channel, &Request::OpenSend(open)).expect("the server listens");
         peer.frame_of(Kind::Sending);
         peer
@@ -205,15 +201,11 @@ fn words_about_what_is_not_ours_settle_nothing() {
     let mut witness = Witness::new();
     witness.store.send("q", &seq(1, 10));
     let mut peer = Peer::connect(&witness.store).expect("the server answers");
-    let open = OpenReceive {
-        queue: "q".parse().expect("a name"),
-        group: "default".parse().expect("a name"),
-        mode: ReceiveMode::Take,
-        until_end: false,
-        queue_id: None,
-        holding: Vec::new(),
-        until: None,
-    };
+    let open = OpenReceive::new(
+        "q".parse().expect("a name"),
+        "default".parse().expect("a name"),
+        ReceiveMode::Take,
+    );
     peer.say(1, &Request::OpenReceive(open)).expect("the server listens");
     peer.frame_of(Kind::Receiving);
     peer.say(1, &Request::Credit(1)).expect("the server listens");
@@ -233,15 +225,11 @@ fn nothing_is_delivered_without_credit() {
     let witness = Witness::new();
     witness.store.send("q", &seq(1, 10));
     let mut peer = Peer::connect(&witness.store).expect("the server answers");
-    let open = OpenReceive {
-        queue: "q".parse().expect("a name"),
-        group: "default".parse().expect("a name"),
-        mode: ReceiveMode::Take,
-        until_end: false,
-        queue_id: None,
-        holding: Vec::new(),
-        until: None,
-    };
+    let open = OpenReceive::new(
+        "q".parse().expect("a name"),
+        "default".parse().expect("a name"),
+        ReceiveMode::Take,
+    );
     peer.say(1, &Request::OpenReceive(open)).expect("the server listens");
     peer.frame_of(Kind::Receiving);
     // Another request on the same connection is answered later than a delivery would be.
@@ -322,11 +310,7 @@ fn channels_have_a_bound() {
     let mut peer = Peer::connect(&witness.store).expect("the server answers");
     let mut refused = None;
     for channel in 1..=100u16 {
-        let open = OpenSend {
-            queue: "q".parse().expect("a name"),
-            producer: ProducerId(u64::from(channel)),
-            resume: None,
-        };
+        let open = OpenSend::new("q".parse().expect("a name"), ProducerId(u64::from(channel)));
         peer.say(channel, &Request::OpenSend(open)).expect("the server listens");
         if peer.frame().header.kind == Kind::Error {
             refused = Some(channel);

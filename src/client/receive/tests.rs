@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use super::*;
 use crate::batch::{BatchHeader, Framing, Place, checksum};
-use crate::units::{Epoch, Position, ProducerId, SegmentNumber, Sequence, WallTime};
+use crate::units::{Epoch, LeaseNumber, Position, ProducerId, SegmentNumber, Sequence, WallTime};
 use crate::wire::{
     DeliverHead, ErrorCode, FRAME_HEADER_BYTES, Fault, FrameHeader, Goodbye, Receiving, Reply,
     Request,
@@ -85,7 +85,11 @@ impl Server {
 
     fn open(&mut self, kept: Vec<OffsetRange>) -> OpenReceive {
         let Some(Said::Open(open)) = self.hear() else { panic!("no OPEN_RECEIVE") };
-        self.say(&Reply::Receiving(Receiving { queue_id: Some(QUEUE), kept, until: None }));
+        self.say(&Reply::Receiving(Receiving {
+            queue_id: Some(QUEUE),
+            kept,
+            ..Receiving::default()
+        }));
         open
     }
 
@@ -110,7 +114,8 @@ impl Server {
         self.position += bytes.len() as u64;
         let end = header.end();
         let (attempt, more, redelivered, behind) = (0, false, false, true);
-        (DeliverHead { segment, position, end, attempt, more, redelivered, behind }, bytes)
+        let lease = LeaseNumber(0);
+        (DeliverHead { segment, position, end, attempt, lease, more, redelivered, behind }, bytes)
     }
 
     fn deliver(&mut self, first: u64, lines: &[u8]) {

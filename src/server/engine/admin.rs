@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use crate::broker::GroupKey;
 use crate::limits;
-use crate::log::Settings;
 use crate::log::storage::Storage;
 use crate::server::findings;
-use crate::units::{Count, Moment, Name, SyncPolicy};
+use crate::settings::{Settings, Wanted};
+use crate::units::{Count, Moment, Name};
 use crate::wire::{Admin, CheckReport, ErrorCode, GroupInfo, QueueInfo, Reply, StoreInfo};
 
 use super::hosting::{Place, damaged};
@@ -27,8 +27,8 @@ impl<S: Storage> Engine<S> {
         let session = self.sessions.get_mut(&connection).expect("a connected client");
         session.request(channel).map_err(protocol)?;
         match admin {
-            Admin::Declare { queue, sync, change } => {
-                self.declare(connection, channel, &queue, sync, change, moment)
+            Admin::Declare { queue, wanted, change } => {
+                self.declare(connection, channel, &queue, wanted, change, moment)
             }
             Admin::List { after } => {
                 let page = self.page(after);
@@ -43,6 +43,11 @@ impl<S: Storage> Engine<S> {
             Admin::Purge { queue } => self.purge(connection, channel, &queue),
             Admin::Remove { queue } => self.remove(connection, channel, &queue),
             Admin::Wait { queue } => self.wait(connection, channel, &queue),
+            Admin::Requeue { .. }
+            | Admin::Settle { .. }
+            | Admin::AddGroup { .. }
+            | Admin::RemoveGroup { .. }
+            | Admin::SeekGroup { .. } => Err(protocol("not served yet")),
             Admin::Check { queue } => self.check(connection, channel, queue.as_ref()),
         }
     }
@@ -57,7 +62,7 @@ impl<S: Storage> Engine<S> {
         connection: ConnectionId,
         channel: u16,
         name: &Name,
-        sync: Option<SyncPolicy>,
+        wanted: Wanted,
         change: bool,
         moment: Moment,
     ) -> Result<(), Trouble> {
@@ -65,17 +70,17 @@ impl<S: Storage> Engine<S> {
             Some(Place::Live(number)) => {
                 let number = *number;
                 let hosted = self.hosted.get_mut(&number).expect("a live queue");
-                let now = hosted.log.settings().sync;
-                if let Some(sync) = sync.filter(|sync| *sync != now) {
+                let now = hosted.log.settings();
+                let settings = wanted.applied_to(now);
+                if settings != *now {
                     if !change {
                         return Err(fault_with(
                             ErrorCode::Different,
-                            format!("queue {name} exists with --sync {now}, not {sync}"),
-                            "add --change to change it",
+                            format!("queue {name} exists with other settings"),
+                            "add --change to change them",
                         )
                         .into());
                     }
-                    let settings = Settings { sync };
                     hosted.log.change_settings(&settings);
                     hosted.settings_waiters.push((connection, channel));
                     self.hold(connection, channel, Channel::Admin);
@@ -90,18 +95,18 @@ impl<S: Storage> Engine<S> {
                 self.hold(
                     connection,
                     channel,
-                    Channel::Declaring(Box::new((name.clone(), sync, change))),
+                    Channel::Declaring(Box::new((name.clone(), wanted.clone(), change))),
                 );
                 Ok(())
             }
             Some(Place::Damaged(why)) => Err(damaged(name, why).into()),
             Some(Place::Removing) => Err(super::hosting::being_removed(name).into()),
             None => {
-                let settings = Settings { sync: sync.unwrap_or_default() };
+                let settings = wanted.applied_to(&Settings::default());
                 self.hold(
                     connection,
                     channel,
-                    Channel::Declaring(Box::new((name.clone(), sync, change))),
+                    Channel::Declaring(Box::new((name.clone(), wanted.clone(), change))),
                 );
                 self.make(name, settings, (connection, channel), moment).inspect_err(|_| {
                     if let Some(session) = self.sessions.get_mut(&connection) {
@@ -181,6 +186,7 @@ impl<S: Storage> Engine<S> {
                     oldest: counts.oldest,
                     settled_ranges: counts.settled_ranges as u64,
                     stuck: counts.stuck,
+                    ..GroupInfo::default()
                 }
             })
             .collect();
@@ -189,7 +195,7 @@ impl<S: Storage> Engine<S> {
         QueueInfo {
             queue: hosted.name.clone(),
             id: hosted.log.id(),
-            sync: hosted.log.settings().sync,
+            settings: hosted.log.settings().clone(),
             created: hosted.log.created(),
             ready: default
                 .map_or_else(|| self.broker.counts_without_group(hosted.key), |group| group.ready),
@@ -201,6 +207,7 @@ impl<S: Storage> Engine<S> {
             senders: hosted.senders,
             groups,
             trouble: hosted.trouble.clone(),
+            ..QueueInfo::default()
         }
     }
 

@@ -7,7 +7,7 @@ use crate::broker::{ConsumerKey, Mode};
 use crate::limits;
 use crate::log::Found;
 use crate::log::storage::{Storage, StorageFile};
-use crate::units::{Offset, OffsetRange, Position};
+use crate::units::{LeaseNumber, Offset, OffsetRange, Position};
 use crate::wire::DeliverHead;
 
 use super::session::{Channel, Receiver};
@@ -98,6 +98,7 @@ impl<S: Storage> Engine<S> {
             position: Position(u64::MAX),
             end: limit,
             attempt: 0,
+            lease: LeaseNumber(0),
             more: false,
             redelivered: offer.redelivered,
             behind: false,

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use crate::broker::{GroupKey, GroupState, QueueKey};
 use crate::log::storage::Storage;
-use crate::log::{Boot, GroupFile, Log, LogError, Recovered, Settings};
-use crate::units::{Moment, Monotonic, Name, Offset, OffsetRange, Sequence};
+use crate::log::{Boot, GroupFile, Log, LogError, Recovered};
+use crate::settings::Settings;
+use crate::units::{Count, Moment, Monotonic, Name, Offset, OffsetRange, Sequence};
 use crate::wire::{ErrorCode, Fault, Reply, Sending};
 
 use super::session::Channel;
@@ -228,8 +229,8 @@ impl<S: Storage> Engine<S> {
             Some(Channel::OpeningReceive(open)) => self.open_receive(connection, channel, open),
             Some(Channel::Purging(queue)) => self.purge(connection, channel, &queue),
             Some(Channel::Declaring(declare)) => {
-                let (name, sync, change) = *declare;
-                self.declare(connection, channel, &name, sync, change, moment)
+                let (name, wanted, change) = *declare;
+                self.declare(connection, channel, &name, wanted, change, moment)
             }
             Some(other) => {
                 session.channels.insert(channel, other);
@@ -315,7 +316,7 @@ impl<S: Storage> Engine<S> {
         }
         for (connection, channel, sequence, end, appends) in said {
             if self.is_sending(connection, channel) {
-                self.reply(connection, channel, &Reply::Confirm(sequence, end));
+                self.reply(connection, channel, &Reply::Confirm(sequence, end, Count(0)));
                 self.confirmed(connection, channel, appends);
             }
         }

@@ -261,6 +261,7 @@ impl<S: Storage> Engine<S> {
             Request::Complain(segment, position) => {
                 self.complaint(connection, channel, segment, position)
             }
+            Request::Begin(_) | Request::Nack(_) => Err(protocol("not served yet")),
             Request::Close => self.close_channel(connection, channel),
         }
     }

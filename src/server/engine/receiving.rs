@@ -92,7 +92,7 @@ impl<S: Storage> Engine<S> {
         let receiver = Receiver { queue: number, consumer, group, mode, ready: false };
         let session = self.sessions.get_mut(&connection).expect("a connected client");
         session.channels.insert(channel, Channel::Receiving(receiver));
-        let receiving = Receiving { queue_id: Some(id), kept, until };
+        let receiving = Receiving { queue_id: Some(id), kept, until, ..Receiving::default() };
         self.reply(connection, channel, &Reply::Receiving(receiving));
         Ok(())
     }

@@ -3,7 +3,8 @@
 use crate::batch::{self, BatchHeader, Framing, RECORD_HEADER_BYTES, Record};
 use crate::limits;
 use crate::log::storage::Storage;
-use crate::log::{AppendError, Judgement, NewBatch, Settings};
+use crate::log::{AppendError, Judgement, NewBatch};
+use crate::settings::Settings;
 use crate::units::{Epoch, Moment, Name, OffsetRange, Sequence};
 use crate::wire::{ErrorCode, Fault, OpenSend, PublishHead, Reply, Sending};
 
@@ -100,7 +101,7 @@ impl<S: Storage> Engine<S> {
         };
         let session = self.sessions.get_mut(&connection).expect("a connected client");
         session.channels.insert(channel, Channel::Sending(sender));
-        let sending = Sending { queue_id: id, last, epoch, opened };
+        let sending = Sending { queue_id: id, last, epoch, opened, annex: None };
         // What it stored may not be durable yet, and it would take `last` for a confirmation.
         let end = hosted.log.written_end();
         let say = Say::Sending(sending);

@@ -7,7 +7,8 @@ use crate::limits;
 use crate::log::Staging;
 use crate::log::storage::Storage;
 use crate::server::outbox::Outbox;
-use crate::units::{Epoch, Name, ProducerId, Sequence, SyncPolicy};
+use crate::settings::Wanted;
+use crate::units::{Epoch, Name, ProducerId, Sequence};
 use crate::wire::{ClientInfo, OpenReceive, OpenSend};
 
 use super::QueueNumber;
@@ -27,7 +28,7 @@ pub(super) enum Channel<S: Storage> {
     /// Messages go out.
     Receiving(Receiver),
     /// A DECLARE waits for its queue to be made.
-    Declaring(Box<(Name, Option<SyncPolicy>, bool)>),
+    Declaring(Box<(Name, Wanted, bool)>),
     /// A PURGE waits for a group.
     Purging(Name),
     /// An administrative request waits for something.

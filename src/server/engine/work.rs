@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use crate::log::storage::Storage;
-use crate::log::{
-    self, CheckBound, Done, Job, Log, LogError, Options, Progress, Recovered, Settings,
-};
+use crate::log::{self, CheckBound, Done, Job, Log, LogError, Options, Progress, Recovered};
 use crate::server::findings::add_to_report;
 use crate::server::workers;
+use crate::settings::Settings;
 use crate::units::{Moment, Name, QueueId, WallTime};
 use crate::wire::CheckReport;
 
