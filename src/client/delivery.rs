@@ -1,13 +1,13 @@
-//! A delivery: verifies what a DELIVER frame carries and makes pieces of it.
+//! A delivery: verifies what a DELIVER frame carries.
 //!
 //! Every batch is checked against its place, header and payload, before one byte of it is used;
-//! large messages are put together from their chain. It does no I/O; the receiver calls it.
+//! large messages are put together from their chain. It does no I/O and does not look at single
+//! messages; the receiver calls it.
 
-use super::format::Format;
-use super::piece::{Piece, Slice};
+use super::piece::Slice;
 use crate::batch::{BatchError, BatchHeader, HEADER_BYTES, Place, flags};
 use crate::limits;
-use crate::units::{Offset, Position, QueueId, SegmentNumber};
+use crate::units::{Attempts, LeaseNumber, Name, Offset, Position, QueueId, SegmentNumber};
 use crate::wire::DeliverHead;
 
 /// Bytes that the joined payloads of a chain may have: the largest message and its attributes.
@@ -29,6 +29,42 @@ pub enum DeliveryError {
     /// Batches that no server sends in this order.
     #[error("{0}")]
     Broken(&'static str),
+}
+
+impl DeliveryError {
+    /// A batch whose messages do not come out as its header says.
+    #[must_use]
+    pub fn of(batch: &Place, source: BatchError) -> DeliveryError {
+        DeliveryError::Damaged { segment: batch.segment, position: batch.position, source }
+    }
+}
+
+/// Where the messages of a batch come from, as far as the batch does not say so itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<'a> {
+    /// The queue.
+    pub queue: &'a Name,
+    /// Its incarnation.
+    pub queue_id: QueueId,
+    /// The group that it is received for.
+    pub group: &'a Name,
+    /// How often the messages were handed over before, plus one; 0: not counted.
+    pub attempt: Attempts,
+    /// The lease that the messages are under; 0: none.
+    pub lease: LeaseNumber,
+}
+
+/// Verified messages.
+#[derive(Debug)]
+pub struct Batch {
+    /// What the batch says of them. For a large message it is that of its last part, with
+    /// [`flags::CHAIN`].
+    pub header: BatchHeader,
+    /// The messages, without an annex; for a large message, the whole of its record, in a buffer
+    /// of its own with room for one more byte.
+    pub payload: Slice,
+    /// Where it stood.
+    pub place: Place,
 }
 
 /// A large message of which not all parts have come.
@@ -54,7 +90,13 @@ impl Unpacker {
         Unpacker { queue, chain: None, is_skipping: false }
     }
 
-    /// Hands the pieces of a delivery to `take`, each verified.
+    /// The incarnation of the queue.
+    #[must_use]
+    pub fn queue_id(&self) -> QueueId {
+        self.queue
+    }
+
+    /// Hands the batches of a delivery to `take`, each verified.
     ///
     /// # Errors
     /// The first batch that cannot be used; the ones before it were handed over, none behind it.
@@ -62,8 +104,7 @@ impl Unpacker {
         &mut self,
         head: &DeliverHead,
         batches: &Slice,
-        format: &mut Format,
-        mut take: impl FnMut(Piece),
+        mut take: impl FnMut(Batch),
     ) -> Result<(), DeliveryError> {
         if self.is_skipping {
             self.is_skipping = head.more;
@@ -77,11 +118,6 @@ impl Unpacker {
         let mut at = 0;
         let mut end = None;
         while at < batches.bytes().len() {
-            let damaged = |source| DeliveryError::Damaged {
-                segment: place.segment,
-                position: place.position,
-                source,
-            };
             let unpacked = verify(&batches.bytes()[at..], &place).and_then(|header| {
                 let payload = messages_of(&header, batches, at)?;
                 Ok((header, payload))
@@ -89,15 +125,16 @@ impl Unpacker {
             let (header, payload) = unpacked.map_err(|source| {
                 self.chain = None;
                 self.is_skipping = head.more;
-                damaged(source)
+                DeliveryError::of(&place, source)
             })?;
             if header.has(flags::CHAIN) {
-                let piece = self.link(&header, payload.bytes(), format)?.transpose();
-                piece.map_err(damaged)?.into_iter().for_each(&mut take);
+                if let Some(payload) = self.link(&header, payload.bytes())? {
+                    take(Batch { header, payload, place });
+                }
             } else if self.chain.is_some() {
                 return Err(DeliveryError::Broken("a large message was not brought to its end"));
             } else if header.count > 0 {
-                take(format.piece(&header, payload).map_err(damaged)?);
+                take(Batch { header, payload, place });
             }
             if header.count > 0 {
                 end = Some(header.end());
@@ -116,8 +153,7 @@ impl Unpacker {
         &mut self,
         header: &BatchHeader,
         payload: &[u8],
-        format: &mut Format,
-    ) -> Result<Option<Result<Piece, BatchError>>, DeliveryError> {
+    ) -> Result<Option<Slice>, DeliveryError> {
         let chain = self.chain.get_or_insert_with(|| Chain {
             offset: header.offset,
             joined: Vec::with_capacity(announced_bytes(payload)),
@@ -133,7 +169,7 @@ impl Unpacker {
             return Ok(None);
         }
         let chain = self.chain.take().expect("it was just there");
-        Ok(Some(format.large(chain.offset, chain.joined)))
+        Ok(Some(Slice::whole(chain.joined)))
     }
 }
 
@@ -167,7 +203,7 @@ fn messages_of(header: &BatchHeader, batches: &Slice, at: usize) -> Result<Slice
 mod tests {
     use super::*;
     use crate::batch::{Framing, Record, checksum};
-    use crate::units::{Epoch, LeaseNumber, ProducerId, Sequence, WallTime};
+    use crate::units::{Epoch, ProducerId, Sequence, WallTime};
 
     const QUEUE: [u8; 16] = *b"0123456789abcdef";
 
@@ -214,8 +250,7 @@ mod tests {
         let result = Unpacker::new(QueueId::from_bytes(QUEUE)).unpack(
             head,
             &Slice::whole(bytes.to_vec()),
-            &mut Format::new(Some(b'\n')),
-            |piece| pieces.push(piece.bytes().to_vec()),
+            |batch| pieces.push(batch.payload.bytes().to_vec()),
         );
         (pieces, result)
     }
@@ -258,8 +293,7 @@ mod tests {
         let mut record = Vec::new();
         Record { attribute_bytes: b"", body: b"0123456789" }.encode(&mut record);
         let mut unpacker = Unpacker::new(QueueId::from_bytes(QUEUE));
-        let mut format = Format::new(Some(b'\n'));
-        let mut pieces = Vec::new();
+        let mut large = Vec::new();
         let parts: Vec<&[u8]> = record.chunks(7).collect();
         for (index, part) in parts.iter().enumerate() {
             let is_last = index + 1 == parts.len();
@@ -268,11 +302,11 @@ mod tests {
             push_batch(&mut bytes, 9, u32::from(is_last), flags, part);
             let head = head(if is_last { 10 } else { 9 }, !is_last);
             let slice = Slice::whole(bytes);
-            unpacker.unpack(&head, &slice, &mut format, |p| pieces.push(p)).expect("valid");
+            unpacker.unpack(&head, &slice, |batch| large.push(batch)).expect("valid");
         }
-        assert_eq!(pieces.len(), 1);
-        assert_eq!(pieces[0].bytes(), b"0123456789\n");
-        assert_eq!(pieces[0].range().start, Offset(9));
+        assert_eq!(large.len(), 1);
+        assert_eq!((large[0].header.offset, large[0].header.count), (Offset(9), 1));
+        assert_eq!(large.remove(0).payload.into_vec(), record);
     }
 
     #[test]

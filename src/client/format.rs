@@ -4,8 +4,9 @@
 //! looked at or copied. Else message by message, into a buffer of its own. Other formats
 //! (`-J`, `-F`) belong here. The [delivery](super::delivery) calls it.
 
+use super::delivery::{Batch, Origin};
 use super::piece::{Ends, Piece, Slice};
-use crate::batch::{self, BatchError, BatchHeader, Framing, Record};
+use crate::batch::{self, BatchError, BatchHeader, Framing, Record, flags};
 use crate::units::Offset;
 
 /// What goes between messages.
@@ -33,17 +34,21 @@ impl Format {
         is_news
     }
 
-    /// The messages of a verified batch, `payload` without an annex.
+    /// The messages of a verified batch.
     ///
     /// # Errors
     /// [`BatchError::Messages`] when they do not come out as the header says.
-    pub fn piece(&mut self, header: &BatchHeader, payload: Slice) -> Result<Piece, BatchError> {
+    pub fn piece(&mut self, _origin: &Origin<'_>, batch: Batch) -> Result<Piece, BatchError> {
+        let Batch { header, payload, .. } = batch;
         let count = u64::from(header.count);
         match (header.framing, self.delimiter) {
             (Framing::Delimited(theirs), Some(ours)) if theirs == ours => {
                 Ok(Piece::new(payload, header.offset, count, Ends::Delimited(ours)))
             }
-            (framing, _) => self.rewrite(header, framing, payload.bytes()),
+            (Framing::Records, _) if header.has(flags::CHAIN) => {
+                self.large(header.offset, payload.into_vec())
+            }
+            (framing, _) => self.rewrite(&header, framing, payload.bytes()),
         }
     }
 
@@ -77,11 +82,8 @@ impl Format {
         }
     }
 
-    /// One large message: the joined payloads of its chain.
-    ///
-    /// # Errors
-    /// [`BatchError::Messages`] when they are not one record.
-    pub fn large(&mut self, offset: Offset, mut joined: Vec<u8>) -> Result<Piece, BatchError> {
+    /// One large message: its record, which becomes the piece's buffer.
+    fn large(&mut self, offset: Offset, mut joined: Vec<u8>) -> Result<Piece, BatchError> {
         let (record, behind) = Record::decode(&joined)?;
         if !behind.is_empty() {
             return Err(BatchError::Messages("a chain is more than one record"));
@@ -98,7 +100,10 @@ impl Format {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::{Epoch, ProducerId, Sequence, WallTime};
+    use crate::batch::Place;
+    use crate::units::{
+        Attempts, Epoch, LeaseNumber, Name, ProducerId, QueueId, Sequence, WallTime,
+    };
 
     fn header(framing: Framing, count: u32) -> BatchHeader {
         BatchHeader {
@@ -116,6 +121,18 @@ mod tests {
         }
     }
 
+    fn made(
+        format: &mut Format,
+        header: BatchHeader,
+        payload: Vec<u8>,
+    ) -> Result<Piece, BatchError> {
+        let name = Name::default();
+        let (queue_id, attempt, lease) = (QueueId::default(), Attempts(1), LeaseNumber(0));
+        let origin = Origin { queue: &name, queue_id, group: &name, attempt, lease };
+        let place = Place::cut(queue_id);
+        format.piece(&origin, Batch { header, payload: Slice::whole(payload), place })
+    }
+
     fn records(bodies: &[&[u8]]) -> Vec<u8> {
         let mut out = Vec::new();
         for body in bodies {
@@ -131,7 +148,7 @@ mod tests {
             [(Some(b'\n'), b"a\n\nb\n".as_slice()), (Some(0), b"a\0\0b\0"), (None, b"ab")]
         {
             let mut format = Format::new(delimiter);
-            let piece = format.piece(&lines, Slice::whole(b"a\n\nb\n".to_vec())).expect("valid");
+            let piece = made(&mut format, lines, b"a\n\nb\n".to_vec()).expect("valid");
             assert_eq!(piece.bytes(), bytes);
             assert_eq!(piece.count(), 3);
             assert!(!format.take_ambiguous());
@@ -142,23 +159,24 @@ mod tests {
     fn a_body_with_the_delimiter_is_written_as_it_is_and_said() {
         let payload = records(&[b"a\nb", b"c"]);
         let mut format = Format::new(Some(b'\n'));
-        let piece = format.piece(&header(Framing::Records, 2), Slice::whole(payload.clone()));
+        let piece = made(&mut format, header(Framing::Records, 2), payload.clone());
         assert_eq!(piece.expect("valid").bytes(), b"a\nb\nc\n");
         assert!(format.take_ambiguous());
         assert!(!format.take_ambiguous(), "told once");
         let mut raw = Format::new(None);
-        let piece = raw.piece(&header(Framing::Records, 2), Slice::whole(payload.clone()));
+        let piece = made(&mut raw, header(Framing::Records, 2), payload.clone());
         assert_eq!(piece.expect("valid").bytes(), b"a\nbc");
         assert!(!raw.take_ambiguous());
-        assert!(raw.piece(&header(Framing::Records, 3), Slice::whole(payload)).is_err());
+        assert!(made(&mut raw, header(Framing::Records, 3), payload).is_err());
     }
 
     #[test]
     fn a_large_message_is_its_body() {
         let mut format = Format::new(Some(b'\n'));
-        let piece = format.large(Offset(3), records(&[b"body"])).expect("valid");
+        let chain = BatchHeader { flags: flags::CHAIN, ..header(Framing::Records, 1) };
+        let piece = made(&mut format, chain, records(&[b"body"])).expect("valid");
         assert_eq!((piece.bytes(), piece.count()), (b"body\n".as_slice(), 1));
-        assert!(format.large(Offset(3), records(&[b"a", b"b"])).is_err());
-        assert!(format.large(Offset(3), b"xx".to_vec()).is_err());
+        assert!(made(&mut format, chain, records(&[b"a", b"b"])).is_err());
+        assert!(made(&mut format, chain, b"xx".to_vec()).is_err());
     }
 }

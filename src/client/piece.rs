@@ -43,6 +43,15 @@ impl Slice {
     pub fn bytes(&self) -> &[u8] {
         &self.buffer[self.range.clone()]
     }
+
+    /// The buffer itself, if this is all of it and nobody else looks at it; else a copy.
+    #[must_use]
+    pub fn into_vec(self) -> Vec<u8> {
+        if self.range != (0..self.buffer.len()) {
+            return self.bytes().to_vec();
+        }
+        Rc::try_unwrap(self.buffer).unwrap_or_else(|buffer| buffer.to_vec())
+    }
 }
 
 /// Where the messages of a piece end.

@@ -125,6 +125,11 @@ pub struct Holding {
 /// [`MEMBER_CHANNELS`](super::MEMBER_CHANNELS) on): DELIVER, ACK, RELEASE, BEGIN, NACK and COMPLAIN
 /// travel there. CREDIT counts for all members together and travels, as CLOSE, CLOSED and END do,
 /// on the channel itself. A member whose queue is removed is told by CLOSED on its channel.
+///
+/// When the queues that were there at the start have been announced, and every one of `holdings`
+/// is answered (by a RECEIVING that names the queue, without `queue_id` if there is none of that
+/// name), RECEIVING comes on the channel itself, with neither queue nor id: the receiver may then
+/// close without giving back what it holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenReceive {
     /// The queue; waited for when it is not there, unless `until_end`. Not looked at when there
@@ -240,6 +245,10 @@ pub struct Receiving {
     /// and this comes again when it is its turn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u64>,
+    /// For a receiver with `tries`: the attempts after which a message that fails is a dead
+    /// letter; absent: never. Comes again, with nothing kept, when it changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery_limit: Option<u32>,
 }
 
 /// What becomes of a leased message.

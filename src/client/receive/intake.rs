@@ -5,11 +5,11 @@ use super::ranges::Acked;
 use super::ranges::{gaps, without};
 use super::{Caller, Dial, End, Note, Phase, ReceiveError, Receiver, Why};
 use crate::client::credit::messages_in;
-use crate::client::delivery::{DeliveryError, Unpacker};
+use crate::client::delivery::{DeliveryError, Origin, Unpacker};
 use crate::client::piece::{Piece, Slice};
 use crate::client::{ClientError, Filled};
 use crate::limits;
-use crate::units::{Count, Offset, OffsetRange};
+use crate::units::{Attempts, Count, Offset, OffsetRange};
 use crate::wire::{DeliverHead, ErrorCode, Receiving};
 
 /// Reads from the socket in one turn; then acks and credit are due.
@@ -125,8 +125,26 @@ impl<D: Dial> Receiver<D> {
             let what = "a DELIVER frame before the queue was named".to_owned();
             return Err(ClientError::Unexpected(what).into());
         };
+        let queue_id = unpacker.queue_id();
+        let mut verified = Vec::new();
+        let unpacked = unpacker.unpack(head, batches, |batch| verified.push(batch));
+        let origin = Origin {
+            queue: &self.options.queue,
+            queue_id,
+            group: &self.options.group,
+            attempt: Attempts(head.attempt),
+            lease: head.lease,
+        };
         let mut pieces = Vec::new();
-        let unpacked = unpacker.unpack(head, batches, &mut self.format, |piece| pieces.push(piece));
+        let unpacked = verified
+            .into_iter()
+            .try_for_each(|batch| {
+                let place = batch.place;
+                let piece = self.format.piece(&origin, batch);
+                pieces.push(piece.map_err(|source| DeliveryError::of(&place, source))?);
+                Ok(())
+            })
+            .and(unpacked);
         let now = self.now();
         let is_peek = self.options.peek;
         self.waiting_since = now;
