@@ -149,6 +149,17 @@ pub const REASON_BYTES_MAX: usize = 512;
 /// See [`REASON_BYTES_MAX`].
 pub const STDERR_TAIL_BYTES: usize = 4 * KIB;
 
+/// Commands that one receiver runs at once: each needs up to three descriptors here, and 1024 is
+/// what a process usually has.
+pub const COMMANDS_MAX: usize = 256;
+
+/// How long the processes of a command that were told to end may take before they are killed.
+pub const COMMAND_GRACE: Micros = Micros::from_secs(5);
+
+/// The stderr of commands that are over which a receiver still passes on because processes that
+/// they left behind hold it; the oldest is closed for another.
+pub const LINGERING_REPORTS_MAX: usize = 64;
+
 /// Receipts in one request.
 pub const RECEIPTS_PER_REQUEST_MAX: usize = 256;
 

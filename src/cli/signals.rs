@@ -12,8 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
-/// What the kernel tells of a process fits this.
-const STATUS_BYTES: usize = 4096;
+use crate::client::dispositions;
 
 /// Watches for INT, TERM and HUP.
 #[derive(Debug)]
@@ -32,7 +31,7 @@ impl Signals {
     /// # Errors
     /// What the system says.
     pub fn watch() -> io::Result<Signals> {
-        let ignored = ignored_signals();
+        let ignored = dispositions::ignored_signals();
         let last = Arc::new(AtomicUsize::new(0));
         let (came, handlers) = UnixStream::pair()?;
         came.set_nonblocking(true)?;
@@ -62,16 +61,4 @@ impl AsFd for Signals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.came.as_fd()
     }
-}
-
-/// The signals that are ignored, as a mask, by what the kernel tells of this process.
-fn ignored_signals() -> u64 {
-    let mut bytes = [0u8; STATUS_BYTES];
-    let length =
-        std::fs::File::open("/proc/self/status").and_then(|mut file| file.read(&mut bytes));
-    String::from_utf8_lossy(&bytes[..length.unwrap_or(0)])
-        .lines()
-        .find_map(|line| line.strip_prefix("SigIgn:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or(0)
 }

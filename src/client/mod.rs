@@ -15,10 +15,12 @@
 //! ```
 
 pub mod admin;
+pub mod command;
 pub mod connection;
 pub mod credit;
 pub mod cut;
 pub mod delivery;
+pub mod dispositions;
 pub mod error;
 pub mod format;
 pub mod ledger;
