@@ -11,6 +11,7 @@ use clap::{ArgAction, Parser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mq::cli::{self, Failure, Outcome, Shared, Signals, Status};
 use mq::client::Dialer;
+use mq::client::format::Shape;
 use mq::client::outlet::{Outlet, OutletError};
 use mq::client::receive::{Caller, End, Note, Options, ReceiveError, Receiver, Tally};
 use mq::units::{Micros, Name};
@@ -144,11 +145,11 @@ fn options(args: &Args) -> Options {
         until_end: args.end || args.peek || args.wait == Some(Micros(0)),
         limit: args.count,
         wait: args.wait,
-        delimiter: match args.delimiter {
+        shape: Shape::Body(match args.delimiter {
             _ if args.raw => None,
             _ if args.null => Some(0),
             delimiter => Some(delimiter.unwrap_or(b'\n')),
-        },
+        }),
     }
 }
 

@@ -19,22 +19,26 @@ fn scene(end: u64) -> (Broker, QueueKey, GroupKey) {
     (broker, q, g)
 }
 
+fn take_until(until: u64) -> Kind {
+    Kind { until: Some(Offset(until)), ..Kind::TAKE }
+}
+
 fn taker(broker: &mut Broker, g: GroupKey, credit: u64) -> ConsumerKey {
     let q = broker.group(g).queue;
-    let (c, _) = broker.add_consumer(q, Some(g), Mode::Take, None, &[]);
+    let (c, _) = broker.add_consumer(q, Some(g), Kind::TAKE, &[]);
     broker.credit(c, credit);
     c
 }
 
 fn taker_until(broker: &mut Broker, g: GroupKey, credit: u64, until: u64) -> ConsumerKey {
     let q = broker.group(g).queue;
-    let (c, _) = broker.add_consumer(q, Some(g), Mode::Take, Some(Offset(until)), &[]);
+    let (c, _) = broker.add_consumer(q, Some(g), take_until(until), &[]);
     broker.credit(c, credit);
     c
 }
 
 fn peeker(broker: &mut Broker, q: QueueKey, g: Option<GroupKey>, until: u64) -> ConsumerKey {
-    let (c, _) = broker.add_consumer(q, g, Mode::Peek, Some(Offset(until)), &[]);
+    let (c, _) = broker.add_consumer(q, g, Kind::peek(Offset(until)), &[]);
     broker.credit(c, u64::MAX);
     c
 }
@@ -58,11 +62,11 @@ fn end(consumer: ConsumerKey) -> Output {
 }
 
 fn fresh(start: u64, end: u64) -> Option<Offer> {
-    Some(Offer { range: range(start, end), redelivered: false })
+    Some(Offer { range: range(start, end), redelivered: false, attempt: Attempts(1) })
 }
 
 fn again(start: u64, end: u64) -> Option<Offer> {
-    Some(Offer { range: range(start, end), redelivered: true })
+    Some(Offer { range: range(start, end), redelivered: true, attempt: Attempts(1) })
 }
 
 #[test]
@@ -263,8 +267,8 @@ fn an_end_comes_once_and_does_not_wait_for_leases_of_others() {
 #[test]
 fn an_end_comes_straight_away_where_nothing_is_ready() {
     let (mut broker, q, g) = scene(0);
-    let (c, _) = broker.add_consumer(q, Some(g), Mode::Take, Some(Offset(0)), &[]);
-    let (p, _) = broker.add_consumer(q, None, Mode::Peek, Some(Offset(0)), &[]);
+    let (c, _) = broker.add_consumer(q, Some(g), take_until(0), &[]);
+    let (p, _) = broker.add_consumer(q, None, Kind::peek(Offset(0)), &[]);
     assert_eq!(outputs(&mut broker), [end(c), end(p)]);
 }
 
@@ -273,8 +277,8 @@ fn an_end_comes_when_others_took_the_rest() {
     let (mut broker, q, g) = scene(4);
     let other = taker(&mut broker, g, 9);
     let without_credit = taker_until(&mut broker, g, 0, 4);
-    let (peek, _) = broker.add_consumer(q, Some(g), Mode::Peek, Some(Offset(4)), &[]);
-    let (outside, _) = broker.add_consumer(q, None, Mode::Peek, Some(Offset(4)), &[]);
+    let (peek, _) = broker.add_consumer(q, Some(g), Kind::peek(Offset(4)), &[]);
+    let (outside, _) = broker.add_consumer(q, None, Kind::peek(Offset(4)), &[]);
     assert_eq!(outputs(&mut broker), [ready(other)]);
     assert_eq!(serve(&mut broker, other, 9), fresh(0, 4));
     assert_eq!(outputs(&mut broker), [end(without_credit), end(peek)]);
@@ -371,13 +375,17 @@ fn a_queue_is_quiet_when_nothing_is_ready_or_leased() {
 fn a_resumed_receiver_keeps_what_has_not_gone_to_another() {
     let mut broker = Broker::new();
     let q = broker.add_queue(Offset(0), Offset(20), &[], &[]);
-    let state = GroupState { settled: vec![range(0, 2), range(5, 6)], handed: Offset(8) };
+    let state = GroupState {
+        settled: vec![range(0, 2), range(5, 6)],
+        handed: Offset(8),
+        ..GroupState::default()
+    };
     let g = broker.add_group(q, &name("default"), Some(state.clone())).unwrap();
     assert_eq!(broker.group_state(g), state);
     let quick = taker(&mut broker, g, 2);
     assert_eq!(serve(&mut broker, quick, 9), again(2, 4));
     let holding = [range(7, 10), range(0, 8), range(30, 40)];
-    let (c, kept) = broker.add_consumer(q, Some(g), Mode::Take, None, &holding);
+    let (c, kept) = broker.add_consumer(q, Some(g), Kind::TAKE, &holding);
     assert_eq!(kept, [range(4, 5), range(6, 10)]);
     broker.credit(c, 6);
     assert_eq!(broker.counts(g).handed, Offset(10));
@@ -388,7 +396,8 @@ fn a_resumed_receiver_keeps_what_has_not_gone_to_another() {
 fn a_journal_that_knows_more_than_the_log_does_not_reach_beyond_it() {
     let mut broker = Broker::new();
     let q = broker.add_queue(Offset(0), Offset(10), &[], &[]);
-    let state = GroupState { settled: vec![range(0, 15)], handed: Offset(15) };
+    let state =
+        GroupState { settled: vec![range(0, 15)], handed: Offset(15), ..GroupState::default() };
     let g = broker.add_group(q, &name("default"), Some(state)).unwrap();
     broker.extend(q, range(10, 20));
     let c = taker(&mut broker, g, 99);
@@ -424,7 +433,7 @@ fn a_group_with_too_many_holes_gets_nothing_new_until_they_close() {
 /// make holes that were not there already.
 #[test]
 fn a_stuck_group_gets_again_whatever_it_had() {
-    let mut broker = Broker::with_settled_ranges_max(1);
+    let mut broker = Broker::with_bounds(Bounds { settled_ranges: 1, ..Bounds::REAL });
     let q = broker.add_queue(Offset(0), Offset(20), &[], &[]);
     let g = broker.add_group(q, &name("default"), None).unwrap();
     let c = taker(&mut broker, g, 99);
@@ -440,7 +449,7 @@ fn a_stuck_group_gets_again_whatever_it_had() {
 /// them, although nothing was ever handed to it.
 #[test]
 fn a_group_that_is_born_stuck_gets_what_lies_in_its_holes() {
-    let mut broker = Broker::with_settled_ranges_max(1);
+    let mut broker = Broker::with_bounds(Bounds { settled_ranges: 1, ..Bounds::REAL });
     let gone = [range(2, 3), range(5, 6)];
     let q = broker.add_queue(Offset(0), Offset(20), &[range(15, 16)], &gone);
     let g = broker.add_group(q, &name("late"), None).unwrap();
@@ -571,7 +580,7 @@ fn a_thousand_consumers_and_ten_thousand_holes_stay_cheap() {
     assert!(took.as_secs() < 20, "{took:?}");
 }
 
-/// The broker stays pure: it uses nothing of mq but units and limits, and nothing of the standard
+/// The broker stays pure: it uses nothing of mq but units, limits and settings, and nothing of the standard
 /// library that reaches outside.
 #[test]
 fn the_broker_is_pure() {
@@ -583,7 +592,8 @@ fn the_broker_is_pure() {
         }
         let text = std::fs::read_to_string(&path).expect("a source is text");
         for used in text.split("crate::").skip(1) {
-            let pure = ["units", "limits"].iter().any(|module| used.starts_with(module));
+            let pure =
+                ["units", "limits", "settings"].iter().any(|module| used.starts_with(module));
             assert!(pure, "{}: crate::{}", path.display(), &used[..used.len().min(20)]);
         }
         for outside in ["time", "fs", "io", "net", "os", "env", "thread", "process", "sync"] {

@@ -3,14 +3,16 @@
 //! An offer takes nothing, since only the caller knows how much of it the connection accepts.
 //! Everything that changes where a message stands in its group happens here or in a purge.
 
-use crate::units::{Offset, OffsetRange};
+use crate::units::{Attempts, Offset, OffsetRange};
 
 use super::consumer::Consumer;
-use super::{Broker, ConsumerKey, Mode, Offer};
+use super::group::Group;
+use super::{Broker, ConsumerKey, GroupKey, Mode, Offer, RangeSet};
 
 impl Broker {
     /// The lowest range that is ready for the consumer: at most `max` messages, at most its
-    /// remaining credit, without a gap inside, and all or none of it redelivered. Takes nothing.
+    /// remaining credit, without a gap inside, all or none of it redelivered, and all of it handed
+    /// over equally often before. Takes nothing.
     ///
     /// None if there is nothing, or no credit, or its turn is over because others wanted theirs
     /// when it last took. In each case an [`Output::Ready`](super::Output::Ready) follows when
@@ -19,34 +21,53 @@ impl Broker {
         assert!(max > 0, "an offer of no messages");
         let consumer = self.consumer(c);
         let turn_is_over = consumer.turn.is_over();
-        let offer = self.find_offer(consumer, max).filter(|_| !turn_is_over);
+        let offer = self.find_offer(c, max).filter(|_| !turn_is_over);
         if offer.is_none() {
             self.miss_turn(c);
         }
         offer
     }
 
-    fn find_offer(&self, consumer: &Consumer, max: u64) -> Option<Offer> {
+    fn find_offer(&self, c: ConsumerKey, max: u64) -> Option<Offer> {
+        let consumer = self.consumer(c);
         let room = consumer.remaining().min(max);
         if consumer.ended || room == 0 {
             return None;
         }
-        let (found, handed) = match (consumer.mode, consumer.group) {
-            (Mode::Take, Some(g)) => {
-                let group = self.group(g);
-                (group.lowest(consumer.until)?, group.handed)
-            }
-            (_, g) => {
-                let handed = g.map_or(Offset(0), |g| self.group(g).handed);
-                (self.next_for_peek(consumer, consumer.scope())?, handed)
-            }
+        let group = consumer.group.map(|g| self.group(g));
+        let found = match (consumer.kind.mode, group) {
+            (Mode::Take, Some(group)) => self.first_for(c, consumer, group)?,
+            _ => self.next_for_peek(consumer, consumer.scope())?,
         };
+        let handed = group.map_or(Offset(0), |group| group.handed);
         let redelivered = found.start < handed;
         let mut end = Offset(found.end.0.min(found.start.0.saturating_add(room)));
         if redelivered {
             end = end.min(handed);
         }
-        Some(Offer { range: OffsetRange::new(found.start, end), redelivered })
+        let mut range = OffsetRange::new(found.start, end);
+        let attempt = group.map_or(Attempts(1), |group| group.next_attempt(&mut range));
+        Some(Offer { range, redelivered, attempt })
+    }
+
+    /// The lowest range that a consumer of a group can take, whatever its credit.
+    pub(super) fn first_for(
+        &self,
+        c: ConsumerKey,
+        consumer: &Consumer,
+        group: &Group,
+    ) -> Option<OffsetRange> {
+        if group.exclusives.are_there() && group.exclusives.in_tenure() != Some(c)
+            || consumer.kind.leases && group.has_all_leases()
+        {
+            return None;
+        }
+        let lowest = group.lowest(consumer.kind.until)?;
+        if consumer.spent.is_empty() {
+            return Some(lowest);
+        }
+        let limit = consumer.scope().end.min(group.fence());
+        first_without(&group.ready, &consumer.spent, OffsetRange::new(lowest.start, limit))
     }
 
     /// The lowest range in `scope` that a peek can see.
@@ -62,33 +83,46 @@ impl Broker {
     }
 
     /// `range`, the head of the consumer's offer, was really sent: it is leased to it. For a peek
-    /// the cursor moves behind it. Ends the consumer's turn if others wait.
+    /// the cursor moves behind it. Ends the consumer's turn if others wait. Not for a consumer
+    /// that leases: see [`Broker::take_lease`].
     pub fn take(&mut self, c: ConsumerKey, range: OffsetRange) {
-        assert!(!range.is_empty(), "nothing was taken");
-        let consumer = self.consumer(c);
-        let offer = self.find_offer(consumer, range.span()).map(|offer| offer.range);
-        assert!(offer == Some(range), "{range} was taken, but the offer is {offer:?}");
-        let (mode, group) = (consumer.mode, consumer.group);
+        self.check_take(c, range);
         let consumer = self.consumer_mut(c);
+        assert!(!consumer.kind.leases, "a take without a lease");
+        let (mode, group) = (consumer.kind.mode, consumer.group);
         consumer.delivered += range.span();
         match (mode, group) {
             (Mode::Take, Some(g)) => {
                 consumer.leased.cover(range);
                 self.group_mut(g).lease(range);
-                self.end_turn(c);
-                self.recheck_group(g, range);
-                self.group_changed(g);
+                self.taken(c, g, range);
             }
-            _ => {
-                consumer.cursor = range.end;
-                let at_end = consumer.watched.is_some_and(|watched| watched < range.end);
-                if at_end {
-                    self.rewatch(c);
-                }
-                if self.consumer(c).remaining() == 0 {
-                    self.leave_turn(c);
-                }
-            }
+            _ => self.pass(c, range.end),
+        }
+    }
+
+    pub(super) fn check_take(&self, c: ConsumerKey, range: OffsetRange) {
+        assert!(!range.is_empty(), "nothing was taken");
+        let offer = self.find_offer(c, range.span()).map(|offer| offer.range);
+        assert!(offer == Some(range), "{range} was taken, but the offer is {offer:?}");
+    }
+
+    pub(super) fn taken(&mut self, c: ConsumerKey, g: GroupKey, range: OffsetRange) {
+        self.end_turn(c);
+        self.recheck_group(g, range);
+        self.group_changed(g);
+    }
+
+    /// A peek goes on at `to`: what lies before has been shown, or is nothing for it.
+    pub fn pass(&mut self, c: ConsumerKey, to: Offset) {
+        let consumer = self.consumer_mut(c);
+        assert!(consumer.kind.mode == Mode::Peek && consumer.cursor <= to, "only a peek passes on");
+        consumer.cursor = to;
+        if consumer.watched.is_some_and(|watched| watched < to) {
+            self.rewatch(c);
+        }
+        if self.consumer(c).remaining() == 0 {
+            self.leave_turn(c);
         }
     }
 
@@ -112,8 +146,8 @@ impl Broker {
         settled
     }
 
-    /// Makes what of `ranges` is leased to the consumer ready again, at once, in its old place.
-    /// The rest is ignored.
+    /// Makes what of `ranges` is leased to the consumer ready again, at once, in its old place;
+    /// what has had its last attempt is dying. The rest is ignored.
     pub fn release(&mut self, c: ConsumerKey, ranges: &[OffsetRange]) {
         let consumer = self.consumer_mut(c);
         let g = consumer.group;
@@ -129,10 +163,26 @@ impl Broker {
 }
 
 /// Ends the consumer's leases on `ranges`; returns what it had of them.
-fn give_up(consumer: &mut Consumer, ranges: &[OffsetRange]) -> Vec<OffsetRange> {
+pub(super) fn give_up(consumer: &mut Consumer, ranges: &[OffsetRange]) -> Vec<OffsetRange> {
     let mut parts = Vec::new();
     for &range in ranges {
         consumer.leased.remove_into(range, &mut parts);
+        if !consumer.begun.is_empty() {
+            consumer.begun.uncover(range);
+        }
     }
     parts
+}
+
+/// The lowest part of `scope` that is in `set` and not in `without`.
+fn first_without(set: &RangeSet, without: &RangeSet, scope: OffsetRange) -> Option<OffsetRange> {
+    let mut start = scope.start;
+    loop {
+        let part = set.first_in(OffsetRange::new(start, scope.end.max(start)))?;
+        if let Some(gap) = without.first_gap_in(part) {
+            return Some(gap);
+        }
+        // All of it is in one range of the other set: go on behind that.
+        start = without.first_in(OffsetRange::new(part.start, Offset(u64::MAX)))?.end;
+    }
 }

@@ -1,17 +1,25 @@
-//! Groups: reader positions on a queue. What is settled, ready and leased for each.
+//! Groups: reader positions on a queue. What is settled, ready, leased, resting and dying for each.
 //!
-//! Who holds which lease is the consumers' own knowledge; a group only counts them. The set of
-//! ready messages is kept, not computed, so that the lowest is found without a walk; it has about
-//! as many ranges as there are holes.
+//! Who of the consumers holds which message is their own knowledge; a group only counts them. The
+//! set of ready messages is kept, not computed, so that the lowest is found without a walk; it has
+//! about as many ranges as there are holes. Attempts, pauses and leases with receipts are looked
+//! at only where there are any: a group whose messages are only piped pays nothing for them.
 
 use std::collections::BTreeSet;
 
 use crate::limits;
-use crate::units::{Count, Name, Offset, OffsetRange};
+use crate::units::{Attempts, Count, Monotonic, Name, Offset, OffsetRange};
 
+use super::exclusive::Exclusives;
 use super::horizon::Watch;
+use super::leases::Leased;
 use super::line::{Line, Ticket};
-use super::{Broker, ConsumerKey, Counts, GroupKey, GroupState, QueueKey, RangeSet, Refusal};
+use super::range_map::RangeMap;
+use super::resting::Rest;
+use super::timed::Timed;
+use super::{
+    Broker, ConsumerKey, Counts, GroupKey, GroupState, Lease, QueueKey, RangeSet, Refusal, Tried,
+};
 
 /// One group.
 #[derive(Clone, Debug)]
@@ -26,21 +34,65 @@ pub(super) struct Group {
     inherited: Offset,
     pub(super) handed: Offset,
     pub(super) ready: RangeSet,
-    /// How many messages its consumers hold.
+    /// How many messages its consumers hold, or are under a lease with a receipt.
     pub(super) leased: u64,
+    /// How often messages were handed over that are not settled; never 0.
+    pub(super) attempts: RangeMap<Attempts>,
+    /// Messages that failed and wait for their next attempt. All of them have attempts.
+    pub(super) resting: Timed<Rest>,
+    /// Messages under a lease with a receipt.
+    pub(super) leases: Timed<Leased>,
+    /// Messages that wait to be moved away, and will not be offered again.
+    pub(super) dying: RangeSet,
+    /// How many messages were dying when that was last looked at.
+    pub(super) dying_told: u64,
+    /// Attempts after which a message is dying.
+    pub(super) delivery_limit: Option<u32>,
+    /// What lies below is not kept for its own sake: given back, it is settled.
+    pub(super) kept_from: Offset,
+    pub(super) exclusives: Exclusives,
+    /// When the first pause or lease is over, as the broker's timers know it.
+    pub(super) timer: Option<Monotonic>,
     /// How many consumers take.
     pub(super) consumers: usize,
     /// How many of them were called and have not had their turn yet.
     pub(super) called: usize,
     /// The consumers that wait for their turn.
     pub(super) line: Line<ConsumerKey>,
+    /// The consumers that have credit, and for which nothing was when it was their turn although
+    /// something is ready for others.
+    pub(super) parked: Line<ConsumerKey>,
     /// The consumers with an `until`, each under the message it waits for.
     pub(super) watch: Watch,
+    /// What was given back after its time, and so settled without anybody's asking; drained by
+    /// [`Broker::group_changed`].
+    pub(super) lost: Vec<OffsetRange>,
     /// Its place in the line of outputs, while somebody waits and something can be offered.
     pub(super) work: Option<Ticket>,
+    /// Its place there while it has to be told that messages are dying.
+    pub(super) dying_work: Option<Ticket>,
     /// Whether the queue counts it as busy.
     busy: bool,
-    settled_ranges_max: usize,
+    bounds: Bounds,
+}
+
+/// How much a group may keep; smaller in tests.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// [`limits::SETTLED_RANGES_PER_GROUP_MAX`].
+    pub(super) settled_ranges: usize,
+    /// [`limits::TRIED_RANGES_PER_GROUP_MAX`].
+    pub(super) tried_ranges: usize,
+    /// [`limits::LEASES_PER_GROUP_MAX`].
+    pub(super) leases: usize,
+}
+
+impl Bounds {
+    pub(super) const REAL: Bounds = Bounds {
+        settled_ranges: limits::SETTLED_RANGES_PER_GROUP_MAX,
+        tried_ranges: limits::TRIED_RANGES_PER_GROUP_MAX,
+        leases: limits::LEASES_PER_GROUP_MAX,
+    };
 }
 
 impl Group {
@@ -54,13 +106,24 @@ impl Group {
     }
 
     fn is_stuck(&self) -> bool {
-        self.settled_ranges_above_floor() > self.settled_ranges_max
+        self.settled_ranges_above_floor() > self.bounds.settled_ranges
+            || self.tried_ranges() > self.bounds.tried_ranges
+    }
+
+    /// Ranges of what was tried, as a journal has to keep them, and perhaps a few more.
+    fn tried_ranges(&self) -> usize {
+        self.attempts.len() + self.resting.ranges().len()
+    }
+
+    /// Whether no further lease with a receipt can be given.
+    pub(super) fn has_all_leases(&self) -> bool {
+        self.leases.ranges().len() >= self.bounds.leases
     }
 
     /// What lies from here on is not offered: the end of time, unless the group is stuck. Then it
-    /// is what nobody has had yet, because that could only make more holes; what lies below
-    /// closes some. So the ranges of a stuck group are bounded by the limit and by the messages
-    /// that were leased when it got stuck.
+    /// is what nobody has had yet, because that could only make more holes (or more that was tried
+    /// and is not settled); what lies below closes some. So the ranges of a stuck group are
+    /// bounded by the limit and by the messages that were leased when it got stuck.
     pub(super) fn fence(&self) -> Offset {
         if self.is_stuck() { self.handed.max(self.inherited) } else { Offset(u64::MAX) }
     }
@@ -89,21 +152,113 @@ impl Group {
     /// `range` of the leased messages is settled.
     pub(super) fn settle(&mut self, range: OffsetRange) {
         self.leased -= range.span();
-        self.settled.cover(range);
+        self.cover_settled(range);
     }
 
-    /// `range` of the leased messages is ready again, in its old place.
+    /// `range` is settled, wherever it was.
+    pub(super) fn cover_settled(&mut self, range: OffsetRange) {
+        self.settled.cover(range);
+        if !self.attempts.is_empty() {
+            self.attempts.unset(range);
+        }
+    }
+
+    /// `range` of the leased messages is ready again, in its old place; unless it has had all its
+    /// attempts, or is not kept any more.
     pub(super) fn put_back(&mut self, range: OffsetRange) {
         self.leased -= range.span();
-        self.ready.cover(range);
+        self.make_ready(range);
     }
 
-    /// Everything ready is settled; returns what it was.
-    pub(super) fn settle_ready(&mut self) -> Vec<OffsetRange> {
-        let ready = std::mem::take(&mut self.ready);
-        self.settled.extend(&ready);
-        ready.iter().collect()
+    /// `range`, which was in no set, is ready, or dying after all its attempts.
+    pub(super) fn make_ready(&mut self, range: OffsetRange) {
+        let (lost, range) = split_at(range, self.kept_from);
+        self.lose(lost);
+        if self.attempts.is_empty() || self.delivery_limit.is_none() {
+            self.ready.cover(range);
+            return;
+        }
+        self.ready.cover(range);
+        for piece in self.exhausted_in(range) {
+            self.ready.uncover(piece);
+            self.dying.cover(piece);
+        }
     }
+
+    /// `range`, which was in no set, is not kept any more.
+    pub(super) fn lose(&mut self, range: OffsetRange) {
+        if !range.is_empty() {
+            self.cover_settled(range);
+            self.lost.push(range);
+        }
+    }
+
+    /// What of `range` has had all its attempts.
+    pub(super) fn exhausted_in(&self, range: OffsetRange) -> Vec<OffsetRange> {
+        let Some(limit) = self.delivery_limit else { return Vec::new() };
+        let pieces = self.attempts.pieces_in(range);
+        pieces.filter(|(_, attempts)| attempts.0 >= limit).map(|(piece, _)| piece).collect()
+    }
+
+    /// What of `range` is ready or resting is neither from now on; returns what it was.
+    pub(super) fn withdraw(&mut self, range: OffsetRange) -> RangeSet {
+        let mut withdrawn: RangeSet = self.ready.pieces_in(range).collect();
+        self.ready.uncover(range);
+        if !self.resting.is_empty() {
+            withdrawn.extend(self.resting.ranges().pieces_in(range).map(|(piece, _)| piece));
+            self.resting.unset(range);
+        }
+        withdrawn
+    }
+
+    /// What of `range` is neither settled nor can be withdrawn: leased or dying.
+    pub(super) fn in_hands_in(&self, range: OffsetRange) -> RangeSet {
+        let mut held: RangeSet = self.settled.gaps_in(range).collect();
+        for piece in self.ready.pieces_in(range) {
+            held.uncover(piece);
+        }
+        for (piece, _) in self.resting.ranges().pieces_in(range) {
+            held.uncover(piece);
+        }
+        held
+    }
+
+    /// What was tried of `range`, as a journal keeps it.
+    pub(super) fn tried_in(&self, range: OffsetRange) -> Vec<Tried> {
+        let mut tried = Vec::new();
+        for (piece, attempts) in self.attempts.pieces_in(range) {
+            let mut at = piece.start;
+            for (rest, until) in self.resting.ranges().pieces_in(piece) {
+                let before = OffsetRange::new(at, rest.start);
+                tried.push(Tried { range: before, attempts, ready_at: None });
+                tried.push(Tried { range: rest, attempts, ready_at: Some(until.0) });
+                at = rest.end;
+            }
+            let behind = OffsetRange::new(at, piece.end);
+            tried.push(Tried { range: behind, attempts, ready_at: None });
+        }
+        tried.retain(|tried| !tried.range.is_empty());
+        tried
+    }
+
+    /// Whether anything is neither settled nor waits for a first consumer.
+    fn is_busy(&self) -> bool {
+        self.leased > 0
+            || !self.ready.is_empty()
+            || !self.resting.is_empty()
+            || !self.dying.is_empty()
+    }
+}
+
+/// What of `range` lies below `at`, and what from there on.
+fn split_at(range: OffsetRange, at: Offset) -> (OffsetRange, OffsetRange) {
+    let middle = at.clamp(range.start, range.end);
+    (OffsetRange::new(range.start, middle), OffsetRange::new(middle, range.end))
+}
+
+/// What of `range` lies within `extent`; an empty range if nothing does.
+fn part_in(range: OffsetRange, extent: OffsetRange) -> OffsetRange {
+    range.intersection(&extent).unwrap_or_default()
 }
 
 /// Behind the highest offset of `settled` that is no gap.
@@ -146,35 +301,85 @@ impl Broker {
 
     fn group_of_state(&self, q: QueueKey, name: &Name, state: Option<GroupState>) -> Group {
         let queue = self.queue(q);
-        let extent = queue.extent();
-        let (settled, handed) = match state {
-            None => (self.gone(q), None),
-            Some(state) => {
-                // What a power loss took from the log's end may still stand in the journal.
-                let within = state.settled.iter().filter_map(|range| range.intersection(&extent));
-                let mut settled: RangeSet = within.collect();
-                settled.extend(&queue.gone);
-                (settled, Some(state.handed.min(queue.end)))
-            }
-        };
         let mut group = Group {
             queue: q,
             name: name.clone(),
-            inherited: top_message(&settled, &queue.gaps),
-            ready: settled.gaps_in(extent).collect(),
-            settled,
+            inherited: Offset(0),
+            ready: RangeSet::new(),
+            settled: RangeSet::new(),
             handed: Offset(0),
             leased: 0,
+            attempts: RangeMap::new(),
+            resting: Timed::new(),
+            leases: Timed::new(),
+            dying: RangeSet::new(),
+            dying_told: 0,
+            delivery_limit: queue.delivery_limit,
+            kept_from: queue.kept_from,
+            exclusives: Exclusives::new(),
+            timer: None,
             consumers: 0,
             called: 0,
             line: Line::new(),
+            parked: Line::new(),
             watch: BTreeSet::new(),
+            lost: Vec::new(),
             work: None,
+            dying_work: None,
             busy: false,
-            settled_ranges_max: self.settled_ranges_max,
+            bounds: self.bounds,
         };
-        group.handed = handed.unwrap_or_else(|| group.floor());
+        match state {
+            None => {
+                let settled = self.gone(q);
+                self.fill(&mut group, settled);
+                group.handed = group.floor();
+            }
+            Some(state) => self.load(&mut group, state),
+        }
         group
+    }
+
+    /// Nothing of a group is leased, resting or dying: what is not settled is ready.
+    fn fill(&self, group: &mut Group, settled: RangeSet) {
+        let queue = self.queue(group.queue);
+        group.inherited = top_message(&settled, &queue.gaps);
+        group.ready = settled.gaps_in(queue.extent()).collect();
+        group.settled = settled;
+    }
+
+    /// Makes a group what `state` says.
+    pub(super) fn load(&self, group: &mut Group, state: GroupState) {
+        let queue = self.queue(group.queue);
+        let extent = queue.extent();
+        // What a power loss took from the log's end may still stand in the journal.
+        let within = state.settled.iter().filter_map(|range| range.intersection(&extent));
+        let mut settled: RangeSet = within.collect();
+        settled.extend(&queue.gone);
+        self.fill(group, settled);
+        group.handed = state.handed.min(queue.end);
+        group.exclusives.epoch = state.epoch;
+        for Lease { range, number, deadline } in state.leases {
+            for part in group.ready.remove(range) {
+                group.leases.set(part, Leased { number, deadline });
+                group.leased += part.span();
+                group.handed = group.handed.max(part.end);
+            }
+        }
+        for Tried { range, attempts, ready_at } in state.tried {
+            for part in group.settled.gaps_in(part_in(range, extent)).collect::<Vec<_>>() {
+                group.attempts.set(part, attempts);
+                group.handed = group.handed.max(part.end);
+            }
+            let Some(until) = ready_at else { continue };
+            for part in group.ready.remove(range) {
+                group.resting.set(part, Rest(until));
+            }
+        }
+        for part in group.ready.iter().collect::<Vec<_>>() {
+            group.ready.uncover(part);
+            group.make_ready(part);
+        }
     }
 
     /// Forgets a group. What is gone stays gone; what only this group had not settled is gone
@@ -187,8 +392,7 @@ impl Broker {
         }
         let q = self.group(g).queue;
         let gone = self.gone(q);
-        let group = self.groups.remove(g.0);
-        self.cancel(group.work);
+        let group = self.forget_group(g);
         let queue = self.queue_mut(q);
         queue.gone = gone;
         queue.groups.retain(|other| *other != g);
@@ -197,6 +401,46 @@ impl Broker {
         self.recheck_queue(q, extent);
         self.queue_changed(q);
         of_group
+    }
+
+    /// Takes a group out of the table, and its work and timer with it.
+    pub(super) fn forget_group(&mut self, g: GroupKey) -> Group {
+        let group = self.groups.remove(g.0);
+        self.cancel(group.work);
+        self.cancel(group.dying_work);
+        if let Some(due) = group.timer {
+            self.timers.remove(&(due, g));
+        }
+        group
+    }
+
+    /// Sets a group to another place: it is as one that was just loaded, but keeps its epoch. Its
+    /// leases with receipts end, what was dying is not any more.
+    ///
+    /// # Errors
+    /// [`Refusal::HasReceivers`] while consumers take from it.
+    pub fn reset_group(&mut self, g: GroupKey, state: GroupState) -> Result<(), Refusal> {
+        let group = self.group(g);
+        if group.consumers > 0 {
+            return Err(Refusal::HasReceivers { name: group.name.clone() });
+        }
+        let q = group.queue;
+        let mut group = group.clone();
+        let epoch = group.exclusives.epoch.max(state.epoch);
+        group.leased = 0;
+        group.attempts = RangeMap::new();
+        group.resting = Timed::new();
+        group.leases = Timed::new();
+        group.dying = RangeSet::new();
+        self.load(&mut group, GroupState { epoch, ..state });
+        *self.group_mut(g) = group;
+        let extent = self.queue(q).extent();
+        self.rewatch_group(g);
+        self.recheck_queue(q, extent);
+        self.retime(g);
+        self.group_changed(g);
+        self.queue_changed(q);
+        Ok(())
     }
 
     /// The group of this name.
@@ -216,7 +460,14 @@ impl Broker {
     #[must_use]
     pub fn group_state(&self, g: GroupKey) -> GroupState {
         let group = self.group(g);
-        GroupState { settled: group.settled.iter().collect(), handed: group.handed }
+        let leases = group.leases.ranges().iter();
+        GroupState {
+            settled: group.settled.iter().collect(),
+            handed: group.handed,
+            tried: group.tried_in(self.queue(group.queue).extent()),
+            leases: leases.map(|(range, leased)| leased.of(range)).collect(),
+            epoch: group.exclusives.epoch,
+        }
     }
 
     /// A group in numbers. O(1) but for the search of the first range.
@@ -227,6 +478,8 @@ impl Broker {
         Counts {
             ready: Count(group.ready.span()),
             leased: Count(group.leased),
+            resting: Count(group.resting.ranges().span()),
+            dying: Count(group.dying.span()),
             settled_ranges: group.settled_ranges_above_floor(),
             stuck: group.is_stuck(),
             // Gaps are settled, so what stands at the floor is a message.
@@ -237,12 +490,21 @@ impl Broker {
         }
     }
 
-    /// Calls the next consumer if there is reason to, and keeps the queue's count of busy groups.
-    /// To be called after each change of a group.
+    /// Calls the next consumer if there is reason to, tells of dying messages, and keeps the
+    /// queue's count of busy groups. To be called after each change of a group.
     pub(super) fn group_changed(&mut self, g: GroupKey) {
+        if !self.group(g).lost.is_empty() {
+            let q = self.group(g).queue;
+            for range in std::mem::take(&mut self.group_mut(g).lost) {
+                self.recheck_queue(q, range);
+            }
+        }
+        self.appoint(g);
+        self.unpark(g);
         self.stir(g);
+        self.tell_dying(g);
         let group = self.groups.at_mut(g.0);
-        let busy = group.leased > 0 || !group.ready.is_empty();
+        let busy = group.is_busy();
         if busy != group.busy {
             group.busy = busy;
             let q = group.queue;

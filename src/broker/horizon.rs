@@ -11,7 +11,7 @@ use crate::units::{Offset, OffsetRange};
 
 use super::slots::Key;
 use super::turn::Work;
-use super::{Broker, ConsumerKey, GroupKey, QueueKey};
+use super::{Broker, ConsumerKey, GroupKey, QueueKey, RangeSet};
 
 /// Consumers under the messages that keep them going.
 pub(super) type Watch = BTreeSet<(Offset, ConsumerKey)>;
@@ -22,13 +22,26 @@ fn first_watched_in(watch: &Watch, range: OffsetRange) -> Option<ConsumerKey> {
     watch.range((range.start, lowest)..(range.end, lowest)).next().map(|(_, c)| *c)
 }
 
+/// The highest offset in `scope` that is in `set` and not in `without`.
+fn last_without(set: &RangeSet, without: &RangeSet, scope: OffsetRange) -> Option<Offset> {
+    let mut end = scope.end;
+    loop {
+        let part = set.last_in(OffsetRange::new(scope.start, end.max(scope.start)))?;
+        match without.last_gap_in(part) {
+            Some(gap) => return Some(Offset(gap.end.0 - 1)),
+            // All of it is in one range of the other set: go on below that.
+            None => end = without.last_in(OffsetRange::new(Offset(0), part.end))?.start,
+        }
+    }
+}
+
 impl Broker {
     /// Finds the message that keeps the consumer going; if there is none, it is at its end.
     pub(super) fn watch(&mut self, c: ConsumerKey) {
         let consumer = self.consumer(c);
         let (q, g, scope) = (consumer.queue, consumer.group, consumer.scope());
         let last = match g {
-            Some(g) => self.group(g).ready.last_in(scope).map(|part| Offset(part.end.0 - 1)),
+            Some(g) => last_without(&self.group(g).ready, &consumer.spent, scope),
             None => self.last_present_in(q, scope),
         };
         match last {
@@ -66,6 +79,14 @@ impl Broker {
         let consumer = self.consumer_mut(c);
         consumer.ended = true;
         consumer.end_work = Some(ticket);
+    }
+
+    /// Anything in the group may not be ready any more, or be so now. Walks its watchers.
+    pub(super) fn rewatch_group(&mut self, g: GroupKey) {
+        let watchers: Vec<ConsumerKey> = self.group(g).watch.iter().map(|(_, c)| *c).collect();
+        for c in watchers {
+            self.rewatch(c);
+        }
     }
 
     /// `range` of the group is no longer ready. Each consumer that is found leaves `range`: its

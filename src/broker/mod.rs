@@ -13,10 +13,21 @@
 //!   ┌───────┐ ───────────────► ┌────────┐ ──────► ┌─────────┐
 //!   │ ready │                  │ leased │         │ settled │
 //!   └───────┘ ◄─────────────── └────────┘         └─────────┘
-//!       │       release, hang-up                       ▲
-//!       └──────────────────────────────────────────────┘
-//!                             purge
+//!     ▲ │ │    release, hang-up    │ │                 ▲ ▲
+//!     │ │ └────────────────────────┼─┼─────────────────┘ │ moved
+//!     │ │     purge, expire, drop  │ │  at the limit  ┌───────┐
+//!     │ └──────────────────────────┼─┴──────────────► │ dying │
+//!     │       kill                 │ nack             └───────┘
+//!     │   its time has come        ▼
+//!     │                       ┌─────────┐
+//!     └────────────────────── │ resting │
+//!                             └─────────┘
 //! ```
+//!
+//! *Leased* is either to a consumer, which holds it as long as it is there, or under a number and
+//! a deadline, beyond the consumer: then it is settled by its receipt. A message that was handed
+//! over so often as the queue's delivery limit says does not become ready again: it is *dying*,
+//! and waits for the server to move it to where dead letters go.
 //!
 //! Gaps (offsets that never were given to a message, as they skip after a reboot) count as
 //! settled in every group: so floors move across them, segments that end in one can go, and a
@@ -44,14 +55,20 @@
 //! - `group`: groups, their settled and ready messages, the bound on holes
 //! - `consumer`: consumers, their credit and leases
 //! - `delivery`: offer, take, ack, release
+//! - `attempts`: begin, nack; `resting`: the pause after it, timers; `dying`: what comes after the
+//!   last attempt, and what expires
+//! - `leases`: leases with receipts
+//! - `exclusive`: receivers of which only one at a time gets anything
+//! - `retention`: what is dropped to make room, or for its age
 //! - `turn`: whose turn it is, the outputs
 //! - `horizon`: when a consumer with an `until` has come to its end
 //! - `slots`, `line`: a table with keys that go stale, a line that can be left
+//! - `range_map`, `timed`: what is known of ranges, and when it runs out
 //!
 //! # Cost
 //!
 //! One producer and one consumer in order: a few ordered-map operations on one or two entries per
-//! step. In general O(log n) in holes, consumers and groups, times the ranges of the call itself.
+//! step; what was never tried is not looked up anywhere. In general O(log n) in holes, consumers and groups, times the ranges of the call itself.
 //! [`Broker::extend`] looks at each group of its queue, as every group gets the message.
 //! Whatever walks more says so.
 //!
@@ -61,14 +78,22 @@
 //! caller, and panics with a sentence. What peers say (ranges to ack, to release, that they hold)
 //! never does: what is not theirs is ignored.
 
+mod attempts;
 mod consumer;
 mod delivery;
+mod dying;
+mod exclusive;
 mod group;
 mod horizon;
+mod leases;
 mod line;
 mod queue;
+mod range_map;
 pub mod ranges;
+mod resting;
+mod retention;
 mod slots;
+mod timed;
 mod turn;
 
 #[cfg(test)]
@@ -76,14 +101,18 @@ mod claims;
 #[cfg(test)]
 mod model;
 
+use std::collections::BTreeSet;
+
 use crate::limits;
-use crate::units::{Count, Name, Offset, OffsetRange};
+use crate::units::{Attempts, Count, LeaseNumber, Monotonic, Name, Offset, OffsetRange};
 
 use consumer::Consumer;
-use group::Group;
+pub use consumer::Kind;
+use group::{Bounds, Group};
 use line::Line;
 use queue::Queue;
 pub use ranges::RangeSet;
+pub use retention::Dropped;
 use slots::{Key, Slots};
 use turn::Work;
 
@@ -106,6 +135,34 @@ pub struct GroupState {
     pub settled: Vec<OffsetRange>,
     /// Messages below may have been delivered before.
     pub handed: Offset,
+    /// What was handed over and is not settled.
+    pub tried: Vec<Tried>,
+    /// What is leased beyond a consumer.
+    pub leases: Vec<Lease>,
+    /// How often an exclusive consumer has got its turn.
+    pub epoch: u64,
+}
+
+/// Messages that were handed over and are not settled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tried {
+    /// Which.
+    pub range: OffsetRange,
+    /// How often each of them was.
+    pub attempts: Attempts,
+    /// When they are ready again, if they failed and rest.
+    pub ready_at: Option<Monotonic>,
+}
+
+/// Messages that are leased beyond the consumer that they were delivered to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Lease {
+    /// Which.
+    pub range: OffsetRange,
+    /// The number that their receipts name.
+    pub number: LeaseNumber,
+    /// When they are ready again.
+    pub deadline: Monotonic,
 }
 
 /// What a consumer does with the messages that it gets.
@@ -130,10 +187,24 @@ pub enum Output {
         /// Who.
         consumer: ConsumerKey,
     },
-    /// Nothing of this queue is ready or leased any more; said anew after each time it was not so.
+    /// Nothing of this queue is ready, leased, resting or dying any more; said anew after each
+    /// time it was not so.
     Quiet {
         /// Which.
         queue: QueueKey,
+    },
+    /// There are messages in [`Broker::dying`] that were not there before.
+    Dying {
+        /// Of which group.
+        group: GroupKey,
+    },
+    /// It is this exclusive consumer's turn to hold its group; it is offered nothing before
+    /// [`Broker::begin_tenure`].
+    Holder {
+        /// Who.
+        consumer: ConsumerKey,
+        /// The group's new epoch.
+        epoch: u64,
     },
 }
 
@@ -144,6 +215,8 @@ pub struct Offer {
     pub range: OffsetRange,
     /// Whether they may have been delivered to someone in this group before. All or none of them.
     pub redelivered: bool,
+    /// How often each of them was handed over before, plus one.
+    pub attempt: Attempts,
 }
 
 /// A group in numbers.
@@ -153,10 +226,15 @@ pub struct Counts {
     pub ready: Count,
     /// Messages that are leased.
     pub leased: Count,
+    /// Messages that failed and rest.
+    pub resting: Count,
+    /// Messages that wait to be moved away.
+    pub dying: Count,
     /// Settled ranges above the floor.
     pub settled_ranges: usize,
-    /// Whether there are more of them than [`limits::SETTLED_RANGES_PER_GROUP_MAX`], so that the
-    /// group gets nothing new until holes close.
+    /// Whether there are more of them than [`limits::SETTLED_RANGES_PER_GROUP_MAX`], or more
+    /// ranges of what was tried than [`limits::TRIED_RANGES_PER_GROUP_MAX`], so that the group
+    /// gets nothing new until some are settled.
     pub stuck: bool,
     /// The lowest message that is not settled.
     pub oldest: Option<Offset>,
@@ -180,6 +258,15 @@ pub enum Refusal {
         /// Which.
         name: Name,
     },
+    /// Consumers take from the group.
+    #[error("group {name} has receivers")]
+    HasReceivers {
+        /// Which.
+        name: Name,
+    },
+    /// The message was settled, or has been delivered anew since, or its lease is over.
+    #[error("the receipt is stale: the message was settled, or is not under this lease any more")]
+    StaleReceipt,
     /// The consumer does not hold all of this.
     #[error("messages {range} are not held by this receiver")]
     NotHeld {
@@ -197,24 +284,26 @@ pub struct Broker {
     /// What [`Broker::next_output`] has to look at. At most one entry for each group, consumer
     /// and queue; each knows its ticket, and leaves the line when it goes.
     work: Line<Work>,
-    /// [`limits::SETTLED_RANGES_PER_GROUP_MAX`]; smaller in tests.
-    settled_ranges_max: usize,
+    /// Each group in which a pause or a lease runs out, under the time when the first does.
+    timers: BTreeSet<(Monotonic, GroupKey)>,
+    bounds: Bounds,
 }
 
 impl Broker {
     /// A broker without queues.
     #[must_use]
     pub fn new() -> Broker {
-        Broker::with_settled_ranges_max(limits::SETTLED_RANGES_PER_GROUP_MAX)
+        Broker::with_bounds(Bounds::REAL)
     }
 
-    fn with_settled_ranges_max(settled_ranges_max: usize) -> Broker {
+    fn with_bounds(bounds: Bounds) -> Broker {
         Broker {
             queues: Slots::new("queue"),
             groups: Slots::new("group"),
             consumers: Slots::new("consumer"),
             work: Line::new(),
-            settled_ranges_max,
+            timers: BTreeSet::new(),
+            bounds,
         }
     }
 

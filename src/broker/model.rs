@@ -9,6 +9,7 @@ use super::*;
 
 /// Small enough that random holes reach it.
 const SETTLED_RANGES_MAX: usize = 3;
+const BOUNDS: Bounds = Bounds { settled_ranges: SETTLED_RANGES_MAX, ..Bounds::REAL };
 const GROUP_NAMES: [&str; 3] = ["default", "audit", "zoo"];
 const CONSUMERS_MAX: usize = 5;
 
@@ -91,7 +92,7 @@ impl ModelGroup {
 impl Model {
     fn new(start: u64, gap: u64, span: u64) -> Model {
         let (messages, end) = (start + gap, start + gap + span);
-        let mut broker = Broker::with_settled_ranges_max(SETTLED_RANGES_MAX);
+        let mut broker = Broker::with_bounds(BOUNDS);
         let gaps = if gap > 0 { vec![range(start, messages)] } else { Vec::new() };
         let q = broker.add_queue(Offset(start), Offset(end), &gaps, &[]);
         Model {
@@ -167,7 +168,7 @@ impl Model {
         if redelivered {
             end = end.min(handed);
         }
-        Some(Offer { range: range(first.start.0, end), redelivered })
+        Some(Offer { range: range(first.start.0, end), redelivered, attempt: Attempts(1) })
     }
 
     fn is_quiet(&self) -> bool {
@@ -246,7 +247,12 @@ impl Model {
         until: Option<u64>,
         holding: &[OffsetRange],
     ) {
-        let (c, kept) = self.broker.add_consumer(self.q, group, mode, until.map(Offset), holding);
+        let (c, kept) = self.broker.add_consumer(
+            self.q,
+            group,
+            Kind { mode, until: until.map(Offset), ..Kind::TAKE },
+            holding,
+        );
         let mut expected = BTreeSet::new();
         if let (Mode::Take, Some(g)) = (mode, group) {
             let group = self.groups.get_mut(&g).unwrap();
@@ -372,7 +378,7 @@ impl Model {
 
     /// A new broker from what files keep; every receiver comes back with what it held.
     fn restart(&mut self) {
-        let broker = Broker::with_settled_ranges_max(SETTLED_RANGES_MAX);
+        let broker = Broker::with_bounds(BOUNDS);
         let old = std::mem::replace(&mut self.broker, broker);
         let gone: Vec<OffsetRange> = old.gone(self.q).iter().collect();
         let gaps = runs(self.gaps.iter().copied());
@@ -431,6 +437,7 @@ impl Model {
                 assert!(self.quiet_pending);
                 self.quiet_pending = false;
             }
+            Output::Dying { .. } | Output::Holder { .. } => panic!("{output:?}"),
         }
     }
 }
@@ -475,7 +482,11 @@ impl Model {
     fn check_group(&self, g: GroupKey) {
         let group = &self.groups[&g];
         let settled = self.settled_of(g);
-        let state = GroupState { settled: settled.clone(), handed: Offset(group.handed) };
+        let state = GroupState {
+            settled: settled.clone(),
+            handed: Offset(group.handed),
+            ..GroupState::default()
+        };
         assert_eq!(self.broker.group_state(g), state);
         let oldest = group.messages.iter().find(|(_, state)| **state != State::Settled);
         let floor = settled.first().filter(|run| run.start == Offset(0)).map_or(0, |run| run.end.0);
@@ -484,6 +495,8 @@ impl Model {
         let expected = Counts {
             ready: Count(group.count(|state| *state == State::Ready)),
             leased: Count(group.count(|state| matches!(state, State::Leased(_)))),
+            resting: Count(0),
+            dying: Count(0),
             settled_ranges: ranges,
             stuck: ranges > SETTLED_RANGES_MAX,
             oldest: oldest.map(|(n, _)| Offset(*n)),
@@ -515,6 +528,7 @@ impl Model {
                 Output::Ready { consumer } => ready.insert(consumer),
                 Output::End { consumer } => ends.insert(consumer),
                 Output::Quiet { .. } => !std::mem::replace(&mut quiet, true),
+                Output::Dying { .. } | Output::Holder { .. } => panic!("{output:?}"),
             };
             assert!(new, "{output:?} is said twice");
         }
@@ -556,7 +570,7 @@ fn act(model: &mut Model, (what, a, b, c): Step) {
         (0..=11, _, _) => model.extend(if c % 8 == 0 { c / 8 % 3 } else { 0 }, b % 6),
         (12..=14, _, _) => {
             let settled = some_ranges(model.end, b, c);
-            let state = GroupState { settled, handed: Offset(c % 20) };
+            let state = GroupState { settled, handed: Offset(c % 20), ..GroupState::default() };
             let state = (b % 4 == 0).then_some(state);
             model.add_group(GROUP_NAMES[(a % 3) as usize], state);
         }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::settings::Retention;
 use crate::units::{Count, Offset, OffsetRange};
 
 use super::horizon::Watch;
@@ -16,6 +17,11 @@ use super::{Broker, ConsumerKey, GroupKey, QueueKey, RangeSet};
 /// One queue.
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
+    pub(super) retention: Retention,
+    /// Attempts after which a message is dying.
+    pub(super) delivery_limit: Option<u32>,
+    /// Below, what is not leased or dying was dropped. Only with [`Retention::Log`].
+    pub(super) kept_from: Offset,
     /// The first offset behind the visible messages.
     pub(super) end: Offset,
     /// Offsets below `end` that never were messages. Few: one for each reboot at most.
@@ -65,6 +71,9 @@ impl Broker {
         gone.cover(OffsetRange::new(Offset(0), start));
         let quiet = gone.covers(extent);
         QueueKey(self.queues.insert(Queue {
+            retention: Retention::Acked,
+            delivery_limit: None,
+            kept_from: Offset(0),
             end,
             gaps,
             gone,
@@ -85,8 +94,7 @@ impl Broker {
         }
         let queue = self.queues.remove(q.0);
         for g in queue.groups {
-            let group = self.groups.remove(g.0);
-            self.cancel(group.work);
+            self.forget_group(g);
         }
         self.cancel(queue.work);
         of_queue
@@ -115,39 +123,52 @@ impl Broker {
         self.queue(q).end
     }
 
-    /// Settles everything that is ready in any group, up to the visible end; what is leased stays
-    /// leased. Returns for each group in which anything changed what became settled. Without a
-    /// group, everything in the queue is gone after it. Walks all holes.
+    /// Settles everything that is ready or rests in any group, up to the visible end; what is
+    /// leased stays leased, what is dying is moved. Returns for each group in which anything
+    /// changed what became settled. Without a group, or with [`Retention::Log`], everything else
+    /// in the queue is gone after it. Walks all holes.
     pub fn purge(&mut self, q: QueueKey) -> Vec<(GroupKey, Vec<OffsetRange>)> {
         let queue = self.queue_mut(q);
         let extent = queue.extent();
-        if queue.groups.is_empty() {
+        if queue.groups.is_empty() || queue.retention == Retention::Log {
             queue.gone.cover(extent);
         }
-        let groups = queue.groups.clone();
+        self.settle_everywhere(q, extent)
+    }
+
+    /// Settles what of `range` is ready or rests in any group. Returns what changed where.
+    pub(super) fn settle_everywhere(
+        &mut self,
+        q: QueueKey,
+        range: OffsetRange,
+    ) -> Vec<(GroupKey, Vec<OffsetRange>)> {
         let mut settled = Vec::new();
-        for g in groups {
-            let ranges = self.group_mut(g).settle_ready();
-            self.recheck_group(g, extent);
-            self.group_changed(g);
+        for g in self.queue(q).groups.clone() {
+            let ranges = self.settle_idle(g, range);
             if !ranges.is_empty() {
                 settled.push((g, ranges));
             }
         }
-        self.recheck_queue(q, extent);
+        self.recheck_queue(q, range);
         self.queue_changed(q);
         settled
     }
 
-    /// What is gone: settled by every group, or gone before; gaps and what lies before the
-    /// queue's start are part of it. This is what the queue's metadata keep and
+    /// What is gone: settled by every group, or gone before; with [`Retention::Log`], what was
+    /// dropped and is in no one's hands. Gaps and what lies before the queue's start are part of
+    /// it. This is what the queue's metadata keep and
     /// [`Broker::add_queue`] takes. Walks the holes of all groups; to ask about a segment, use
     /// [`Broker::is_gone`].
     #[must_use]
     pub fn gone(&self, q: QueueKey) -> RangeSet {
-        let mut groups = self.queue(q).groups.iter().map(|&g| &self.group(g).settled);
-        let Some(first) = groups.next() else {
-            return self.queue(q).gone.clone();
+        let queue = self.queue(q);
+        let mut groups = queue.groups.iter().map(|&g| &self.group(g).settled);
+        let first = match queue.retention {
+            Retention::Log => Some(&queue.gone),
+            Retention::Acked => groups.next(),
+        };
+        let Some(first) = first else {
+            return queue.gone.clone();
         };
         groups.fold(first.clone(), |gone, settled| gone.intersection(settled))
     }
@@ -158,24 +179,27 @@ impl Broker {
         let queue = self.queue(q);
         match queue.groups.as_slice() {
             [] => queue.gone.covers(range),
-            groups => groups.iter().all(|&g| self.group(g).settled.covers(range)),
+            groups => {
+                (queue.retention == Retention::Acked || queue.gone.covers(range))
+                    && groups.iter().all(|&g| self.group(g).settled.covers(range))
+            }
         }
     }
 
     /// How many messages are not gone: what a new group would have to do. O(1) with at most one
-    /// group, else it walks the holes of all.
+    /// group and [`Retention::Acked`], else it walks the holes of all.
     #[must_use]
     pub fn counts_without_group(&self, q: QueueKey) -> Count {
         let queue = self.queue(q);
         let gone = match queue.groups.as_slice() {
             [] => queue.gone.span(),
-            [only] => self.group(*only).settled.span(),
+            [only] if queue.retention == Retention::Acked => self.group(*only).settled.span(),
             _ => self.gone(q).span(),
         };
         Count(queue.end.0 - gone)
     }
 
-    /// Whether nothing is ready or leased in any group. Without a group, whether everything is
+    /// Whether nothing is ready, leased, resting or dying in any group. Without a group, whether everything is
     /// gone: what is not waits for the first group.
     #[must_use]
     pub fn is_quiet(&self, q: QueueKey) -> bool {
@@ -205,25 +229,22 @@ impl Broker {
     /// range. O(groups · log n).
     pub(super) fn first_present_in(&self, q: QueueKey, range: OffsetRange) -> Option<OffsetRange> {
         let range = range.intersection(&self.queue(q).extent())?;
-        match self.queue(q).groups.as_slice() {
-            [] => self.queue(q).gone.first_gap_in(range),
-            groups => groups
-                .iter()
-                .filter_map(|&g| self.group(g).settled.first_gap_in(range))
-                .min_by_key(|gap| (gap.start, std::cmp::Reverse(gap.end))),
-        }
+        let gaps = self.present_sets(q).filter_map(|set| set.first_gap_in(range));
+        gaps.min_by_key(|gap| (gap.start, std::cmp::Reverse(gap.end)))
     }
 
     /// The highest message in `range` that is not gone. O(groups · log n).
     pub(super) fn last_present_in(&self, q: QueueKey, range: OffsetRange) -> Option<Offset> {
         let range = range.intersection(&self.queue(q).extent())?;
-        let last = match self.queue(q).groups.as_slice() {
-            [] => self.queue(q).gone.last_gap_in(range),
-            groups => groups
-                .iter()
-                .filter_map(|&g| self.group(g).settled.last_gap_in(range))
-                .max_by_key(|gap| gap.end),
-        };
-        last.map(|gap| Offset(gap.end.0 - 1))
+        let gaps = self.present_sets(q).filter_map(|set| set.last_gap_in(range));
+        gaps.max_by_key(|gap| gap.end).map(|gap| Offset(gap.end.0 - 1))
+    }
+
+    /// The sets of which a message is gone when it is in all.
+    fn present_sets(&self, q: QueueKey) -> impl Iterator<Item = &RangeSet> {
+        let queue = self.queue(q);
+        let own = queue.groups.is_empty() || queue.retention == Retention::Log;
+        let groups = queue.groups.iter().map(|&g| &self.group(g).settled);
+        own.then_some(&queue.gone).into_iter().chain(groups)
     }
 }

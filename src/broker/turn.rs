@@ -6,8 +6,6 @@
 //! for one message. No wake-up is lost: a consumer that has credit is in the line, or was called
 //! and has not asked in vain since.
 
-use crate::units::Monotonic;
-
 use super::line::Ticket;
 use super::{Broker, ConsumerKey, GroupKey, Mode, Output, QueueKey};
 
@@ -25,6 +23,9 @@ pub(super) enum Turn {
     },
     /// It has been told that it is its turn.
     Called,
+    /// When it was its turn there was nothing for it, although something is ready for others: it
+    /// has to wait for its turn to be exclusive, or has spent what is ready, or no lease is left.
+    Parked { ticket: Ticket },
 }
 
 impl Turn {
@@ -44,6 +45,10 @@ pub(super) enum Work {
     End(ConsumerKey),
     /// This queue is quiet.
     Quiet(QueueKey),
+    /// Messages of this group are dying.
+    Dying(GroupKey),
+    /// Somebody holds this group exclusively.
+    Holder(GroupKey),
 }
 
 impl Broker {
@@ -70,15 +75,13 @@ impl Broker {
                     self.queue_mut(queue).work = None;
                     return Some(Output::Quiet { queue });
                 }
+                Work::Dying(group) => {
+                    self.group_mut(group).dying_work = None;
+                    return Some(Output::Dying { group });
+                }
+                Work::Holder(group) => return Some(self.holder_told(group)),
             }
         }
-    }
-
-    /// When the broker has to be asked for outputs even if nothing happened. Never for now: no
-    /// lease, back-off or delay of its own runs out yet.
-    #[must_use]
-    pub fn next_deadline(&self) -> Option<Monotonic> {
-        None
     }
 
     /// Takes back what nobody has been told yet.
@@ -89,18 +92,60 @@ impl Broker {
     }
 
     fn call_next(&mut self, g: GroupKey) -> Option<ConsumerKey> {
-        let group = self.groups.at_mut(g.0);
         // Others may have taken everything since the group got into the line.
-        group.lowest(None)?;
-        let c = group.line.call()?;
-        group.called += 1;
+        self.group(g).lowest(None)?;
+        let c = self.next_in_line(g)?;
+        self.group_mut(g).called += 1;
         self.consumer_mut(c).turn = Turn::Called;
         self.stir(g);
         Some(c)
     }
 
-    /// Lets the group call a consumer, if one waits and something can be offered. Consumers with
-    /// an `until` do not complicate this: what they wait for is the lowest, or they have ended.
+    /// The first in the line for which there is something; those before it are parked.
+    fn next_in_line(&mut self, g: GroupKey) -> Option<ConsumerKey> {
+        loop {
+            let c = self.group_mut(g).line.call()?;
+            if self.is_served(c, g) {
+                return Some(c);
+            }
+            let ticket = self.group_mut(g).parked.join(c);
+            self.consumer_mut(c).turn = Turn::Parked { ticket };
+        }
+    }
+
+    /// Whether there is something for this consumer of a group that can offer something. Most
+    /// are served by that alone: also those with an `until`, as what they wait for is the lowest,
+    /// or they have ended.
+    fn is_served(&self, c: ConsumerKey, g: GroupKey) -> bool {
+        let (consumer, group) = (self.consumer(c), self.group(g));
+        let plain =
+            consumer.spent.is_empty() && !consumer.kind.leases && !group.exclusives.are_there();
+        plain || self.first_for(c, consumer, group).is_some()
+    }
+
+    /// Something changed in the group: for those that were parked there may be something now.
+    /// While there are exclusive consumers, only for the one that holds the group.
+    pub(super) fn unpark(&mut self, g: GroupKey) {
+        if self.group(g).parked.is_empty() {
+            return;
+        }
+        if self.group(g).exclusives.are_there() {
+            if let Some(holder) = self.group(g).exclusives.in_tenure()
+                && let Turn::Parked { ticket } = self.consumer(holder).turn
+            {
+                self.group_mut(g).parked.leave(ticket);
+                self.consumer_mut(holder).turn = Turn::Idle;
+                self.join_line(holder);
+            }
+            return;
+        }
+        while let Some(c) = self.group_mut(g).parked.call() {
+            self.consumer_mut(c).turn = Turn::Idle;
+            self.join_line(c);
+        }
+    }
+
+    /// Lets the group call a consumer, if one waits and something can be offered.
     pub(super) fn stir(&mut self, g: GroupKey) {
         let group = self.groups.at_mut(g.0);
         if group.work.is_none() && !group.line.is_empty() && group.lowest(None).is_some() {
@@ -118,7 +163,7 @@ impl Broker {
 
     fn join_line_again(&mut self, c: ConsumerKey, over: bool) {
         let consumer = self.consumers.at_mut(c.0);
-        match (consumer.mode, consumer.group) {
+        match (consumer.kind.mode, consumer.group) {
             (Mode::Take, Some(g)) => {
                 let ticket = self.groups.at_mut(g.0).line.join(c);
                 consumer.turn = Turn::Waiting { ticket, over };
@@ -135,13 +180,14 @@ impl Broker {
     pub(super) fn leave_turn(&mut self, c: ConsumerKey) {
         let consumer = self.consumers.at_mut(c.0);
         let turn = std::mem::replace(&mut consumer.turn, Turn::Idle);
-        match (consumer.mode, consumer.group) {
+        match (consumer.kind.mode, consumer.group) {
             (Mode::Take, Some(g)) => {
                 let group = self.groups.at_mut(g.0);
                 match turn {
                     Turn::Idle => {}
                     Turn::Waiting { ticket, .. } => group.line.leave(ticket),
                     Turn::Called => group.called -= 1,
+                    Turn::Parked { ticket } => group.parked.leave(ticket),
                 }
             }
             _ => {

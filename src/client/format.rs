@@ -1,19 +1,44 @@
 //! The format: what a message looks like on stdout.
 //!
 //! As the sender's bytes, wherever the batch is delimited as the output is: then nothing is
-//! looked at or copied. Else message by message, into a buffer of its own. Other formats
-//! (`-J`, `-F`) belong here. The [delivery](super::delivery) calls it.
+//! looked at or copied. Else message by message, into buffers of its own: bodies with another
+//! delimiter, envelopes (`-J`), or a template filled in (`-F`). The
+//! [delivery](super::delivery) calls it.
+
+mod template;
+
+pub use template::Template;
+
+use template::Filler;
 
 use super::delivery::{Batch, Origin};
+use super::envelope::{self, Attributes, Message, Writer};
 use super::piece::{Ends, Piece, Slice};
 use crate::batch::{self, BatchError, BatchHeader, Framing, Record, flags};
+use crate::limits;
 use crate::units::Offset;
 
-/// What goes between messages.
+/// Bytes of output after which a piece ends, so that what a batch of tiny messages becomes lies in
+/// buffers of a handy size.
+const PIECE_BYTES: usize = limits::PIPE_BYTES;
+
+/// How messages are written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// The body, and this byte behind it; `None`: nothing behind it.
+    Body(Option<u8>),
+    /// The envelope, and a newline.
+    Envelope,
+    /// What the template makes of it.
+    Template(Template),
+}
+
+/// See the module's page.
 #[derive(Debug)]
 pub struct Format {
-    /// The byte behind each message; `None`: nothing at all.
-    delimiter: Option<u8>,
+    shape: Shape,
+    envelopes: Writer,
+    filler: Filler,
     /// Whether a body held the delimiter, so that a reader cannot tell where it ends; and whether
     /// that was told.
     is_ambiguous: bool,
@@ -21,10 +46,16 @@ pub struct Format {
 }
 
 impl Format {
-    /// Each message followed by `delimiter`, or by nothing.
+    /// Writes messages so.
     #[must_use]
-    pub fn new(delimiter: Option<u8>) -> Format {
-        Format { delimiter, is_ambiguous: false, is_told: false }
+    pub fn new(shape: Shape) -> Format {
+        Format {
+            shape,
+            envelopes: Writer::default(),
+            filler: Filler::default(),
+            is_ambiguous: false,
+            is_told: false,
+        }
     }
 
     /// Whether a body with the delimiter inside has come; told once.
@@ -34,66 +65,118 @@ impl Format {
         is_news
     }
 
-    /// The messages of a verified batch.
+    /// Hands the messages of a verified batch to `take`, in one piece or several.
     ///
     /// # Errors
-    /// [`BatchError::Messages`] when they do not come out as the header says.
-    pub fn piece(&mut self, _origin: &Origin<'_>, batch: Batch) -> Result<Piece, BatchError> {
+    /// [`BatchError::Messages`] when they do not come out as the header says; then none was handed
+    /// over.
+    pub fn pieces(
+        &mut self,
+        origin: &Origin<'_>,
+        batch: Batch,
+        mut take: impl FnMut(Piece),
+    ) -> Result<(), BatchError> {
         let Batch { header, payload, .. } = batch;
-        let count = u64::from(header.count);
-        match (header.framing, self.delimiter) {
-            (Framing::Delimited(theirs), Some(ours)) if theirs == ours => {
-                Ok(Piece::new(payload, header.offset, count, Ends::Delimited(ours)))
+        match (header.framing, &self.shape) {
+            (Framing::Delimited(theirs), Shape::Body(Some(ours))) if theirs == *ours => {
+                let count = u64::from(header.count);
+                take(Piece::new(payload, header.offset, count, Ends::Delimited(theirs)));
             }
             (Framing::Records, _) if header.has(flags::CHAIN) => {
-                self.large(header.offset, payload.into_vec())
+                take(self.large(origin, &header, payload.into_vec())?);
             }
-            (framing, _) => self.rewrite(&header, framing, payload.bytes()),
+            _ => self.rewrite(origin, &header, payload.bytes(), take)?,
         }
+        Ok(())
     }
 
     fn rewrite(
         &mut self,
+        origin: &Origin<'_>,
         header: &BatchHeader,
-        framing: Framing,
         payload: &[u8],
-    ) -> Result<Piece, BatchError> {
+        mut take: impl FnMut(Piece),
+    ) -> Result<(), BatchError> {
+        batch::check_messages(header.framing, payload, header.count)?;
+        let mut first = header.offset;
         let mut bytes = Vec::with_capacity(payload.len() + 1);
         let mut ends = Vec::with_capacity(header.count as usize);
-        for body in batch::bodies(framing, payload) {
-            bytes.extend_from_slice(body);
-            self.end_message(body, framing);
-            bytes.extend(self.delimiter);
+        for message in envelope::messages(*origin, header, payload) {
+            // A delimiter that is the sender's own is in no body.
+            if header.framing == Framing::Records || matches!(self.shape, Shape::Body(Some(_))) {
+                self.look_for_delimiter(message.body);
+            }
+            self.push(&message, &mut bytes);
             ends.push(bytes.len() as u32);
+            if bytes.len() >= PIECE_BYTES {
+                let (bytes, ends) = (std::mem::take(&mut bytes), std::mem::take(&mut ends));
+                let count = ends.len() as u64;
+                take(Piece::new(Slice::whole(bytes), first, count, Ends::At(ends)));
+                first = Offset(first.0 + count);
+            }
         }
-        if ends.len() != header.count as usize {
-            return Err(BatchError::Messages("the count differs"));
+        if !ends.is_empty() {
+            let count = ends.len() as u64;
+            take(Piece::new(Slice::whole(bytes), first, count, Ends::At(ends)));
         }
-        let count = ends.len() as u64;
-        Ok(Piece::new(Slice::whole(bytes), header.offset, count, Ends::At(ends)))
+        Ok(())
     }
 
-    fn end_message(&mut self, body: &[u8], framing: Framing) {
-        if let Some(ours) = self.delimiter
-            && framing != Framing::Delimited(ours)
+    /// Appends one message as it is to be written.
+    pub fn push(&mut self, message: &Message<'_>, out: &mut Vec<u8>) {
+        match &self.shape {
+            Shape::Body(delimiter) => {
+                out.extend_from_slice(message.body);
+                out.extend(*delimiter);
+            }
+            Shape::Envelope => {
+                self.envelopes.push(message, out);
+                out.push(b'\n');
+            }
+            Shape::Template(template) => template.fill(message, &mut self.filler, out),
+        }
+    }
+
+    fn look_for_delimiter(&mut self, body: &[u8]) {
+        if let Shape::Body(Some(ours)) = self.shape
             && !self.is_ambiguous
         {
             self.is_ambiguous = memchr::memchr(ours, body).is_some();
         }
     }
 
-    /// One large message: its record, which becomes the piece's buffer.
-    fn large(&mut self, offset: Offset, mut joined: Vec<u8>) -> Result<Piece, BatchError> {
+    /// One large message: its record, and the header of its last part.
+    fn large(
+        &mut self,
+        origin: &Origin<'_>,
+        header: &BatchHeader,
+        mut joined: Vec<u8>,
+    ) -> Result<Piece, BatchError> {
         let (record, behind) = Record::decode(&joined)?;
         if !behind.is_empty() {
             return Err(BatchError::Messages("a chain is more than one record"));
         }
         let start = joined.len() - record.body.len();
-        self.end_message(record.body, Framing::Records);
-        joined.extend(self.delimiter);
-        let range = start..joined.len();
+        self.look_for_delimiter(record.body);
+        let range = if let Shape::Body(delimiter) = self.shape {
+            // Without a copy of the body.
+            joined.extend(delimiter);
+            start..joined.len()
+        } else {
+            let message = Message {
+                origin: *origin,
+                offset: header.offset,
+                time: header.time,
+                attributes: Attributes::parse(record.attribute_bytes),
+                body: record.body,
+            };
+            let mut out = Vec::with_capacity(record.body.len() * 2);
+            self.push(&message, &mut out);
+            joined = out;
+            0..joined.len()
+        };
         let ends = Ends::At(vec![range.len() as u32]);
-        Ok(Piece::new(Slice::new(std::rc::Rc::new(joined), range), offset, 1, ends))
+        Ok(Piece::new(Slice::new(std::rc::Rc::new(joined), range), header.offset, 1, ends))
     }
 }
 
@@ -121,18 +204,6 @@ mod tests {
         }
     }
 
-    fn made(
-        format: &mut Format,
-        header: BatchHeader,
-        payload: Vec<u8>,
-    ) -> Result<Piece, BatchError> {
-        let name = Name::default();
-        let (queue_id, attempt, lease) = (QueueId::default(), Attempts(1), LeaseNumber(0));
-        let origin = Origin { queue: &name, queue_id, group: &name, attempt, lease };
-        let place = Place::cut(queue_id);
-        format.piece(&origin, Batch { header, payload: Slice::whole(payload), place })
-    }
-
     fn records(bodies: &[&[u8]]) -> Vec<u8> {
         let mut out = Vec::new();
         for body in bodies {
@@ -141,16 +212,35 @@ mod tests {
         out
     }
 
+    fn pieces(
+        format: &mut Format,
+        header: &BatchHeader,
+        payload: &[u8],
+    ) -> Result<Vec<Piece>, BatchError> {
+        let name = Name::new("q").expect("a name");
+        let (queue_id, attempt, lease) = (QueueId::default(), Attempts(1), LeaseNumber(0));
+        let origin = Origin { queue: &name, queue_id, group: &name, attempt, lease };
+        let place = Place::cut(queue_id);
+        let batch = Batch { header: *header, payload: Slice::whole(payload.to_vec()), place };
+        let mut pieces = Vec::new();
+        format.pieces(&origin, batch, |piece| pieces.push(piece)).map(|()| pieces)
+    }
+
+    fn one(format: &mut Format, header: &BatchHeader, payload: &[u8]) -> Vec<u8> {
+        let pieces = pieces(format, header, payload).expect("valid");
+        assert_eq!(pieces.len(), 1);
+        assert_eq!(pieces[0].count(), u64::from(header.count));
+        pieces[0].bytes().to_vec()
+    }
+
     #[test]
     fn another_delimiter_is_put_in_place_of_the_senders() {
         let lines = header(Framing::Delimited(b'\n'), 3);
         for (delimiter, bytes) in
             [(Some(b'\n'), b"a\n\nb\n".as_slice()), (Some(0), b"a\0\0b\0"), (None, b"ab")]
         {
-            let mut format = Format::new(delimiter);
-            let piece = made(&mut format, lines, b"a\n\nb\n".to_vec()).expect("valid");
-            assert_eq!(piece.bytes(), bytes);
-            assert_eq!(piece.count(), 3);
+            let mut format = Format::new(Shape::Body(delimiter));
+            assert_eq!(one(&mut format, &lines, b"a\n\nb\n"), bytes);
             assert!(!format.take_ambiguous());
         }
     }
@@ -158,25 +248,48 @@ mod tests {
     #[test]
     fn a_body_with_the_delimiter_is_written_as_it_is_and_said() {
         let payload = records(&[b"a\nb", b"c"]);
-        let mut format = Format::new(Some(b'\n'));
-        let piece = made(&mut format, header(Framing::Records, 2), payload.clone());
-        assert_eq!(piece.expect("valid").bytes(), b"a\nb\nc\n");
+        let two = header(Framing::Records, 2);
+        let mut format = Format::new(Shape::Body(Some(b'\n')));
+        assert_eq!(one(&mut format, &two, &payload), b"a\nb\nc\n");
         assert!(format.take_ambiguous());
         assert!(!format.take_ambiguous(), "told once");
-        let mut raw = Format::new(None);
-        let piece = made(&mut raw, header(Framing::Records, 2), payload.clone());
-        assert_eq!(piece.expect("valid").bytes(), b"a\nbc");
+        let mut raw = Format::new(Shape::Body(None));
+        assert_eq!(one(&mut raw, &two, &payload), b"a\nbc");
         assert!(!raw.take_ambiguous());
-        assert!(made(&mut raw, header(Framing::Records, 3), payload).is_err());
+        assert!(pieces(&mut raw, &header(Framing::Records, 3), &payload).is_err());
     }
 
     #[test]
-    fn a_large_message_is_its_body() {
-        let mut format = Format::new(Some(b'\n'));
+    fn envelopes_and_templates_stand_in_pieces_of_a_handy_size() {
+        let lines = vec![b'\n'; 20_000];
+        let header = header(Framing::Delimited(b'\n'), 20_000);
+        for (shape, line) in [
+            (Shape::Envelope, "{\"queue\":\"q\",\"offset\":"),
+            (Shape::Template("0123456789 %o 0123456789 %I\\n".parse().expect("a format")), "01234"),
+        ] {
+            let pieces = pieces(&mut Format::new(shape), &header, &lines).expect("valid");
+            assert!(pieces.len() > 2);
+            assert!(pieces.iter().all(|piece| piece.len() < PIECE_BYTES + 1000));
+            let mut next = Offset(5);
+            for piece in &pieces {
+                assert_eq!(piece.range().start, next);
+                next = piece.range().end;
+                let second = piece.messages(1..2);
+                assert!(second.bytes().starts_with(line.as_bytes()));
+                assert!(second.bytes().ends_with(b"\n"));
+            }
+            assert_eq!(next, Offset(20_005));
+        }
+    }
+
+    #[test]
+    fn a_large_message_is_its_body_or_what_the_format_makes_of_it() {
         let chain = BatchHeader { flags: flags::CHAIN, ..header(Framing::Records, 1) };
-        let piece = made(&mut format, chain, records(&[b"body"])).expect("valid");
-        assert_eq!((piece.bytes(), piece.count()), (b"body\n".as_slice(), 1));
-        assert!(made(&mut format, chain, records(&[b"a", b"b"])).is_err());
-        assert!(made(&mut format, chain, b"xx".to_vec()).is_err());
+        let mut format = Format::new(Shape::Body(Some(b'\n')));
+        assert_eq!(one(&mut format, &chain, &records(&[b"body"])), b"body\n");
+        assert!(pieces(&mut format, &chain, &records(&[b"a", b"b"])).is_err());
+        assert!(pieces(&mut format, &chain, b"xx").is_err());
+        let mut format = Format::new(Shape::Template("%S:%s.".parse().expect("a format")));
+        assert_eq!(one(&mut format, &chain, &records(&[b"body"])), b"4:body.");
     }
 }

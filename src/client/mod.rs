@@ -21,6 +21,7 @@ pub mod credit;
 pub mod cut;
 pub mod delivery;
 pub mod dispositions;
+pub mod envelope;
 pub mod error;
 pub mod format;
 pub mod ledger;

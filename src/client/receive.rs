@@ -30,7 +30,7 @@ use rustix::event::{PollFd, PollFlags, epoll};
 
 use super::credit::Credit;
 use super::delivery::DeliveryError;
-use super::format::Format;
+use super::format::{Format, Shape};
 use super::ledger::{Ledger, Settled};
 use super::outlet::{self, Outlet, OutletError};
 use super::wait::{self, Patience};
@@ -59,8 +59,8 @@ pub struct Options {
     pub limit: Option<u64>,
     /// Stop when nothing has come for so long.
     pub wait: Option<Micros>,
-    /// What goes behind each message; `None`: nothing.
-    pub delimiter: Option<u8>,
+    /// How messages are written.
+    pub shape: Shape,
 }
 
 /// How it ended, if nothing failed.
@@ -245,7 +245,7 @@ impl<D: Dial> Receiver<D> {
     pub fn new(options: Options, dialer: D, outlet: Outlet) -> Receiver<D> {
         Receiver {
             credit: Credit::new(options.limit),
-            format: Format::new(options.delimiter),
+            format: Format::new(options.shape.clone()),
             options,
             dialer,
             outlet,

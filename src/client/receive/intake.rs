@@ -140,9 +140,9 @@ impl<D: Dial> Receiver<D> {
             .into_iter()
             .try_for_each(|batch| {
                 let place = batch.place;
-                let piece = self.format.piece(&origin, batch);
-                pieces.push(piece.map_err(|source| DeliveryError::of(&place, source))?);
-                Ok(())
+                self.format
+                    .pieces(&origin, batch, |piece| pieces.push(piece))
+                    .map_err(|source| DeliveryError::of(&place, source))
             })
             .and(unpacked);
         let now = self.now();

@@ -209,7 +209,7 @@ fn options() -> Options {
         until_end: false,
         limit: None,
         wait: None,
-        delimiter: Some(b'\n'),
+        shape: Shape::Body(Some(b'\n')),
     }
 }
 

@@ -109,7 +109,11 @@ impl<S: Storage> Engine<S> {
             self.broker.add_queue(recovered.start, recovered.end, &recovered.gaps, &recovered.gone);
         let mut groups = BTreeMap::new();
         for (group, position) in recovered.groups {
-            let state = GroupState { settled: position.settled, handed: position.handed };
+            let state = GroupState {
+                settled: position.settled,
+                handed: position.handed,
+                ..GroupState::default()
+            };
             let file = log.find_group(&group).expect("a recovered group has a journal");
             match self.broker.add_group(key, &group, Some(state)) {
                 Ok(group) => {

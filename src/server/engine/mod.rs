@@ -300,6 +300,8 @@ impl<S: Storage> Engine<S> {
                     }
                 }
                 Output::Quiet { queue } => self.quiet(queue),
+                // Nothing makes these yet.
+                Output::Dying { .. } | Output::Holder { .. } => {}
             }
         }
     }

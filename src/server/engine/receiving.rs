@@ -1,7 +1,7 @@
 //! From OPEN_RECEIVE over CREDIT to ACK and RELEASE, and the end of any channel.
 
 use crate::batch::Place;
-use crate::broker::{GroupKey, Mode, Refusal};
+use crate::broker::{self, GroupKey, Mode, Refusal};
 use crate::limits;
 use crate::log::storage::Storage;
 use crate::log::{GroupFile, GroupPosition, LogError};
@@ -81,8 +81,9 @@ impl<S: Storage> Engine<S> {
             let end = self.broker.visible_end(key);
             open.until.filter(|_| resumed).map_or(end, |until| until.min(end))
         });
+        let kind = broker::Kind { mode, until, ..broker::Kind::TAKE };
         let holding: &[OffsetRange] = if resumed { &open.holding } else { &[] };
-        let (consumer, mut kept) = self.broker.add_consumer(key, group, mode, until, holding);
+        let (consumer, mut kept) = self.broker.add_consumer(key, group, kind, holding);
         if kept.len() > limits::RANGES_PER_FRAME_MAX {
             // More pieces than a frame can name are given back.
             let rest = kept.split_off(limits::RANGES_PER_FRAME_MAX);
