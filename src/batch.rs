@@ -49,10 +49,14 @@
 //! the annex. A new flag bit that old readers must not ignore, or a change to the header: raise
 //! `FORMAT_VERSION` of the log and keep the decoder of the version before.
 
+mod traits;
+
 use crate::limits;
 use crate::units::{
     Count, Epoch, Offset, Position, ProducerId, QueueId, SegmentNumber, Sequence, WallTime,
 };
+
+pub use traits::{NotBefore, Traits, check_messages};
 
 /// Bytes of a batch header.
 pub const HEADER_BYTES: usize = 64;
@@ -300,45 +304,29 @@ impl BatchHeader {
         if !self.has(flags::ANNEX) {
             return Ok(payload);
         }
-        let bad = BatchError::Messages("the annex does not fit");
+        self.split_annex(payload)
+            .map(|(_, messages)| messages)
+            .ok_or(BatchError::Messages("the annex does not fit"))
+    }
+
+    /// The annex that the payload begins with, if there is one and it fits.
+    #[must_use]
+    pub fn annex<'a>(&self, payload: &'a [u8]) -> Option<&'a [u8]> {
+        self.has(flags::ANNEX).then(|| self.split_annex(payload))?.map(|(annex, _)| annex)
+    }
+
+    fn split_annex<'a>(&self, payload: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
         if payload.len() < 4 {
-            return Err(bad);
+            return None;
         }
-        payload.get(4 + u32_at(payload, 0) as usize..).ok_or(bad)
+        payload[4..].split_at_checked(u32_at(payload, 0) as usize)
     }
 }
 
-/// Checks that `payload` holds exactly `count` messages in this framing, as a server must before
-/// it stores what a peer announced.
-///
-/// # Errors
-/// [`BatchError::Messages`] with what is wrong.
-pub fn check_messages(framing: Framing, payload: &[u8], count: u32) -> Result<(), BatchError> {
-    match framing {
-        Framing::Delimited(delimiter) => {
-            if payload.last() != Some(&delimiter) {
-                return Err(BatchError::Messages("the last delimiter is missing"));
-            }
-            if memchr::memchr_iter(delimiter, payload).count() != count as usize {
-                return Err(BatchError::Messages("the count of delimiters differs"));
-            }
-            Ok(())
-        }
-        Framing::Records => {
-            let mut found = 0u32;
-            let mut rest = payload;
-            while !rest.is_empty() {
-                let (record, behind) = Record::decode(rest)?;
-                record.attributes().try_for_each(|a| a.map(|_| ()))?;
-                rest = behind;
-                found += 1;
-            }
-            if found != count || found == 0 {
-                return Err(BatchError::Messages("the count of records differs"));
-            }
-            Ok(())
-        }
-    }
+/// Appends an annex, as a payload with [`flags::ANNEX`] begins with it.
+pub fn push_annex(out: &mut Vec<u8>, annex: &[u8]) {
+    out.extend_from_slice(&(annex.len() as u32).to_le_bytes());
+    out.extend_from_slice(annex);
 }
 
 /// Bytes in front of a record's attributes.
@@ -547,20 +535,12 @@ mod tests {
     }
 
     #[test]
-    fn announced_messages_are_counted() {
-        let lines = Framing::Delimited(b'\n');
-        assert_eq!(check_messages(lines, b"a\n\nb\n", 3), Ok(()));
-        assert!(check_messages(lines, b"a\nb", 2).is_err());
-        assert!(check_messages(lines, b"a\nb\n", 3).is_err());
-        assert!(check_messages(lines, b"", 0).is_err());
+    fn bodies_are_found_in_order() {
         let mut records = Vec::new();
         let mut attributes = Vec::new();
         push_attribute(&mut attributes, tags::KEY, b"k");
         Record { attribute_bytes: &attributes, body: b"a\nb" }.encode(&mut records);
         Record { attribute_bytes: &[], body: b"" }.encode(&mut records);
-        assert_eq!(check_messages(Framing::Records, &records, 2), Ok(()));
-        assert!(check_messages(Framing::Records, &records, 1).is_err());
-        assert!(check_messages(Framing::Records, &records[..records.len() - 1], 2).is_err());
         let bodies: Vec<&[u8]> = bodies(Framing::Records, &records).collect();
         assert_eq!(bodies, [b"a\nb".as_slice(), b""]);
     }

@@ -114,6 +114,10 @@ pub const PRODUCER_RETRY: Micros = Micros::from_secs(600);
 /// Bytes of an annex: what a named producer says with its batch, kept with its sequence.
 pub const ANNEX_BYTES_MAX: usize = 16 * KIB;
 
+/// Producers with a name that one queue remembers. None is ever forgotten: at the bound another
+/// is refused. With their annexes they take at most 64 MiB, as a rule a few KiB.
+pub const NAMED_PRODUCERS_PER_QUEUE_MAX: usize = 4096;
+
 /// Attempts after which a message is a dead letter, unless the queue says otherwise.
 pub const DELIVERY_LIMIT_DEFAULT: u32 = 20;
 

@@ -10,8 +10,8 @@ use std::path::Path;
 
 use mq::batch::{Framing, Record};
 use mq::log::{
-    AppendError, Boot, CheckBound, Found, GroupPosition, Judgement, LogError, NewBatch, Options,
-    check, list_queues, remove_queue, sweep_removed,
+    AppendError, Boot, CheckBound, Found, GroupPosition, Judgement, LogError, NewBatch, NewChain,
+    Options, Select, check, list_queues, remove_queue, sweep_removed,
 };
 use mq::units::{
     Bytes, Epoch, Micros, Name, Offset, OffsetRange, ProducerId, Sequence, SyncPolicy, WallTime,
@@ -97,7 +97,8 @@ fn acks_and_groups_come_back() {
     let disk = bench.disk.clone();
     drop(bench);
     let (bench, recovered) = Bench::open(disk, KILLED, &small()).unwrap();
-    let position = GroupPosition { settled: vec![range(0, 6)], handed: Offset(9) };
+    let position =
+        GroupPosition { settled: vec![range(0, 6)], handed: Offset(9), ..GroupPosition::default() };
     assert_eq!(recovered.groups, [(Name::new("g").unwrap(), position)]);
     assert!(bench.log.find_group(&Name::new("g").unwrap()).is_some());
 }
@@ -233,7 +234,7 @@ fn course(bench: &mut Bench) -> Result<Vec<(u64, String)>, String> {
                     bench.run(0);
                 }
                 Err(AppendError::Full { .. }) => break,
-                Err(AppendError::Failed(why)) => return Err(why),
+                Err(error) => return Err(error.to_string()),
             }
         }
         bench.settle();
@@ -242,7 +243,11 @@ fn course(bench: &mut Bench) -> Result<Vec<(u64, String)>, String> {
         }
         if let Some(group) = bench.log.find_group(&Name::new("g").unwrap()) {
             let range = OffsetRange::new(Offset(0), bench.log.visible_end());
-            let state = || GroupPosition { settled: vec![range], handed: range.end };
+            let state = || GroupPosition {
+                settled: vec![range],
+                handed: range.end,
+                ..GroupPosition::default()
+            };
             let _ = bench.log.acked(group, &[range], range.end, state);
             for (number, _) in bench.log.segment_extents(&[range]) {
                 bench.log.drop_segment(number);
@@ -364,7 +369,10 @@ fn dropped_segments_stay_dropped() {
     assert!(bench.disk.used() < before);
     let end = segments[2].1.end;
     assert_eq!(bench.log.start(), end);
-    assert!(matches!(bench.log.locate(Offset(0), Offset(1), 1), Err(LogError::Gone(_))));
+    assert!(matches!(
+        bench.log.locate(Offset(0), Offset(1), 1, &Select::default()),
+        Err(LogError::Gone(_))
+    ));
     let disk = bench.disk.clone();
     drop(bench);
     disk.crash();
@@ -421,7 +429,7 @@ fn log_works_on_a_real_disk() {
             }
         }
         assert_eq!(log.visible_end(), end);
-        let found = log.locate(Offset(end.0 - 40_000), end, 1 << 20).unwrap();
+        let found = log.locate(Offset(end.0 - 40_000), end, 1 << 20, &Select::default()).unwrap();
         let Found::Whole { file, place, bytes, .. } = found else { panic!("not whole") };
         let mut buffer = vec![0; bytes as usize];
         assert_eq!(file.read_at(&mut buffer, place.position).unwrap() as u64, bytes);
@@ -546,8 +554,8 @@ fn producers_are_known_after_a_restart() {
         bench.settle();
     }
     let named = ProducerId(9);
-    let (epoch, sequence) = bench.log.open_producer(bench.now, WallTime(1), named).unwrap();
-    assert_eq!((epoch, sequence), (Epoch(1), Sequence(0)));
+    let opened = bench.log.open_producer(bench.now, WallTime(1), named).unwrap();
+    assert_eq!((opened.epoch, opened.sequence, opened.annex), (Epoch(1), Sequence(0), None));
     bench.settle();
     assert_eq!(bench.log.durable_bytes(), bench.log.written_bytes());
     let disk = bench.disk.clone();
@@ -587,8 +595,7 @@ fn chain_is_visible_whole_or_not_at_all() {
     for part in record(3 << 20).chunks(1 << 20) {
         staging.push(part).unwrap();
     }
-    let nobody = (ProducerId(0), Sequence(0), Epoch(0));
-    bench.log.append_chain(WallTime(1), &staging, nobody.0, nobody.1, nobody.2).unwrap();
+    bench.log.append_chain(WallTime(1), &staging, &NewChain::default()).unwrap();
     assert_eq!(bench.try_append(&["b".to_owned()]), Err(AppendError::NotYet));
     bench.collect();
     // Killed within the third of four writes.
@@ -618,14 +625,13 @@ fn chain_is_read_back_and_survives() {
     for part in record(3 << 20).chunks(700_000) {
         staging.push(part).unwrap();
     }
-    let nobody = (ProducerId(0), Sequence(0), Epoch(0));
-    bench.log.append_chain(WallTime(1), &staging, nobody.0, nobody.1, nobody.2).unwrap();
+    bench.log.append_chain(WallTime(1), &staging, &NewChain::default()).unwrap();
     bench.settle();
     let range = OffsetRange::new(Offset(1), Offset(2));
     assert!(bench.progress.iter().any(|progress| progress.chain == Some(Ok(range))));
     bench.append(&["after"]);
     bench.settle();
-    let found = bench.log.locate(Offset(1), Offset(3), 100).unwrap();
+    let found = bench.log.locate(Offset(1), Offset(3), 100, &Select::default()).unwrap();
     assert!(
         matches!(found, Found::Chain { ref parts, end, .. } if parts.len() == 4 && end == Offset(2))
     );
@@ -681,7 +687,8 @@ fn cutting_one_by_one_reads_a_batch_once() {
     bench.settle();
     let (mut reads, mut bytes) = (disk.traffic().0, Bytes(0));
     for n in 0..2000 {
-        let found = bench.log.locate(Offset(n), Offset(n + 1), 1 << 20).unwrap();
+        let found =
+            bench.log.locate(Offset(n), Offset(n + 1), 1 << 20, &Select::default()).unwrap();
         let Found::Cut { bytes: cut, end } = found else { panic!("not cut") };
         assert_eq!(end, Offset(n + 1));
         bytes.0 += cut.len() as u64;

@@ -34,6 +34,19 @@ pub struct NewBatch<'a> {
     pub epoch: Epoch,
 }
 
+/// A large message to append. Its record has been checked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NewChain {
+    /// [`flags::SELECTIVE`] or nothing.
+    pub flags: u16,
+    /// Who sent it; 0 for nobody who counts.
+    pub producer: ProducerId,
+    /// The producer's sequence of the message.
+    pub sequence: Sequence,
+    /// The producer's epoch.
+    pub epoch: Epoch,
+}
+
 /// Room that is kept free behind the last batch, so that going idle and an orderly stop can
 /// always write their mark.
 const MARK_ROOM: u64 = batch::HEADER_BYTES as u64;
@@ -61,31 +74,10 @@ impl<S: Storage> Log<S> {
         self.make_room(bytes)?;
         let header = self.header(wall, batch);
         self.write(&header, batch.payload)?;
-        self.wrote(now, &header, header.length());
+        self.wrote(now, &header, header.length(), batch.payload);
         // A batch without messages that names a producer must outlive a crash like any other.
         self.needs_mark = true;
         Ok(OffsetRange::new(header.offset, header.end()))
-    }
-
-    /// Opens a named producer: raises its epoch, which fences off older instances of it, and
-    /// returns the epoch. It holds once what is written now is durable
-    /// ([`written_bytes`](Log::written_bytes)); a sync is asked for.
-    ///
-    /// # Errors
-    /// See [`AppendError`].
-    pub fn open_producer(
-        &mut self,
-        now: Monotonic,
-        wall: WallTime,
-        producer: ProducerId,
-    ) -> Result<(Epoch, Sequence), AppendError> {
-        assert!(producer != ProducerId(0), "nobody has no epoch");
-        let (epoch, sequence) = self.producers.last(producer).unwrap_or_default();
-        let epoch = Epoch(epoch.0.saturating_add(1));
-        let opening = NewBatch { producer, sequence, epoch, ..mark() };
-        self.append(now, wall, &opening)?;
-        self.want_durable();
-        Ok((epoch, sequence))
     }
 
     /// Appends a large message that was staged: a job copies it into the log, as a chain of
@@ -99,17 +91,17 @@ impl<S: Storage> Log<S> {
         &mut self,
         wall: WallTime,
         staging: &Staging<S>,
-        producer: ProducerId,
-        sequence: Sequence,
-        epoch: Epoch,
+        chain: &NewChain,
     ) -> Result<(), AppendError> {
         assert!(staging.bytes() > 0, "a record has a header");
         self.admit()?;
         let bytes = chain_bytes(staging.bytes());
         self.roll_if_full(bytes, 1)?;
         self.make_room(bytes)?;
-        let last = NewBatch { framing: Framing::Records, producer, sequence, epoch, ..mark() };
-        let header = BatchHeader { flags: 0, count: 1, ..self.header(wall, &last) };
+        let NewChain { flags, producer, sequence, epoch } = *chain;
+        assert!(flags & !batch::flags::SELECTIVE == 0, "the log makes the chain");
+        let last = NewBatch { flags, producer, sequence, epoch, ..mark() };
+        let header = BatchHeader { count: 1, ..self.header(wall, &last) };
         self.chain_running = true;
         self.chores.chain = Some(Job {
             queue: self.id(),
@@ -139,7 +131,7 @@ impl<S: Storage> Log<S> {
             let reason = failure.to_string();
             return Err(self.undo_write(reason, failure.is_full()));
         }
-        self.wrote(now, header, bytes);
+        self.wrote(now, header, bytes, &[]);
         self.needs_mark = true;
         Ok(OffsetRange::new(header.offset, header.end()))
     }
@@ -149,7 +141,7 @@ impl<S: Storage> Log<S> {
         self.admit()?;
         let header = self.header(self.time, &mark());
         self.write(&header, &[])?;
-        self.wrote(now, &header, header.length());
+        self.wrote(now, &header, header.length(), &[]);
         self.needs_mark = false;
         self.syncs.want_all();
         Ok(())
@@ -218,7 +210,7 @@ impl<S: Storage> Log<S> {
     }
 
     /// A batch (or a whole chain) of `bytes` stands behind the others.
-    fn wrote(&mut self, now: Monotonic, header: &BatchHeader, bytes: u64) {
+    fn wrote(&mut self, now: Monotonic, header: &BatchHeader, bytes: u64, payload: &[u8]) {
         let active = &mut self.active;
         if active.is_empty() {
             active.time_first = header.time;
@@ -232,7 +224,7 @@ impl<S: Storage> Log<S> {
         self.last_write = now;
         self.chores.mark_failed = false;
         self.syncs.wrote(now, bytes);
-        self.producers.note(header);
+        self.producers.note(header, header.annex(payload));
         if self.policy != SyncPolicy::Always {
             self.visible_end = header.end();
         }
@@ -338,7 +330,7 @@ impl<S: Storage> Log<S> {
 }
 
 /// A batch without messages.
-fn mark() -> NewBatch<'static> {
+pub(super) fn mark() -> NewBatch<'static> {
     NewBatch {
         framing: Framing::Records,
         flags: flags::MARK,

@@ -98,6 +98,12 @@ pub enum AppendError {
         /// What the system said, or that the reserve would be touched.
         reason: String,
     },
+    /// The queue remembers as many named producers as it can, and forgets none.
+    #[error(
+        "the queue knows its limit of {} named producers",
+        crate::limits::NAMED_PRODUCERS_PER_QUEUE_MAX
+    )]
+    TooManyProducers,
     /// The log stopped accepting writes for good, because of this.
     #[error("the log stopped accepting writes: {0}")]
     Failed(String),

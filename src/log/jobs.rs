@@ -347,7 +347,7 @@ fn copy_chain<S: Storage>(work: &ChainWork<S>) -> Result<(), Failure> {
         let last = done == work.bytes;
         let header = BatchHeader {
             payload_bytes: length as u32,
-            flags: flags::CHAIN | if last { flags::CHAIN_END } else { 0 },
+            flags: work.header.flags | flags::CHAIN | if last { flags::CHAIN_END } else { 0 },
             count: u32::from(last),
             payload_crc: batch::checksum(part),
             ..work.header

@@ -1,5 +1,5 @@
-//! The ack journal of one group: which messages it settled, and up to where messages were
-//! handed out.
+//! The ack journal of one group: which messages it settled, up to where messages were handed out,
+//! and what was tried or leased beyond a connection.
 //!
 //! Records are facts: each stays true, in any order and however often it is read. So one that a
 //! power loss took back means a redelivery, and nothing else. A record below the journal's own
@@ -13,26 +13,19 @@ use std::sync::Arc;
 
 use super::error::{Doing, LogError};
 use super::files;
-use super::record::{Fact, HEADER_BYTES, RECORD_BYTES, Replay, encode_state, push_record};
+use super::position::{GroupFact, GroupPosition};
+use super::record::{
+    Fact, HEADER_BYTES, RECORD_BYTES, Replay, encode_state, push_facts, push_record,
+};
 use super::storage::{Storage, StorageFile};
 use crate::limits;
 use crate::units::{Bytes, Monotonic, Name, Offset, OffsetRange, Position, QueueId};
 
-/// What a group's journal keeps: everything that outlives a restart.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct GroupPosition {
-    /// The settled offsets: disjoint ranges, in order.
-    pub settled: Vec<OffsetRange>,
-    /// Below this, messages may have been handed out before.
-    pub handed: Offset,
-}
-
-impl GroupPosition {
-    /// The offset behind the last one that the group has seen.
-    pub(super) fn seen(&self) -> Offset {
-        self.settled.last().map_or(self.handed, |range| range.end.max(self.handed))
-    }
-}
+/// How much of what was noted to a group: grows with each note. What
+/// [`want_group_durable`](super::Log::want_group_durable) gave is durable once
+/// [`group_durable`](super::Log::group_durable) has reached it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GroupMark(u64);
 
 /// One file of a journal: the one in force, or the one that replaces it.
 struct Sheet<F> {
@@ -48,9 +41,29 @@ struct Sheet<F> {
     cut: bool,
     /// It was cut off since the last sync began.
     unsynced_cut: bool,
+    /// Everything noted up to here is written in it.
+    noted: GroupMark,
+    /// Facts were lost to a full disk: from there on it is not complete.
+    incomplete: bool,
 }
 
 impl<F> Sheet<F> {
+    /// A file that holds so many bytes of records.
+    fn new(file: Arc<F>, generation: u64, position: u64) -> Sheet<F> {
+        Sheet {
+            file,
+            generation,
+            position,
+            allocated: position,
+            step: limits::JOURNAL_ALLOCATE_BYTES_MIN,
+            synced: 0,
+            cut: false,
+            unsynced_cut: false,
+            noted: GroupMark(0),
+            incomplete: false,
+        }
+    }
+
     fn records(&self) -> u32 {
         ((self.position - HEADER_BYTES) / RECORD_BYTES) as u32
     }
@@ -58,7 +71,7 @@ impl<F> Sheet<F> {
 
 impl<F: StorageFile> Sheet<F> {
     /// Writes facts behind the last record. After an error nothing of them counts.
-    fn write(&mut self, queue: QueueId, facts: &[Fact]) -> std::io::Result<()> {
+    fn write(&mut self, queue: QueueId, facts: &[Fact], noted: GroupMark) -> std::io::Result<()> {
         let mut bytes = Vec::with_capacity(facts.len() * RECORD_BYTES as usize);
         for fact in facts {
             let position = self.position + bytes.len() as u64;
@@ -68,9 +81,13 @@ impl<F: StorageFile> Sheet<F> {
         if let Err(error) = self.file.write_all_at(&[&bytes], Position(self.position)) {
             self.cut = true;
             self.cut_off();
+            self.incomplete = true;
             return Err(error);
         }
         self.position += bytes.len() as u64;
+        if !self.incomplete {
+            self.noted = noted;
+        }
         Ok(())
     }
 
@@ -116,8 +133,14 @@ pub(super) struct Journal<S: Storage> {
     alive: u64,
     /// A compaction failed for want of space: not tried again below this size.
     compact_at: u64,
-    /// Facts were lost to a full disk: the state has to be written whole.
-    incomplete: bool,
+    /// What a seek asks for, while an older sheet is being installed; and what was noted since.
+    reset: Option<(GroupPosition, Vec<Fact>)>,
+    /// Whether `next` is a seek rather than the same state written anew.
+    resetting: bool,
+    noted: GroupMark,
+    durable: GroupMark,
+    /// Must be durable soon.
+    wanted: GroupMark,
     /// Whether a record was written since the last sync was asked for.
     dirty: bool,
     /// Since when that is so, as the log first noticed.
@@ -129,6 +152,8 @@ pub(super) struct Journal<S: Storage> {
 pub(super) struct SyncPoint {
     records: u32,
     next_records: Option<u32>,
+    noted: GroupMark,
+    next_noted: GroupMark,
 }
 
 impl<S: Storage> Journal<S> {
@@ -142,22 +167,35 @@ impl<S: Storage> Journal<S> {
     ) -> Result<Journal<S>, LogError> {
         let path = files::journal_path(dir, name);
         let sheet = write_sheet(storage, &path, queue, name, 1, state)?;
-        let alive = sheet.position;
-        Ok(Journal {
-            name: name.clone(),
+        Ok(Journal::with(path, queue, name.clone(), sheet, state.handed))
+    }
+
+    fn with(
+        path: PathBuf,
+        queue: QueueId,
+        name: Name,
+        sheet: Sheet<S::File>,
+        handed: Offset,
+    ) -> Journal<S> {
+        Journal {
+            name,
             path,
             queue,
+            alive: sheet.position,
             sheet,
             next: None,
             installed: false,
             installing: false,
-            handed: state.handed,
-            alive,
+            handed,
             compact_at: limits::JOURNAL_COMPACT_BYTES,
-            incomplete: false,
+            reset: None,
+            resetting: false,
+            noted: GroupMark(0),
+            durable: GroupMark(0),
+            wanted: GroupMark(0),
             dirty: false,
             dirty_since: None,
-        })
+        }
     }
 
     /// The journal as it was found at a start.
@@ -169,30 +207,13 @@ impl<S: Storage> Journal<S> {
         replay: Replay,
     ) -> Journal<S> {
         let sheet = Sheet {
-            file: Arc::new(file),
-            generation: replay.generation,
-            position: replay.position,
-            allocated: replay.position,
-            step: limits::JOURNAL_ALLOCATE_BYTES_MIN,
             synced: replay.synced,
-            cut: false,
-            unsynced_cut: false,
+            ..Sheet::new(Arc::new(file), replay.generation, replay.position)
         };
-        Journal {
-            name,
-            path,
-            queue,
-            sheet,
-            next: None,
-            installed: true,
-            installing: false,
-            handed: replay.state.handed,
-            alive: HEADER_BYTES + (replay.state.settled.len() as u64 + 1) * RECORD_BYTES,
-            compact_at: limits::JOURNAL_COMPACT_BYTES,
-            incomplete: false,
-            dirty: false,
-            dirty_since: None,
-        }
+        let mut journal = Journal::with(path, queue, name, sheet, replay.state.handed);
+        journal.installed = true;
+        journal.alive = HEADER_BYTES + replay.alive * RECORD_BYTES;
+        journal
     }
 
     /// After an unclean stop. What is above the mark is written anew, as pages that a failed
@@ -203,15 +224,10 @@ impl<S: Storage> Journal<S> {
             let state = &replay.state;
             let (bytes, records) = encode_state(self.queue, &self.name, generation, state);
             files::replace(storage, &self.path, &bytes)?;
+            let file = storage.open(&self.path).doing("opening", &self.path)?;
             self.sheet = Sheet {
-                file: Arc::new(storage.open(&self.path).doing("opening", &self.path)?),
-                generation,
-                position: bytes.len() as u64,
-                allocated: bytes.len() as u64,
-                step: limits::JOURNAL_ALLOCATE_BYTES_MIN,
                 synced: records as u32,
-                cut: false,
-                unsynced_cut: false,
+                ..Sheet::new(Arc::new(file), generation, bytes.len() as u64)
             };
             return Ok(());
         }
@@ -243,25 +259,36 @@ impl<S: Storage> Journal<S> {
         if handed > self.handed {
             facts.push(Fact::Handed(handed));
         }
-        if facts.is_empty() {
-            return Ok(());
-        }
-        self.dirty = true;
         self.write(&facts)?;
         self.handed = self.handed.max(handed);
         Ok(())
     }
 
+    /// Writes what became true of the group.
+    ///
+    /// # Errors
+    /// As for [`note`](Journal::note).
+    pub fn note_facts(&mut self, facts: &[GroupFact]) -> Result<(), LogError> {
+        let mut records = Vec::with_capacity(facts.len());
+        facts.iter().for_each(|fact| push_facts(&mut records, *fact));
+        self.write(&records)
+    }
+
     fn write(&mut self, facts: &[Fact]) -> Result<(), LogError> {
-        let mut result = self.sheet.write(self.queue, facts);
+        if facts.is_empty() {
+            return Ok(());
+        }
+        self.dirty = true;
+        self.noted.0 += 1;
+        if let Some((_, since)) = &mut self.reset {
+            since.extend(facts);
+        }
+        let mut result = self.sheet.write(self.queue, facts, self.noted);
         if let Some(next) = &mut self.next {
-            result = result.and(next.write(self.queue, facts));
+            result = result.and(next.write(self.queue, facts, self.noted));
         }
         match result {
-            Err(error) if super::error::is_full(&error) => {
-                self.incomplete = true;
-                Ok(())
-            }
+            Err(error) if super::error::is_full(&error) => Ok(()),
             Err(source) => {
                 Err(LogError::Io { doing: "writing acks to", path: self.path.clone(), source })
             }
@@ -272,25 +299,66 @@ impl<S: Storage> Journal<S> {
     /// Whether the whole state should be written anew.
     pub fn wants_compaction(&self) -> bool {
         let large = self.sheet.position > self.compact_at.max(2 * self.alive);
-        (large || self.incomplete) && self.installed && self.next.is_none()
+        (large || self.sheet.incomplete) && self.may_rewrite()
+    }
+
+    fn may_rewrite(&self) -> bool {
+        self.installed && self.next.is_none() && self.reset.is_none()
     }
 
     /// Writes the whole state to a new sheet; a job installs it.
     pub fn compact(&mut self, storage: &S, state: &GroupPosition) -> Result<(), LogError> {
-        let generation = self.sheet.generation + 1;
-        match write_sheet(storage, &self.path, self.queue, &self.name, generation, state) {
-            Ok(sheet) => {
-                self.next = Some(sheet);
-                self.incomplete = false;
-                Ok(())
-            }
+        match self.begin_next(storage, state) {
             Err(LogError::Io { source, .. }) if super::error::is_full(&source) => {
                 // The old journal is still good; it may grow until there is room.
                 self.compact_at = self.sheet.position + limits::JOURNAL_COMPACT_BYTES;
                 Ok(())
             }
-            Err(error) => Err(error),
+            other => other,
         }
+    }
+
+    fn begin_next(&mut self, storage: &S, state: &GroupPosition) -> Result<(), LogError> {
+        let generation = self.sheet.generation + 1;
+        let mut next = write_sheet(storage, &self.path, self.queue, &self.name, generation, state)?;
+        next.noted = self.noted;
+        self.next = Some(next);
+        Ok(())
+    }
+
+    /// From now on the group is where `state` says, whatever was noted before; a job installs
+    /// that.
+    ///
+    /// # Errors
+    /// What the system says; then nothing has changed.
+    pub fn reset(&mut self, storage: &S, state: &GroupPosition) -> Result<(), LogError> {
+        self.handed = state.handed;
+        if !self.may_rewrite() {
+            self.reset = Some((state.clone(), Vec::new()));
+            return Ok(());
+        }
+        self.noted.0 += 1;
+        self.begin_next(storage, state)?;
+        self.resetting = true;
+        Ok(())
+    }
+
+    /// Goes on with a reset that waited for an older sheet.
+    ///
+    /// # Errors
+    /// What the system says; it still waits then.
+    pub fn reset_waiting(&mut self, storage: &S) -> Result<(), LogError> {
+        if !self.installed || self.next.is_some() {
+            return Ok(());
+        }
+        let Some((state, since)) = self.reset.take() else { return Ok(()) };
+        self.noted.0 += 1;
+        if let Err(error) = self.begin_next(storage, &state) {
+            self.reset = Some((state, since));
+            return Err(error);
+        }
+        self.resetting = true;
+        self.write(&since)
     }
 
     /// The file that waits for its installation, with what will be durable in it then.
@@ -302,8 +370,8 @@ impl<S: Storage> Journal<S> {
         Some((sheet.file.clone(), self.sync_point()))
     }
 
-    /// The new sheet stands under the journal's name, durably.
-    pub fn installed(&mut self, point: SyncPoint) {
+    /// The new sheet stands under the journal's name, durably. Whether it is that of a reset.
+    pub fn installed(&mut self, point: SyncPoint) -> bool {
         self.installing = false;
         self.installed = true;
         match self.next.take() {
@@ -312,22 +380,43 @@ impl<S: Storage> Journal<S> {
                 self.alive = next.position;
                 self.compact_at = limits::JOURNAL_COMPACT_BYTES;
                 self.sheet = next;
+                self.durable = self.durable.max(point.next_noted);
             }
-            None => self.sheet.synced = point.records,
+            None => {
+                self.sheet.synced = point.records;
+                self.durable = self.durable.max(point.noted);
+            }
         }
+        std::mem::take(&mut self.resetting)
     }
 
-    /// The installation failed for want of space.
+    /// The installation failed for want of space. A reset is tried again.
     pub fn install_failed(&mut self) {
         self.installing = false;
-        if self.next.take().is_some() {
+        if !self.resetting && self.next.take().is_some() {
             self.compact_at = self.sheet.position + limits::JOURNAL_COMPACT_BYTES;
         }
     }
 
     /// Whether every fact is written, though perhaps not synced.
     pub fn is_complete(&self) -> bool {
-        !self.incomplete
+        !self.sheet.incomplete
+    }
+
+    /// Everything noted so far must become durable soon.
+    pub fn want_durable(&mut self) -> GroupMark {
+        self.wanted = self.noted;
+        self.wanted
+    }
+
+    /// Up to where what was noted is durable.
+    pub fn durable(&self) -> GroupMark {
+        self.durable
+    }
+
+    /// Whether someone waits for a sync.
+    pub fn wants_sync(&self) -> bool {
+        self.wanted > self.durable && self.dirty
     }
 
     /// Whether anything waits for a sync.
@@ -339,7 +428,7 @@ impl<S: Storage> Journal<S> {
     pub fn is_durable(&self) -> bool {
         let sheet = &self.sheet;
         let clean = !sheet.cut && !sheet.unsynced_cut && sheet.synced == sheet.records();
-        self.installed && self.next.is_none() && clean
+        self.may_rewrite() && clean
     }
 
     /// The files to sync so that every record so far is durable, whichever of them is in force
@@ -366,6 +455,8 @@ impl<S: Storage> Journal<S> {
         SyncPoint {
             records: self.sheet.records(),
             next_records: self.next.as_ref().map(Sheet::records),
+            noted: self.sheet.noted,
+            next_noted: self.next.as_ref().map_or(self.sheet.noted, |next| next.noted),
         }
     }
 
@@ -376,9 +467,11 @@ impl<S: Storage> Journal<S> {
         if let (Some(next), Some(records)) = (&mut self.next, point.next_records) {
             next.synced = next.synced.max(records);
         }
+        // Either file may be the one in force after a crash.
+        self.durable = self.durable.max(point.noted.min(point.next_noted));
         if say_so && self.sheet.records() == point.records && self.next.is_none() {
             // Only a hint: without it more is written anew at the next start.
-            let _ = self.sheet.write(self.queue, &[Fact::Mark]);
+            let _ = self.sheet.write(self.queue, &[Fact::Mark], self.noted);
         }
     }
 
@@ -423,13 +516,7 @@ fn write_sheet<S: Storage>(
         source,
     })?;
     Ok(Sheet {
-        file: Arc::new(file),
-        generation,
-        position: HEADER_BYTES + records * RECORD_BYTES,
         allocated,
-        step: limits::JOURNAL_ALLOCATE_BYTES_MIN,
-        synced: 0,
-        cut: false,
-        unsynced_cut: false,
+        ..Sheet::new(Arc::new(file), generation, HEADER_BYTES + records * RECORD_BYTES)
     })
 }

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::cut::{CutRun, Fate, Select, Wanted};
 use super::error::{Damage, LogError, corrupt};
 use super::jobs::{Job, Work};
 use super::log::Log;
@@ -44,6 +45,16 @@ pub enum Found<S: Storage> {
         /// The place and the bytes of each batch.
         parts: Vec<(Place, u64)>,
         /// The offset behind the message.
+        end: Offset,
+    },
+    /// The messages from the first that was asked for on have expired.
+    Expired {
+        /// The offset behind the last of them.
+        end: Offset,
+    },
+    /// The messages from the first that was asked for on are for another group only.
+    NotOurs {
+        /// The offset behind the last of them.
         end: Offset,
     },
     /// Reading would wait for the disk: run the job, complete it, then ask again.
@@ -123,7 +134,7 @@ pub(super) struct Target<S: Storage> {
 }
 
 /// Headers of one segment, read through a window.
-struct Walk<'a, F> {
+pub(super) struct Walk<'a, F> {
     queue: QueueId,
     number: SegmentNumber,
     file: &'a F,
@@ -134,7 +145,20 @@ struct Walk<'a, F> {
     last_bytes: u64,
 }
 
-impl<F: StorageFile> Walk<'_, F> {
+impl<'a, F: StorageFile> Walk<'a, F> {
+    pub fn new<S: Storage<File = F>>(queue: QueueId, target: &'a Target<S>) -> Walk<'a, F> {
+        Walk {
+            queue,
+            number: target.number,
+            file: &*target.file,
+            end: target.end,
+            window: [0; WINDOW_BYTES],
+            start: 0,
+            filled: 0,
+            last_bytes: 0,
+        }
+    }
+
     fn place(&self, position: u64) -> Place {
         Place { queue: self.queue, segment: self.number, position: Position(position) }
     }
@@ -169,17 +193,17 @@ impl<F: StorageFile> Walk<'_, F> {
 enum Walked {
     Whole { position: u64, bytes: u64, end: Offset },
     Inside { position: u64, header: BatchHeader },
-    Chain { parts: Vec<(Place, u64)>, end: Offset },
+    Chain { parts: Vec<(Place, u64)>, first: BatchHeader, end: Offset },
 }
 
 /// Why a walk ended without finding anything.
-enum Lost {
+pub(super) enum Lost {
     Io(std::io::Error),
     Damage { position: u64, what: String },
 }
 
 impl<F: StorageFile> Walk<'_, F> {
-    fn checked(&mut self, position: u64, at_least: Offset) -> Result<BatchHeader, Lost> {
+    pub fn checked(&mut self, position: u64, at_least: Offset) -> Result<BatchHeader, Lost> {
         if position >= self.end {
             let what = "the segment ends in front of the message".to_owned();
             return Err(Lost::Damage { position, what });
@@ -201,7 +225,9 @@ impl<F: StorageFile> Walk<'_, F> {
         from: Offset,
         limit: Offset,
         max_bytes: u64,
+        picky: bool,
     ) -> Result<Walked, Lost> {
+        let selective = |header: &BatchHeader| picky && header.has(flags::SELECTIVE);
         let mut expected = Offset(0);
         let header = loop {
             let header = self.checked(position, expected)?;
@@ -218,7 +244,7 @@ impl<F: StorageFile> Walk<'_, F> {
         if header.has(flags::CHAIN) {
             return self.chain(position, header);
         }
-        if header.offset < from || header.end() > limit {
+        if header.offset < from || header.end() > limit || selective(&header) {
             return Ok(Walked::Inside { position, header });
         }
         let (start, mut bytes, mut end) = (position, header.length(), header.end());
@@ -232,7 +258,8 @@ impl<F: StorageFile> Walk<'_, F> {
             if header.count == 0 && !header.has(flags::CHAIN) {
                 continue;
             }
-            if header.has(flags::CHAIN) || header.end() > limit || behind - start > max_bytes {
+            let more = header.end() <= limit && behind - start <= max_bytes;
+            if header.has(flags::CHAIN) || !more || selective(&header) {
                 break;
             }
             (bytes, end) = (behind - start, header.end());
@@ -251,7 +278,7 @@ impl<F: StorageFile> Walk<'_, F> {
             parts.push((self.place(position), header.length()));
             position += header.length();
             if header.has(flags::CHAIN_END) {
-                return Ok(Walked::Chain { parts, end: header.end() });
+                return Ok(Walked::Chain { parts, first, end: header.end() });
             }
             if parts.len() >= limits::CHAIN_BATCHES_MAX {
                 let what = "a chain longer than any message".to_owned();
@@ -264,7 +291,8 @@ impl<F: StorageFile> Walk<'_, F> {
 
 impl<S: Storage> Log<S> {
     /// Finds the message at `from`, which is visible and in the log, and what follows it, up to
-    /// `limit` (at most the visible end) and about `max_bytes`, but at least one message.
+    /// `limit` (at most the visible end) and about `max_bytes`, but at least one message. What
+    /// `select` leaves out is never among what is found; it is said how far it goes.
     ///
     /// # Errors
     /// [`LogError::Corrupt`]: from then on nothing is delivered any more. [`LogError::Gone`].
@@ -274,6 +302,7 @@ impl<S: Storage> Log<S> {
         from: Offset,
         limit: Offset,
         max_bytes: usize,
+        select: &Select<'_>,
     ) -> Result<Found<S>, LogError> {
         assert!(from < limit && limit <= self.visible_end, "only visible messages are located");
         if let Some(damage) = &self.damage {
@@ -283,28 +312,16 @@ impl<S: Storage> Log<S> {
         if let Some(read) = self.cold(&target, target.start, SMALL_WINDOW_BYTES as u64) {
             return Ok(Found::Cold { read });
         }
-        let walked = self.walk(&target, from, limit, max_bytes as u64)?;
-        self.deliverable(&target, walked, from, limit, max_bytes)
+        let wanted = Wanted { from, limit, max_bytes, select };
+        let walked = self.walk(&target, &wanted)?;
+        self.deliverable(&target, walked, wanted)
     }
 
-    fn walk(
-        &mut self,
-        target: &Target<S>,
-        from: Offset,
-        limit: Offset,
-        max_bytes: u64,
-    ) -> Result<Walked, LogError> {
-        let mut walk = Walk {
-            queue: self.meta.id,
-            number: target.number,
-            file: &*target.file,
-            end: target.end,
-            window: [0; WINDOW_BYTES],
-            start: 0,
-            filled: 0,
-            last_bytes: 0,
-        };
-        match walk.run(target.start, from, limit, max_bytes) {
+    fn walk(&mut self, target: &Target<S>, wanted: &Wanted<'_>) -> Result<Walked, LogError> {
+        let Wanted { from, limit, max_bytes, select } = *wanted;
+        let picky = !select.is_everything();
+        let mut walk = Walk::new(self.meta.id, target);
+        match walk.run(target.start, from, limit, max_bytes as u64, picky) {
             Ok(walked) => Ok(walked),
             Err(Lost::Io(source)) => {
                 let path = self.segment_path(target.number);
@@ -320,9 +337,7 @@ impl<S: Storage> Log<S> {
         &mut self,
         target: &Target<S>,
         walked: Walked,
-        from: Offset,
-        limit: Offset,
-        max_bytes: usize,
+        wanted: Wanted<'_>,
     ) -> Result<Found<S>, LogError> {
         let (file, number) = (target.file.clone(), target.number);
         match walked {
@@ -334,24 +349,33 @@ impl<S: Storage> Log<S> {
                 let place = self.place(number, position);
                 Ok(Found::Whole { file, place, bytes, end })
             }
-            Walked::Chain { parts, end } => {
+            Walked::Chain { parts, first, end } => {
                 let bytes: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
                 let position = parts[0].0.position.0;
                 if let Some(read) = self.cold(target, position, bytes) {
                     return Ok(Found::Cold { read });
                 }
+                let fate = self.chain_fate(target, position, first, wanted.select)?;
                 self.reading.hint(end, number, position + bytes);
-                Ok(Found::Chain { file, parts, end })
+                Ok(match fate {
+                    Fate::Ours => Found::Chain { file, parts, end },
+                    Fate::Expired => Found::Expired { end },
+                    Fate::NotOurs => Found::NotOurs { end },
+                })
             }
             Walked::Inside { position, header } => {
                 if let Some(read) = self.cold(target, position, header.length()) {
                     return Ok(Found::Cold { read });
                 }
-                let (bytes, end) = self.cut(target, position, header, from, limit, max_bytes)?;
+                let CutRun { fate, bytes, end } = self.cut(target, position, header, wanted)?;
                 let done = end == header.end();
                 let behind = if done { position + header.length() } else { position };
                 self.reading.hint(end, number, behind);
-                Ok(Found::Cut { bytes, end })
+                Ok(match fate {
+                    Fate::Ours => Found::Cut { bytes, end },
+                    Fate::Expired => Found::Expired { end },
+                    Fate::NotOurs => Found::NotOurs { end },
+                })
             }
         }
     }
@@ -412,7 +436,7 @@ impl<S: Storage> Log<S> {
     }
 
     /// The segment that holds `offset`, and where to begin the walk.
-    fn target(&mut self, offset: Offset) -> Result<Target<S>, LogError> {
+    pub(super) fn target(&mut self, offset: Offset) -> Result<Target<S>, LogError> {
         let hint = self.reading.hints.iter().find(|hint| hint.offset == offset).copied();
         let unsealed = self.unsealed.iter().chain(std::iter::once(&self.active));
         for segment in unsealed {
@@ -456,7 +480,7 @@ impl<S: Storage> Log<S> {
     }
 
     /// A sealed segment's file and index, kept open for the next time.
-    fn open_sealed(
+    pub(super) fn open_sealed(
         &mut self,
         number: SegmentNumber,
     ) -> Result<(Arc<S::File>, Arc<Index>), LogError> {
@@ -496,7 +520,7 @@ impl<S: Storage> Log<S> {
 
     /// A job that reads the range, if reading it would wait for the disk. What was written
     /// lately is in the page cache and is not asked about.
-    fn cold(&mut self, target: &Target<S>, position: u64, bytes: u64) -> Option<Job<S>> {
+    pub(super) fn cold(&mut self, target: &Target<S>, position: u64, bytes: u64) -> Option<Job<S>> {
         let bytes = bytes.min(target.end.saturating_sub(position));
         let warmed = self.reading.warmed.contains(&(target.number, position));
         if !target.sealed || warmed || !target.file.is_cold(Position(position), Bytes(bytes)) {

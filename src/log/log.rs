@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use super::cut::CutCache;
 use super::dropped::Dropped;
-use super::error::{AppendError, Damage, LogError};
+use super::error::{AppendError, Damage};
 use super::files;
 use super::jobs::{Handles, Prepared};
-use super::journal::{GroupPosition, Journal};
+use super::journal::Journal;
 use super::locate::Reading;
 use super::meta::Meta;
 use super::producers::{Covered, Producers};
@@ -302,81 +302,6 @@ impl<S: Storage> Log<S> {
             self.syncs.want_all();
         }
         self.chores.settings = Some(settings.clone());
-    }
-
-    /// Makes the journal of a group that has settled nothing yet.
-    ///
-    /// # Errors
-    /// See [`add_group_at`](Log::add_group_at).
-    pub fn add_group(&mut self, name: &Name) -> Result<GroupFile, LogError> {
-        self.add_group_at(name, &GroupPosition::default())
-    }
-
-    /// Makes the journal of a group that begins at `position`. It can be used at once; it is
-    /// durable when [`Progress::groups`](super::Progress::groups) names it.
-    ///
-    /// # Errors
-    /// [`LogError::Exists`]; what the system says.
-    pub fn add_group_at(
-        &mut self,
-        name: &Name,
-        position: &GroupPosition,
-    ) -> Result<GroupFile, LogError> {
-        if self.find_group(name).is_some() || self.chores.removed_groups.contains(name) {
-            return Err(LogError::Exists(name.clone()));
-        }
-        let journal = Journal::create(&*self.storage, &self.dir, self.id(), name, position)?;
-        let group = GroupFile(self.next_group);
-        self.next_group += 1;
-        self.journals.insert(group, journal);
-        Ok(group)
-    }
-
-    /// The group of this name.
-    #[must_use]
-    pub fn find_group(&self, name: &Name) -> Option<GroupFile> {
-        self.journals.iter().find(|(_, journal)| journal.name == *name).map(|(group, _)| *group)
-    }
-
-    /// Removes a group. It is gone for good when
-    /// [`Progress::removed_groups`](super::Progress::removed_groups) names it.
-    pub fn remove_group(&mut self, group: GroupFile) {
-        let journal = self.journals.remove(&group).expect("the group exists");
-        self.chores.removed_groups.push(journal.name);
-    }
-
-    /// A group settled `ranges`, and messages below `handed` were handed to it. `compact` gives
-    /// the whole state, these ranges included; it is asked when the journal is to be written
-    /// anew.
-    ///
-    /// # Errors
-    /// What the system says. A full disk is no error: acks then wait for room.
-    pub fn acked(
-        &mut self,
-        group: GroupFile,
-        ranges: &[OffsetRange],
-        handed: Offset,
-        compact: impl FnOnce() -> GroupPosition,
-    ) -> Result<(), LogError> {
-        let storage = self.storage.clone();
-        let journal = self.journal(group);
-        journal.note(ranges, handed)?;
-        if journal.wants_compaction() {
-            journal.compact(&*storage, &compact())?;
-        }
-        Ok(())
-    }
-
-    /// Messages below `up_to` were handed to the group: after a restart they are redeliveries.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn handed(&mut self, group: GroupFile, up_to: Offset) -> Result<(), LogError> {
-        self.journal(group).note(&[], up_to)
-    }
-
-    fn journal(&mut self, group: GroupFile) -> &mut Journal<S> {
-        self.journals.get_mut(&group).expect("the group exists")
     }
 
     /// The sealed segments that overlap any of `touching`, with all that they hold: each that

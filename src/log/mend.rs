@@ -14,11 +14,10 @@ use super::append::bound;
 use super::error::{Doing, LogError, corrupt};
 use super::files;
 use super::jobs::{Handles, Prepared, prepare, seal};
-use super::journal::GroupPosition;
 use super::locate::Reading;
 use super::log::{GroupFile, Log, Preparing, Sealed, Segment};
+use super::position::{self, GroupPosition};
 use super::producers::{Covered, Producers};
-use super::record;
 use super::recovery::{End, Part, Recovered, Recovery, TornTail};
 use super::scan::{Scan, Stop, walk_headers};
 use super::schedule::Chores;
@@ -222,14 +221,14 @@ impl<S: Storage> Recovery<S> {
                     std::cmp::Ordering::Equal => covered.position.max(HEADER_BYTES),
                     std::cmp::Ordering::Greater => HEADER_BYTES,
                 };
-                let note = |header: &BatchHeader| producers.note(header);
+                let note = |header: &BatchHeader| producers.note(header, None);
                 let walked = walk_headers(&part.file, self.id(), part.number, from, position, note);
                 if let Err((position, error)) = walked.doing("reading", &part.path)? {
                     return Err(corrupt(&part.path, Some(position), None, error.to_string()));
                 }
             }
             for header in part.producers.values() {
-                producers.note(header);
+                producers.note(header, None);
             }
         }
         Ok((producers, covered))
@@ -443,7 +442,7 @@ impl<S: Storage> State<S> {
             |sealed| sealed.summary.base,
         );
         let end = self.active.end;
-        Recovered { groups, start, end, gaps: gaps(&record::merge(extents), end), gone, torn }
+        Recovered { groups, start, end, gaps: gaps(&position::merge(extents), end), gone, torn }
     }
 }
 

@@ -34,10 +34,10 @@
 //!
 //! # Map
 //!
-//! `log` the state and small questions · `append` · `staging` large messages · `locate` and `cut`
-//! reading · `schedule` which job when, `syncs` of them the syncs · `jobs` what they do ·
+//! `log` the state and small questions · `append` · `named` producers · `staging` large messages · `locate` and `cut`
+//! reading · `seek` times and counts · `schedule` which job when, `syncs` of them the syncs · `jobs` what they do ·
 //! `recovery` and `mend` opening · `scan` verifying · `check` · `queues` making and removing ·
-//! `journal` acks · `segment`, `record`, `dropped`, `producers`, `meta` the formats.
+//! `groups`, `position`, `journal` what groups have settled, tried and leased · `segment`, `record`, `dropped`, `producers`, `meta` the formats.
 
 mod append;
 mod check;
@@ -45,6 +45,7 @@ mod cut;
 mod dropped;
 mod error;
 mod files;
+mod groups;
 mod jobs;
 mod journal;
 mod locate;
@@ -52,28 +53,34 @@ mod locate;
 mod log;
 mod mend;
 mod meta;
+mod named;
+mod position;
 mod producers;
 mod queues;
 mod record;
 mod recovery;
 mod scan;
 mod schedule;
+mod seek;
 mod segment;
 mod staging;
 pub mod storage;
 mod syncs;
 
-pub use append::NewBatch;
+pub use append::{NewBatch, NewChain};
 pub use check::{CheckBound, Finding, Report, check};
-pub use cut::CutCache;
+pub use cut::{CutCache, Select};
 pub use error::{AppendError, Damage, LogError};
 pub use jobs::{Done, Job};
-pub use journal::GroupPosition;
+pub use journal::GroupMark;
 pub use locate::Found;
 pub use log::{Boot, GroupFile, Log, Options};
+pub use named::{Committed, InternalBatch, OpenedProducer};
+pub use position::{GroupFact, GroupPosition, LeasedRange, TriedRange};
 pub use producers::{Forgotten, Judgement, Producers};
 pub use queues::{create_queue, list_queues, remove_queue, sweep_removed};
 pub use recovery::{Recovered, TornTail};
 pub use schedule::Progress;
+pub use seek::{Extent, Sought};
 pub use segment::FORMAT_VERSION;
 pub use staging::Staging;

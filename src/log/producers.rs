@@ -101,6 +101,10 @@ pub struct Producers {
     idle: BTreeSet<(WallTime, ProducerId)>,
     /// The last activity of the newest one that was forgotten.
     forgotten: WallTime,
+    /// What named producers said with their last batches.
+    annexes: HashMap<ProducerId, Vec<u8>>,
+    /// How many have a name.
+    named: usize,
 }
 
 impl Producers {
@@ -108,6 +112,18 @@ impl Producers {
     #[must_use]
     pub fn last(&self, producer: ProducerId) -> Option<(Epoch, Sequence)> {
         self.table.get(&producer).map(|entry| (entry.epoch, entry.sequence))
+    }
+
+    /// What a named producer said last in an annex.
+    #[must_use]
+    pub fn annex(&self, producer: ProducerId) -> Option<&[u8]> {
+        self.annexes.get(&producer).map(Vec::as_slice)
+    }
+
+    /// Whether another producer can get a name: those that have one are never forgotten.
+    pub(super) fn has_room_for(&self, producer: ProducerId) -> bool {
+        let is_named = self.table.get(&producer).is_some_and(|entry| entry.named);
+        is_named || self.named < limits::NAMED_PRODUCERS_PER_QUEUE_MAX
     }
 
     /// What to do with messages `expected + 1 ..= next` of a producer: they are stored only when
@@ -201,9 +217,9 @@ impl Producers {
         self.table.is_empty()
     }
 
-    /// A batch was appended (or is found in the log). Finding it again changes nothing. A batch
-    /// without messages opens a named producer.
-    pub(super) fn note(&mut self, header: &BatchHeader) {
+    /// A batch was appended (or is found in the log), with its annex if it has one. Finding it
+    /// again in order changes nothing. A mark opens a named producer.
+    pub(super) fn note(&mut self, header: &BatchHeader, annex: Option<&[u8]>) {
         let producer = header.producer;
         if producer == ProducerId(0) {
             return;
@@ -221,7 +237,13 @@ impl Producers {
         entry.epoch = entry.epoch.max(header.epoch);
         entry.sequence = entry.sequence.max(header.sequence);
         entry.active = entry.active.max(header.time);
-        entry.named |= header.has(flags::MARK);
+        if header.has(flags::MARK) && !entry.named {
+            entry.named = true;
+            self.named += 1;
+        }
+        if let (true, Some(annex)) = (entry.named, annex) {
+            self.annexes.insert(producer, annex.to_vec());
+        }
         let (idle, active) = (entry.is_idle(), entry.active);
         if idle {
             self.idle.insert((active, producer));
@@ -317,6 +339,12 @@ mod tests {
     use super::*;
     use crate::batch::Framing;
 
+    impl Producers {
+        fn note_plain(&mut self, header: &BatchHeader) {
+            self.note(header, None);
+        }
+    }
+
     fn header(producer: u64, sequence: u64, time: u64) -> BatchHeader {
         BatchHeader {
             payload_bytes: 0,
@@ -340,7 +368,7 @@ mod tests {
             p.judge(ProducerId(1), Epoch(epoch), Sequence(expected), Sequence(next))
         };
         assert_eq!(judge(&producers, 1, 0, 3), Judgement::Store);
-        producers.note(&header(1, 3, 10));
+        producers.note_plain(&header(1, 3, 10));
         let sequence = Sequence(3);
         assert_eq!(judge(&producers, 1, 0, 3), Judgement::Duplicate { sequence });
         assert_eq!(judge(&producers, 1, 3, 4), Judgement::Store);
@@ -355,7 +383,7 @@ mod tests {
         let mut producers = Producers::default();
         let most = limits::PRODUCERS_PER_QUEUE_MAX as u64;
         for n in 1..=most + 5 {
-            producers.note(&header(n, 1, n));
+            producers.note_plain(&header(n, 1, n));
         }
         assert_eq!(producers.len() as u64, most);
         assert_eq!(producers.last(ProducerId(5)), None);
@@ -370,10 +398,10 @@ mod tests {
     fn connected_and_named_producers_are_kept() {
         let mut producers = Producers::default();
         producers.connected(ProducerId(1), Epoch(1), WallTime(1)).unwrap();
-        producers.note(&header(1, 7, 1));
-        producers.note(&BatchHeader { flags: flags::MARK, count: 0, ..header(2, 9, 1) });
+        producers.note_plain(&header(1, 7, 1));
+        producers.note_plain(&BatchHeader { flags: flags::MARK, count: 0, ..header(2, 9, 1) });
         for n in 3..=limits::PRODUCERS_PER_QUEUE_MAX as u64 + 50 {
-            producers.note(&header(n, 1, n));
+            producers.note_plain(&header(n, 1, n));
         }
         assert_eq!(producers.last(ProducerId(1)), Some((Epoch(1), Sequence(7))));
         assert_eq!(producers.last(ProducerId(2)), Some((Epoch(1), Sequence(9))));
@@ -386,8 +414,8 @@ mod tests {
         let queue = QueueId::from_bytes(*b"0123456789abcdef");
         let path = Path::new("producers");
         let mut producers = Producers::default();
-        producers.note(&header(1, 7, 1));
-        producers.note(&BatchHeader { flags: flags::MARK, count: 0, ..header(2, 9, 1) });
+        producers.note_plain(&header(1, 7, 1));
+        producers.note_plain(&BatchHeader { flags: flags::MARK, count: 0, ..header(2, 9, 1) });
         let covered = Covered { offset: Offset(9), segment: SegmentNumber(2), position: 100 };
         let bytes = producers.encode(queue, covered);
         let (read, from) = Producers::decode(&bytes, queue, path).unwrap();

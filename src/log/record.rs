@@ -16,30 +16,41 @@
 //! └──────────┴─────────┴────────────┴─────────────┴────────────┴──────────┴─────────┴─────┘
 //!
 //! record
-//!  0      1     4         8         16        24    28    32
-//! ┌──────┬─────┬─────────┬─────────┬─────────┬─────┬─────┐
-//! │ kind │ 0   │ synced  │ start   │ end     │ 0   │ CRC │
-//! │ u8   │     │ u32     │ u64     │ u64     │ u32 │ u32 │
-//! └──────┴─────┴─────────┴─────────┴─────────┴─────┴─────┘
+//!  0      1       4         8       16      24    28    32
+//! ┌──────┬───────┬─────────┬───────┬───────┬─────┬─────┐
+//! │ kind │ count │ synced  │ start │ value │ n   │ CRC │
+//! │ u8   │ u24   │ u32     │ u64   │ u64   │ u32 │ u32 │
+//! └──────┴───────┴─────────┴───────┴───────┴─────┴─────┘
 //! ```
 //!
-//! * Kinds: 1 settled `start..end`; 2 handed out up to `start`; 3 nothing but the mark.
+//! | kind | says | |
+//! |---|---|---|
+//! | 1 | settled | from `start` to before `value` |
+//! | 2 | handed out | up to `start` |
+//! | 3 | nothing but the mark | |
+//! | 4 | tried | `count` offsets from `start`, `n` times, ready again at `value` (µs, 0: at once) |
+//! | 5 | leased | `count` offsets from `start`, under the number `value` |
+//! | 6 | leased until | `count` offsets from `start`, to the time `value`, the lease whose number has the upper half `n` |
+//! | 7 | lease over | `count` offsets from `start`, of the number `value` |
+//! | 8 | numbers | the epoch has reached `start`, the upper half of lease numbers `n` |
+//!
+//! * What is not named is 0. A lease is said by two records, 5 and 6, in any order; one without
+//!   the other is a lease that is over. More than 2^24 - 1 offsets take several records.
 //! * `synced`: so many records of this file were durable when this one was written.
 //! * The CRCs cover queue id, generation and position, then the bytes in front of them. The
 //!   generation grows with each compaction, so that stale bytes of an older file fail.
 //!
 //! # Changing the format
 //!
-//! A new kind of fact is a new number and raises [`FORMAT_VERSION`]; 24..28 and, for most
-//! kinds, both numbers are free for it.
+//! A new kind of fact is a new number and raises [`FORMAT_VERSION`].
 
 use std::path::Path;
 
 use super::error::{LogError, corrupt};
 use super::files::{put_u32, put_u64, seeded_crc, u32_at, u64_at};
-use super::journal::GroupPosition;
+use super::position::{Gathering, GroupFact, GroupPosition, LeasedRange, TriedRange, counter};
 use super::segment::FORMAT_VERSION;
-use crate::units::{Name, Offset, OffsetRange, QueueId};
+use crate::units::{Attempts, LeaseNumber, Name, Offset, OffsetRange, QueueId, WallTime};
 
 const MAGIC: &[u8; 8] = b"mq-acks\0";
 /// Bytes in front of the first record.
@@ -50,6 +61,14 @@ pub(super) const RECORD_BYTES: u64 = 32;
 const SETTLED: u8 = 1;
 const HANDED: u8 = 2;
 const MARK: u8 = 3;
+const TRIED: u8 = 4;
+const LEASED: u8 = 5;
+const LEASED_UNTIL: u8 = 6;
+const RETURNED: u8 = 7;
+const NUMBERS: u8 = 8;
+
+/// Offsets that one record of a kind with a `count` can name.
+const COUNT_MAX: u64 = (1 << 24) - 1;
 
 fn encode_header(queue: QueueId, generation: u64, group: &Name) -> Vec<u8> {
     let mut out = vec![0u8; HEADER_BYTES as usize];
@@ -70,6 +89,38 @@ pub(super) enum Fact {
     Settled(OffsetRange),
     Handed(Offset),
     Mark,
+    Tried(TriedRange),
+    Leased(OffsetRange, LeaseNumber),
+    LeasedUntil(OffsetRange, u32, WallTime),
+    Returned(OffsetRange, LeaseNumber),
+    Numbers { epoch: u64, lease_counter: u32 },
+}
+
+/// The records that say a group's fact.
+pub(super) fn push_facts(out: &mut Vec<Fact>, fact: GroupFact) {
+    match fact {
+        GroupFact::Tried(tried) => {
+            out.extend(pieces(tried.range).map(|range| Fact::Tried(TriedRange { range, ..tried })));
+        }
+        GroupFact::Leased(LeasedRange { range, number, deadline }) => {
+            for range in pieces(range) {
+                out.push(Fact::Leased(range, number));
+                out.push(Fact::LeasedUntil(range, counter(number), deadline));
+            }
+        }
+        GroupFact::Returned { range, number } => {
+            out.extend(pieces(range).map(|range| Fact::Returned(range, number)));
+        }
+        GroupFact::Epoch(epoch) => out.push(Fact::Numbers { epoch, lease_counter: 0 }),
+    }
+}
+
+/// The range in parts that a record can name.
+fn pieces(range: OffsetRange) -> impl Iterator<Item = OffsetRange> {
+    let starts = (range.start.0..range.end.0).step_by(COUNT_MAX as usize);
+    starts.map(move |start| {
+        OffsetRange::new(Offset(start), Offset(range.end.0.min(start + COUNT_MAX)))
+    })
 }
 
 pub(super) fn push_record(
@@ -81,18 +132,45 @@ pub(super) fn push_record(
     fact: Fact,
 ) {
     let mut record = [0u8; RECORD_BYTES as usize];
-    let (kind, start, end) = match fact {
-        Fact::Settled(range) => (SETTLED, range.start.0, range.end.0),
-        Fact::Handed(up_to) => (HANDED, up_to.0, 0),
-        Fact::Mark => (MARK, 0, 0),
+    let of = |range: OffsetRange| (range.span(), range.start.0);
+    let (kind, (count, start), value, n) = match fact {
+        Fact::Settled(range) => (SETTLED, (0, range.start.0), range.end.0, 0),
+        Fact::Handed(up_to) => (HANDED, (0, up_to.0), 0, 0),
+        Fact::Mark => (MARK, (0, 0), 0, 0),
+        Fact::Tried(TriedRange { range, attempts, ready_at }) => {
+            (TRIED, of(range), ready_at.unwrap_or_default().0, attempts.0)
+        }
+        Fact::Leased(range, number) => (LEASED, of(range), number.0, 0),
+        Fact::LeasedUntil(range, n, deadline) => (LEASED_UNTIL, of(range), deadline.0, n),
+        Fact::Returned(range, number) => (RETURNED, of(range), number.0, 0),
+        Fact::Numbers { epoch, lease_counter } => (NUMBERS, (0, epoch), 0, lease_counter),
     };
-    record[0] = kind;
+    assert!(count <= COUNT_MAX, "a record names at most {COUNT_MAX} offsets");
+    put_u32(&mut record, 0, u32::from(kind) | (count as u32) << 8);
     put_u32(&mut record, 4, synced);
     put_u64(&mut record, 8, start);
-    put_u64(&mut record, 16, end);
+    put_u64(&mut record, 16, value);
+    put_u32(&mut record, 24, n);
     let crc = seeded_crc(queue, generation, position, &record[..28]);
     put_u32(&mut record, 28, crc);
     out.extend_from_slice(&record);
+}
+
+/// The records that say exactly `state`.
+fn facts_of(state: &GroupPosition) -> Vec<Fact> {
+    let mut facts: Vec<Fact> = state.settled.iter().map(|range| Fact::Settled(*range)).collect();
+    facts.push(Fact::Handed(state.handed));
+    for tried in &state.tried {
+        push_facts(&mut facts, GroupFact::Tried(*tried));
+    }
+    for lease in &state.leases {
+        push_facts(&mut facts, GroupFact::Leased(*lease));
+    }
+    let (epoch, lease_counter) = (state.epoch, state.lease_counter);
+    if (epoch, lease_counter) != (0, 0) {
+        facts.push(Fact::Numbers { epoch, lease_counter });
+    }
+    facts
 }
 
 /// The bytes of a journal that says exactly `state`, and how many records that are.
@@ -103,21 +181,20 @@ pub(super) fn encode_state(
     state: &GroupPosition,
 ) -> (Vec<u8>, u64) {
     let mut bytes = encode_header(queue, generation, group);
-    let handed = std::iter::once(Fact::Handed(state.handed));
-    let facts = state.settled.iter().map(|range| Fact::Settled(*range)).chain(handed);
-    let mut records = 0;
-    for fact in facts {
+    let facts = facts_of(state);
+    for fact in &facts {
         let position = bytes.len() as u64;
-        push_record(&mut bytes, queue, generation, position, 0, fact);
-        records += 1;
+        push_record(&mut bytes, queue, generation, position, 0, *fact);
     }
-    (bytes, records)
+    (bytes, facts.len() as u64)
 }
 
 /// What a journal's bytes say.
 #[derive(Clone, Debug)]
 pub(super) struct Replay {
     pub state: GroupPosition,
+    /// Records that say the same.
+    pub alive: u64,
     pub generation: u64,
     /// Where the last whole record ends.
     pub position: u64,
@@ -157,7 +234,7 @@ pub(super) fn replay(
     let generation = u64_at(header, 32);
     let records = bytes[HEADER_BYTES as usize..].chunks_exact(RECORD_BYTES as usize);
     let surplus = records.remainder().len() as u64;
-    let (mut settled, mut handed, mut synced, mut bad) = (Vec::new(), Offset(0), 0, Vec::new());
+    let (mut gathering, mut synced, mut bad) = (Gathering::default(), 0, Vec::new());
     let count = records.len() as u64;
     for (number, record) in records.enumerate() {
         let position = HEADER_BYTES + number as u64 * RECORD_BYTES;
@@ -166,18 +243,30 @@ pub(super) fn replay(
             Some((fact, mark)) => {
                 synced = synced.max(mark);
                 match fact {
-                    Ok(Fact::Settled(range)) => settled.push(range),
-                    Ok(Fact::Handed(up_to)) => handed = handed.max(up_to),
-                    Ok(Fact::Mark) => {}
+                    Ok(fact) => gather(&mut gathering, fact),
                     Err(UnknownKind) => return Err(newer(FORMAT_VERSION + 1)),
                 }
             }
             None => bad.push(number as u32),
         }
     }
-    let state = GroupPosition { settled: merge(settled), handed };
     let position = HEADER_BYTES + count * RECORD_BYTES;
-    Ok(Replay { state, generation, position, synced, bad, surplus })
+    let state = gathering.position();
+    let alive = facts_of(&state).len() as u64;
+    Ok(Replay { state, alive, generation, position, synced, bad, surplus })
+}
+
+fn gather(gathering: &mut Gathering, fact: Fact) {
+    match fact {
+        Fact::Settled(range) => gathering.settled(range),
+        Fact::Handed(up_to) => gathering.handed(up_to),
+        Fact::Mark => {}
+        Fact::Tried(tried) => gathering.tried(tried),
+        Fact::Leased(range, number) => gathering.leased(range, number),
+        Fact::LeasedUntil(range, n, deadline) => gathering.lease_until(range, n, deadline),
+        Fact::Returned(range, number) => gathering.returned(range, number),
+        Fact::Numbers { epoch, lease_counter } => gathering.numbers(epoch, lease_counter),
+    }
 }
 
 /// A record of a kind that this program does not know.
@@ -192,29 +281,26 @@ fn decode_record(
     if u32_at(record, 28) != seeded_crc(queue, generation, position, &record[..28]) {
         return None;
     }
-    let (start, end) = (Offset(u64_at(record, 8)), Offset(u64_at(record, 16)));
+    let count = u64::from(u32_at(record, 0) >> 8);
+    let (start, value, n) = (u64_at(record, 8), u64_at(record, 16), u32_at(record, 24));
+    let named = OffsetRange::new(Offset(start), Offset(start.checked_add(count)?));
+    let number = LeaseNumber(value);
     let fact = match record[0] {
-        SETTLED if start > end => return None,
-        SETTLED => Ok(Fact::Settled(OffsetRange::new(start, end))),
-        HANDED => Ok(Fact::Handed(start)),
+        SETTLED if start > value => return None,
+        SETTLED => Ok(Fact::Settled(OffsetRange::new(Offset(start), Offset(value)))),
+        HANDED => Ok(Fact::Handed(Offset(start))),
         MARK => Ok(Fact::Mark),
+        TRIED => {
+            let ready_at = (value > 0).then_some(WallTime(value));
+            Ok(Fact::Tried(TriedRange { range: named, attempts: Attempts(n), ready_at }))
+        }
+        LEASED => Ok(Fact::Leased(named, number)),
+        LEASED_UNTIL => Ok(Fact::LeasedUntil(named, n, WallTime(value))),
+        RETURNED => Ok(Fact::Returned(named, number)),
+        NUMBERS => Ok(Fact::Numbers { epoch: start, lease_counter: n }),
         _ => Err(UnknownKind),
     };
     Some((fact, u32_at(record, 4)))
-}
-
-/// Ranges in any order as disjoint ones in order.
-pub(super) fn merge(mut ranges: Vec<OffsetRange>) -> Vec<OffsetRange> {
-    ranges.retain(|range| !range.is_empty());
-    ranges.sort_unstable();
-    let mut out: Vec<OffsetRange> = Vec::new();
-    for range in ranges {
-        match out.last_mut() {
-            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
-            _ => out.push(range),
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -225,16 +311,36 @@ mod tests {
         OffsetRange::new(Offset(start), Offset(end))
     }
 
+    fn state() -> GroupPosition {
+        let tried = |range, n, ready_at| TriedRange { range, attempts: Attempts(n), ready_at };
+        let lease = |range, number, at| LeasedRange {
+            range,
+            number: LeaseNumber(number),
+            deadline: WallTime(at),
+        };
+        GroupPosition {
+            settled: vec![range(0, 5), range(7, 9)],
+            handed: Offset(8),
+            tried: vec![
+                tried(range(5, 6), 3, Some(WallTime(99))),
+                tried(range(6, 7), 1, None),
+                tried(range(10, 11 + (1 << 25)), 1, None),
+            ],
+            leases: vec![lease(range(9, 12), (5 << 32) | 77, 1 << 50)],
+            epoch: 4,
+            lease_counter: 9,
+        }
+    }
+
     #[test]
     fn state_round_trips_and_every_flipped_bit_is_found() {
         let queue = QueueId::from_bytes(*b"0123456789abcdef");
         let group = Name::new("g").unwrap();
         let path = Path::new("g.acks");
-        let state = GroupPosition { settled: vec![range(0, 5), range(7, 9)], handed: Offset(8) };
-        let (bytes, records) = encode_state(queue, &group, 3, &state);
-        assert_eq!(records, 3);
+        let (bytes, records) = encode_state(queue, &group, 3, &state());
+        assert_eq!(records, 2 + 1 + 2 + 3 + 2 + 1);
         let read = replay(&bytes, queue, &group, path).unwrap();
-        assert_eq!((&read.state, read.generation, read.bad.len()), (&state, 3, 0));
+        assert_eq!((&read.state, read.generation, read.bad.len()), (&state(), 3, 0));
         for bit in 0..bytes.len() * 8 {
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
@@ -246,8 +352,22 @@ mod tests {
     }
 
     #[test]
-    fn facts_merge_in_any_order() {
-        let ranges = vec![range(5, 7), range(0, 2), range(2, 3), range(6, 9), range(4, 4)];
-        assert_eq!(merge(ranges), [range(0, 3), range(5, 9)]);
+    fn lease_of_which_a_record_is_lost_is_over() {
+        let queue = QueueId::from_bytes(*b"0123456789abcdef");
+        let group = Name::new("g").unwrap();
+        let lease = LeasedRange {
+            range: range(3, 4),
+            number: LeaseNumber((2 << 32) | 5),
+            deadline: WallTime(70),
+        };
+        let mut facts = Vec::new();
+        push_facts(&mut facts, GroupFact::Leased(lease));
+        for (kept, deadline) in [(0, Some(WallTime(0))), (1, None)] {
+            let mut bytes = encode_header(queue, 1, &group);
+            push_record(&mut bytes, queue, 1, HEADER_BYTES, 0, facts[kept]);
+            let state = replay(&bytes, queue, &group, Path::new("g.acks")).unwrap().state;
+            assert_eq!(state.leases.first().map(|lease| lease.deadline), deadline);
+            assert_eq!(state.lease_counter, 2, "the number is not drawn again");
+        }
     }
 }

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::error::{AppendError, Failure};
+use super::error::{AppendError, Failure, LogError, is_full};
 use super::files;
 use super::jobs::{Done, DropWork, Job, Outcome, Work};
 use super::journal::{Journal, SyncPoint};
@@ -73,6 +73,11 @@ pub struct Progress {
     pub chain: Option<Result<OffsetRange, AppendError>>,
     /// Groups whose journals are durable now.
     pub groups: Vec<GroupFile>,
+    /// Groups of which more is durable than before; see
+    /// [`Log::group_durable`].
+    pub groups_durable: Vec<GroupFile>,
+    /// Groups that stand durably where [`Log::reset_group`] set them.
+    pub groups_reset: Vec<GroupFile>,
     /// Groups that are gone for good now.
     pub removed_groups: Vec<Name>,
     /// A segment was sealed now: what it holds, which may all be gone already.
@@ -105,6 +110,7 @@ impl<S: Storage> Log<S> {
             return None;
         }
         self.chores.retry_at = None;
+        self.go_on_resetting(now);
         let work = self.chore(now)?;
         self.chores.running = true;
         Some(self.job(work))
@@ -234,6 +240,23 @@ impl<S: Storage> Log<S> {
         }
     }
 
+    /// Groups that are to stand elsewhere, and whose journals were being written anew.
+    fn go_on_resetting(&mut self, now: Monotonic) {
+        let mut failed = None;
+        for journal in self.journals.values_mut() {
+            if let Err(error) = journal.reset_waiting(&*self.storage) {
+                failed = Some(error);
+            }
+        }
+        match failed {
+            Some(LogError::Io { source, .. }) if is_full(&source) => {
+                self.chores.retry_at = Some(now.plus(limits::CHORE_RETRY));
+            }
+            Some(error) => drop(self.fail(error.to_string())),
+            None => {}
+        }
+    }
+
     /// The most urgent of the chores.
     fn chore(&mut self, now: Monotonic) -> Option<Work<S>> {
         self.install_work()
@@ -341,7 +364,7 @@ impl<S: Storage> Log<S> {
         let old = |since: Monotonic| since.plus(limits::JOURNAL_SYNC) <= now;
         let is_due = |journal: &Journal<S>| match closing {
             true => !journal.is_durable(),
-            false => journal.dirty_since.is_some_and(old),
+            false => journal.wants_sync() || journal.dirty_since.is_some_and(old),
         };
         if !self.journals.values().any(is_due) {
             return None;
@@ -447,8 +470,11 @@ impl<S: Storage> Log<S> {
                         journal.install_failed();
                     }
                     result?;
-                    journal.installed(point);
+                    if journal.installed(point) {
+                        progress.groups_reset.push(group);
+                    }
                     progress.groups.push(group);
+                    progress.groups_durable.push(group);
                 }
             }
             Outcome::JournalsSynced { points, result } => {
@@ -456,6 +482,7 @@ impl<S: Storage> Log<S> {
                 for (group, point) in points {
                     if let Some(journal) = self.journals.get_mut(&group) {
                         journal.synced(point, !self.closing);
+                        progress.groups_durable.push(group);
                     }
                 }
             }

@@ -8,7 +8,7 @@ use mq::batch::{BatchHeader, Framing, HEADER_BYTES, Place, bodies};
 use mq::log::storage::StorageFile;
 use mq::log::{
     AppendError, Boot, Done, Found, GroupFile, Job, Log, LogError, NewBatch, Options, Progress,
-    Recovered, Staging, create_queue,
+    Recovered, Select, Staging, create_queue,
 };
 use mq::settings::Settings;
 use mq::units::{
@@ -153,13 +153,14 @@ impl Bench {
         let mut found = Vec::new();
         let mut at = from;
         while at < self.log.visible_end() {
-            let got = match self.log.locate(at, self.log.visible_end(), max_bytes) {
-                Err(LogError::Gone(_)) => {
-                    at = Offset(at.0 + 1);
-                    continue;
-                }
-                other => other?,
-            };
+            let got =
+                match self.log.locate(at, self.log.visible_end(), max_bytes, &Select::default()) {
+                    Err(LogError::Gone(_)) => {
+                        at = Offset(at.0 + 1);
+                        continue;
+                    }
+                    other => other?,
+                };
             at = self.take(got, &mut found)?.unwrap_or(at);
         }
         Ok(found)
@@ -196,6 +197,7 @@ impl Bench {
                 found.push((end.0 - 1, String::from_utf8(body[0].to_vec()).unwrap()));
                 Ok(Some(end))
             }
+            Found::Expired { end } | Found::NotOurs { end } => Ok(Some(end)),
             Found::Cold { read } => {
                 let done = read.run();
                 self.log.complete(self.now, done);

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mq::batch::{Framing, Record};
 use mq::log::{
-    AppendError, Boot, CheckBound, GroupPosition, LogError, NewBatch, Options, Recovered, check,
+    AppendError, Boot, CheckBound, GroupPosition, LogError, NewBatch, NewChain, Options, Recovered,
+    check,
 };
 use mq::units::{
     Bytes, Epoch, Micros, Name, Offset, OffsetRange, ProducerId, Sequence, SyncPolicy, WallTime,
@@ -306,6 +307,7 @@ impl Lives<'_> {
                 assert_eq!(bench.log.written_end(), start, "nothing is visible");
                 self.model.limbo.push(sent);
             }
+            Err(AppendError::TooManyProducers) => unreachable!("no producer is opened here"),
             Err(AppendError::Failed(_)) => self.model.limbo.push(sent),
         }
     }
@@ -323,9 +325,8 @@ impl Lives<'_> {
             return;
         }
         let start = bench.log.written_end();
-        let nobody = (ProducerId(0), Sequence(0), Epoch(0));
         let wall = WallTime(bench.now.0);
-        let begun = bench.log.append_chain(wall, &staging, nobody.0, nobody.1, nobody.2);
+        let begun = bench.log.append_chain(wall, &staging, &NewChain::default());
         if begun.is_ok() {
             let range = OffsetRange::new(start, Offset(start.0 + 1));
             let sent = Sent {
@@ -384,6 +385,7 @@ impl Lives<'_> {
                     .map(|o| OffsetRange::new(Offset(*o), Offset(o + 1)))
                     .collect(),
                 handed: Offset(group.handed),
+                ..GroupPosition::default()
             };
             match bench.log.acked(file, &[range], Offset(group.handed), state) {
                 Ok(()) => group.sure.extend(range.start.0..range.end.0),

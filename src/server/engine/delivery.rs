@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::batch::Place;
 use crate::broker::{ConsumerKey, Mode};
 use crate::limits;
-use crate::log::Found;
 use crate::log::storage::{Storage, StorageFile};
+use crate::log::{Found, Select};
 use crate::units::{LeaseNumber, Offset, OffsetRange, Position};
 use crate::wire::DeliverHead;
 
@@ -86,7 +86,8 @@ impl<S: Storage> Engine<S> {
         };
         let hosted = self.hosted.get_mut(&receiver.queue).expect("a receiver's queue");
         let (from, limit) = (offer.range.start, offer.range.end);
-        let found = match hosted.log.locate(from, limit, limits::DELIVER_BYTES) {
+        let found = match hosted.log.locate(from, limit, limits::DELIVER_BYTES, &Select::default())
+        {
             Ok(found) => found,
             Err(error) => {
                 self.stand_still(receiver.queue, error.to_string());
@@ -112,6 +113,9 @@ impl<S: Storage> Engine<S> {
                     self.jobs.push(Work::read(receiver.queue, read));
                 }
                 return Delivered::None;
+            }
+            Found::Expired { .. } | Found::NotOurs { .. } => {
+                unreachable!("everything was asked for")
             }
             Found::Cut { bytes, end } => {
                 self.taken(receiver, from, end);

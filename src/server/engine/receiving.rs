@@ -123,7 +123,11 @@ impl<S: Storage> Engine<S> {
                 other => fault(ErrorCode::Usage, other.to_string()),
             })?;
         let state = self.broker.group_state(group);
-        let position = GroupPosition { settled: state.settled, handed: state.handed };
+        let position = GroupPosition {
+            settled: state.settled,
+            handed: state.handed,
+            ..GroupPosition::default()
+        };
         match hosted.log.add_group_at(name, &position) {
             Ok(file) => {
                 hosted.groups.insert(group, file);
@@ -219,7 +223,11 @@ impl<S: Storage> Engine<S> {
         let handed = broker.counts(group).handed;
         let written = hosted.log.acked(file, settled, handed, || {
             let state = broker.group_state(group);
-            GroupPosition { settled: state.settled, handed: state.handed }
+            GroupPosition {
+                settled: state.settled,
+                handed: state.handed,
+                ..GroupPosition::default()
+            }
         });
         if let Err(error) = written {
             // Settled in memory, and not on disk: a crash would deliver them again, which is

@@ -1,9 +1,9 @@
 //! From OPEN_SEND over PUBLISH to CONFIRM.
 
-use crate::batch::{self, BatchHeader, Framing, RECORD_HEADER_BYTES, Record};
+use crate::batch::{self, BatchHeader, Framing, RECORD_HEADER_BYTES, Record, Traits, flags};
 use crate::limits;
 use crate::log::storage::Storage;
-use crate::log::{AppendError, Judgement, NewBatch};
+use crate::log::{AppendError, Judgement, NewBatch, NewChain};
 use crate::settings::Settings;
 use crate::units::{Epoch, Moment, Name, OffsetRange, Sequence};
 use crate::wire::{ErrorCode, Fault, OpenSend, PublishHead, Reply, Sending};
@@ -128,7 +128,7 @@ impl<S: Storage> Engine<S> {
         if head.more || sender.large.is_some() {
             return self.publish_part(connection, channel, head, payload, moment);
         }
-        check_payload(head, payload)?;
+        let traits = check_payload(head, payload)?;
         let (number, epoch, producer) = (sender.queue, sender.epoch, sender.producer);
         let hosted = self.hosted.get_mut(&number).expect("a sender's queue");
         if hosted.chain.is_some() {
@@ -136,6 +136,8 @@ impl<S: Storage> Engine<S> {
             self.appended(connection, channel, number, head, Appended::NotYet);
             return Ok(());
         }
+        let selective = if traits.is_selective() { flags::SELECTIVE } else { 0 };
+        let batch_flags = head.batch_flags | selective;
         let expected = Sequence(head.sequence.0 - u64::from(head.count));
         let verdict = hosted.log.producers().judge(producer, epoch, expected, head.sequence);
         let appended = match verdict {
@@ -143,7 +145,7 @@ impl<S: Storage> Engine<S> {
             Judgement::Store => {
                 let new = NewBatch {
                     framing: head.framing,
-                    flags: head.batch_flags,
+                    flags: batch_flags,
                     count: head.count,
                     payload,
                     producer,
@@ -234,8 +236,8 @@ impl<S: Storage> Engine<S> {
         {
             Judgement::Duplicate { .. } => Appended::Before,
             Judgement::Store => {
-                let staged = &large.staging;
-                match hosted.log.append_chain(moment.wall, staged, producer, head.sequence, epoch) {
+                let chain = NewChain { flags: 0, producer, sequence: head.sequence, epoch };
+                match hosted.log.append_chain(moment.wall, &large.staging, &chain) {
                     Ok(()) => {
                         sender.unconfirmed += 1;
                         hosted.chain = Some((connection, channel, head.sequence));
@@ -345,6 +347,10 @@ fn append_fault(doing: &str, error: &AppendError) -> Fault {
             format!("{doing}: {error}"),
             "free some space; sending works again at once",
         ),
+        AppendError::TooManyProducers => {
+            let remedy = "use the name of one that has done its work again";
+            fault_with(ErrorCode::Full, format!("{doing}: {error}"), remedy)
+        }
         AppendError::NotYet => unreachable!("it is tried again"),
         AppendError::Failed(why) => fault(ErrorCode::Disk, format!("{doing}: {why}")),
     }
@@ -373,7 +379,7 @@ fn record_bytes(first: &[u8]) -> Result<u64, Trouble> {
     Ok(RECORD_HEADER_BYTES as u64 + u64::from(attributes) + u64::from(body))
 }
 
-fn check_payload(head: &PublishHead, payload: &[u8]) -> Result<(), Trouble> {
+fn check_payload(head: &PublishHead, payload: &[u8]) -> Result<Traits, Trouble> {
     let header = BatchHeader {
         payload_bytes: payload.len() as u32,
         framing: head.framing,
