@@ -11,9 +11,11 @@ use clap::{ArgAction, Parser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mq::cli::{self, Failure, Outcome, Shared, Signals, Status};
 use mq::client::Dialer;
-use mq::client::format::Shape;
+use mq::client::format::{Format, Shape};
 use mq::client::outlet::{Outlet, OutletError};
-use mq::client::receive::{Caller, End, Note, Options, ReceiveError, Receiver, Tally};
+use mq::client::receive::{
+    Caller, End, Note, Options, Printer, Queues, ReceiveError, Receiver, Taking, Tally,
+};
 use mq::units::{Micros, Name};
 use signal_hook::consts::{SIGPIPE, SIGXFSZ};
 
@@ -121,7 +123,8 @@ fn run(args: &Args) -> Outcome {
     let signals = watched
         .map_err(|error| Failure::new(Status::Failure, format!("cannot watch signals: {error}")))?;
     let dialer = Dialer::new(args.shared.store()?, TOOL, true);
-    let mut receiver = Receiver::new(options(args), dialer, outlet);
+    let mut receiver =
+        Receiver::new(options(args), dialer, Printer::new(outlet, Format::new(shape(args))));
     let mut terminal = Terminal::new(signals, args);
     let ended = receiver.run(&mut terminal);
     let tally = receiver.tally();
@@ -138,19 +141,21 @@ fn run(args: &Args) -> Outcome {
 
 fn options(args: &Args) -> Options {
     Options {
-        queue: args.queue.clone(),
-        group: Name::new("default").expect("a name"),
-        peek: args.peek,
+        taking: if args.peek { Taking::Looked } else { Taking::Acked },
         // To wait for nothing is to take what is there.
         until_end: args.end || args.peek || args.wait == Some(Micros(0)),
         limit: args.count,
         wait: args.wait,
-        shape: Shape::Body(match args.delimiter {
-            _ if args.raw => None,
-            _ if args.null => Some(0),
-            delimiter => Some(delimiter.unwrap_or(b'\n')),
-        }),
+        ..Options::new(Queues::One(args.queue.clone()))
     }
+}
+
+fn shape(args: &Args) -> Shape {
+    Shape::Body(match args.delimiter {
+        _ if args.raw => None,
+        _ if args.null => Some(0),
+        delimiter => Some(delimiter.unwrap_or(b'\n')),
+    })
 }
 
 fn closed(args: &Args, error: &OutletError) -> Failure {
@@ -234,7 +239,7 @@ impl Terminal {
             bar.finish_and_clear();
         }
         if self.verbose {
-            let Tally { messages, bytes, redelivered } = tally;
+            let Tally { messages, bytes, redelivered, .. } = tally;
             self.say(&format!(
                 "{TOOL}: {messages} messages ({bytes} bytes) received from {} in {:.3} s, \
                  {redelivered} of them redelivered\n",
@@ -272,12 +277,12 @@ impl Caller for Terminal {
         let queue = &self.queue;
         let text = match note {
             _ if self.quiet => return,
-            Note::NoQueue => format!("{TOOL}: there is no queue {queue} yet; waiting for it\n"),
+            Note::NoQueue(_) => format!("{TOOL}: there is no queue {queue} yet; waiting for it\n"),
             Note::Ambiguous => format!(
                 "{TOOL}: a message of {queue} holds the delimiter and is written as it is\n  \
                  try: -0\n"
             ),
-            Note::QueueReplaced => {
+            Note::QueueReplaced(_) => {
                 format!("{TOOL}: {queue} was removed and made anew; receiving from the new one\n")
             }
             Note::ServerGone(true) => {
@@ -286,8 +291,11 @@ impl Caller for Terminal {
             Note::ServerGone(false) if self.verbose => {
                 format!("{TOOL}: the connection to the server was lost; trying again\n")
             }
-            Note::Redelivered(range) if self.verbose => format!("{TOOL}: redelivered: {range}\n"),
-            Note::ServerGone(false) | Note::Redelivered(_) => return,
+            Note::Redelivered(_, range) if self.verbose => {
+                format!("{TOOL}: redelivered: {range}\n")
+            }
+            Note::ServerGone(false) | Note::Redelivered(..) => return,
+            _ => return,
         };
         self.say(&text);
     }

@@ -32,6 +32,8 @@ pub struct Credit {
     recent: f64,
     /// Whether the server had more than the credit allowed, since the window last grew.
     pressed: bool,
+    /// The window stays as it is.
+    is_fixed: bool,
 }
 
 impl Credit {
@@ -47,17 +49,36 @@ impl Credit {
             busy_since: None,
             recent: 0.0,
             pressed: false,
+            is_fixed: false,
         }
     }
 
-    /// Goes on with a new channel on which `kept` messages count as delivered and `limit` may be
-    /// delivered in all; what is known about the reader stays known.
-    pub fn resume(&mut self, kept: u64, limit: Option<u64>) {
+    /// Credit for work that takes as long as it takes: what is held is never more than `window`,
+    /// and never less while there is enough.
+    #[must_use]
+    pub fn fixed(window: u64, limit: Option<u64>) -> Credit {
+        Credit { window, is_fixed: true, ..Credit::new(limit) }
+    }
+
+    /// Goes on with a new channel on which `limit` may be delivered in all, beside what is kept;
+    /// what is known about the reader stays known.
+    pub fn reopen(&mut self, limit: Option<u64>) {
         self.limit = limit.unwrap_or(u64::MAX);
         self.granted = 0;
-        self.delivered = kept;
+        self.delivered = 0;
         self.taken = 0;
         self.pressed = false;
+    }
+
+    /// Messages of an older channel are held on this one: they count as delivered on it.
+    pub fn kept(&mut self, messages: u64) {
+        self.delivered += messages;
+        self.limit = self.limit.saturating_add(messages);
+    }
+
+    /// Messages of an older channel went without being read; others may come for them.
+    pub fn lost(&mut self, messages: u64) {
+        self.limit = self.limit.saturating_add(messages);
     }
 
     /// Messages came; `behind` says that the server has more ready.
@@ -75,7 +96,9 @@ impl Credit {
             self.recent = self.recent * (-busy).exp() + messages as f64;
             self.busy_since = if emptied { None } else { Some(now) };
         }
-        self.resize(emptied);
+        if !self.is_fixed {
+            self.resize(emptied);
+        }
     }
 
     /// Messages of this channel went without being read: they were cut off or thrown away.
@@ -250,10 +273,23 @@ mod tests {
         let mut credit = Credit::new(Some(10));
         credit.grant();
         credit.delivered(Monotonic(0), 1, true);
-        credit.resume(1, Some(10));
+        credit.reopen(Some(9));
+        credit.kept(1);
         assert_eq!(credit.grant(), None, "the window is full with what was kept");
         credit.taken(Monotonic(5), 1, true);
         assert_eq!(credit.grant(), Some(2));
+    }
+
+    #[test]
+    fn a_fixed_window_is_always_full_and_never_more() {
+        let mut credit = Credit::fixed(8, None);
+        assert_eq!(credit.grant(), Some(8));
+        credit.delivered(Monotonic(0), 8, true);
+        assert_eq!(credit.grant(), None);
+        credit.taken(Monotonic(1), 1, false);
+        assert_eq!(credit.grant(), Some(9));
+        credit.taken(Monotonic(1 << 40), 7, true);
+        assert_eq!(credit.grant(), Some(16));
     }
 
     #[test]

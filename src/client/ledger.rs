@@ -17,12 +17,14 @@ use std::io::IoSlice;
 use std::ops::Range;
 
 use super::piece::Piece;
+use super::receive::MemberNumber;
 use crate::units::{Count, OffsetRange};
 
-/// A piece, and whether its messages are still ours to acknowledge. They are not when another
+/// A piece, of which queue it is, and whether its messages are still ours to acknowledge. They are not when another
 /// receiver got them while the server was away, or when their queue is gone.
 #[derive(Debug)]
 struct Entry {
+    member: MemberNumber,
     piece: Piece,
     is_void: bool,
 }
@@ -56,9 +58,9 @@ pub struct Taken {
 
 impl Ledger {
     /// A delivered piece.
-    pub fn push(&mut self, piece: Piece) {
+    pub fn push(&mut self, member: MemberNumber, piece: Piece) {
         self.unwritten += piece.len();
-        self.entries.push_back(Entry { piece, is_void: false });
+        self.entries.push_back(Entry { member, piece, is_void: false });
         self.skip_written();
     }
 
@@ -111,8 +113,12 @@ impl Ledger {
         }
     }
 
-    /// The bytes before `position` are taken: adds what is settled by it to `settled`.
-    pub fn taken(&mut self, position: u64, settled: &mut Settled) -> Taken {
+    /// The bytes before `position` are taken: hands what is settled by it to `settle`.
+    pub fn taken(
+        &mut self,
+        position: u64,
+        settle: &mut impl FnMut(MemberNumber, OffsetRange),
+    ) -> Taken {
         let mut taken = Taken::default();
         while self.next > 0 {
             let piece = &self.entries[0].piece;
@@ -121,18 +127,23 @@ impl Ledger {
                 break;
             }
             let rest = piece.count() - self.front_settled;
-            self.settle_in_front(rest, settled, &mut taken);
+            self.settle_in_front(rest, settle, &mut taken);
             self.entries.pop_front();
             self.start += length;
             self.next -= 1;
             self.front_settled = 0;
             self.front_counted = 0;
         }
-        self.taken_in_front(position, settled, &mut taken);
+        self.taken_in_front(position, settle, &mut taken);
         taken
     }
 
-    fn taken_in_front(&mut self, position: u64, settled: &mut Settled, taken: &mut Taken) {
+    fn taken_in_front(
+        &mut self,
+        position: u64,
+        settle: &mut impl FnMut(MemberNumber, OffsetRange),
+        taken: &mut Taken,
+    ) {
         let Some(Entry { piece, .. }) = self.entries.front() else { return };
         let within = usize::try_from(position.saturating_sub(self.start)).unwrap_or(usize::MAX);
         let written = if self.next == 0 { self.next_written } else { piece.len() };
@@ -144,28 +155,33 @@ impl Ledger {
         // The last message ends with the piece and not before, whatever its body holds.
         let more = more.min(piece.count() - self.front_settled - 1);
         self.front_counted = within;
-        self.settle_in_front(more, settled, taken);
+        self.settle_in_front(more, settle, taken);
     }
 
     /// The next `messages` of the front piece are settled.
-    fn settle_in_front(&mut self, messages: u64, settled: &mut Settled, taken: &mut Taken) {
-        let Entry { piece, is_void } = &self.entries[0];
+    fn settle_in_front(
+        &mut self,
+        messages: u64,
+        settle: &mut impl FnMut(MemberNumber, OffsetRange),
+        taken: &mut Taken,
+    ) {
+        let Entry { member, piece, is_void } = &self.entries[0];
         let start = piece.range().start.plus(Count(self.front_settled));
         self.front_settled += messages;
         taken.messages += messages;
         if !is_void {
             taken.credited += messages;
-            settled.push(OffsetRange::new(start, start.plus(Count(messages))));
+            settle(*member, OffsetRange::new(start, start.plus(Count(messages))));
         }
     }
 
-    /// What is delivered, not settled, and ours; ascending and merged.
+    /// What of a member is delivered, not settled, and ours; ascending and merged.
     #[must_use]
-    pub fn held(&self) -> Vec<OffsetRange> {
+    pub fn held(&self, member: MemberNumber) -> Vec<OffsetRange> {
         let mut held = Settled::default();
         for (index, entry) in self.entries.iter().enumerate() {
             let skip = if index == 0 { self.front_settled } else { 0 };
-            if !entry.is_void {
+            if !entry.is_void && entry.member == member {
                 let range = entry.piece.range();
                 held.push(OffsetRange::new(range.start.plus(Count(skip)), range.end));
             }
@@ -195,17 +211,20 @@ impl Ledger {
 
     /// Takes away what is not written, but for the rest of a message that is written in part;
     /// returns what was taken away, as far as it was ours.
-    pub fn cut_unwritten(&mut self) -> Vec<OffsetRange> {
+    pub fn cut_unwritten(&mut self) -> Vec<(MemberNumber, OffsetRange)> {
         self.rebuild(|entry, written| {
             let must = 0..written;
             (entry.is_void, vec![(must, entry.is_void)])
         })
     }
 
-    /// A new server says what is still ours, in ascending ranges. The rest is void if it is
-    /// written or begun, and dropped if not; returns what was dropped.
-    pub fn keep(&mut self, kept: &[OffsetRange]) -> Vec<OffsetRange> {
-        self.rebuild(|entry, written| {
+    /// A new server says what of a member is still ours, in ascending ranges. The rest is void
+    /// if it is written or begun, and dropped if not; returns what was dropped.
+    pub fn keep(&mut self, member: MemberNumber, kept: &[OffsetRange]) -> Vec<OffsetRange> {
+        let dropped = self.rebuild(|entry, written| {
+            if entry.member != member {
+                return (entry.is_void, vec![(0..entry.piece.count(), entry.is_void)]);
+            }
             let range = entry.piece.range();
             let ours = if entry.is_void { &[] } else { kept };
             let mut parts = Vec::new();
@@ -222,7 +241,10 @@ impl Ledger {
                 parts.push((at..written, true));
             }
             (entry.is_void, parts)
-        })
+        });
+        let mut merged = Settled::default();
+        dropped.into_iter().for_each(|(_, range)| merged.push(range));
+        merged.take()
     }
 
     /// Replaces each entry by the parts of it that `choose` names, ranges of its messages
@@ -232,9 +254,9 @@ impl Ledger {
     fn rebuild(
         &mut self,
         choose: impl Fn(&Entry, u64) -> (bool, Vec<(Range<u64>, bool)>),
-    ) -> Vec<OffsetRange> {
+    ) -> Vec<(MemberNumber, OffsetRange)> {
         self.trim_front();
-        let mut left_out = Settled::default();
+        let mut left_out = Vec::new();
         let begun = self.whole_in_next() + u64::from(self.partly_written() > 0);
         let ahead: u64 = self.entries.range(..self.next).map(|e| e.piece.len() as u64).sum();
         let mut written = ahead + self.next_written as u64;
@@ -250,13 +272,15 @@ impl Ledger {
             let mut at = 0;
             for (part, is_void) in parts.into_iter().filter(|(part, _)| !part.is_empty()) {
                 if at < part.start && !was_void {
-                    left_out.push(entry.piece.messages(at..part.start).range());
+                    left_out.push((entry.member, entry.piece.messages(at..part.start).range()));
                 }
                 at = part.end;
-                self.entries.push_back(Entry { piece: entry.piece.messages(part), is_void });
+                let piece = entry.piece.messages(part);
+                self.entries.push_back(Entry { piece, is_void, ..entry });
             }
-            if at < entry.piece.count() && !was_void {
-                left_out.push(entry.piece.messages(at..entry.piece.count()).range());
+            let count = entry.piece.count();
+            if at < count && !was_void {
+                left_out.push((entry.member, entry.piece.messages(at..count).range()));
             }
         }
         // The bytes that are written are the same; only the pieces that they lie in changed.
@@ -271,7 +295,7 @@ impl Ledger {
         }
         self.next_written = written as usize;
         self.messages_written = whole.saturating_sub(self.whole_in_next());
-        left_out.take()
+        left_out
     }
 
     /// Cuts the settled messages off the front piece.
@@ -345,10 +369,23 @@ mod tests {
         Piece::new(Slice::whole(bytes.to_vec()), Offset(first), count, Ends::Delimited(b'\n'))
     }
 
+    const ONE: MemberNumber = MemberNumber(0);
+    const OTHER: MemberNumber = MemberNumber(1);
+
+    fn take(ledger: &mut Ledger, position: u64, settled: &mut Settled) -> Taken {
+        ledger.taken(position, &mut |_, range| settled.push(range))
+    }
+
+    fn cut(ledger: &mut Ledger) -> Vec<OffsetRange> {
+        let mut cut = Settled::default();
+        ledger.cut_unwritten().into_iter().for_each(|(_, range)| cut.push(range));
+        cut.take()
+    }
+
     fn ledger() -> Ledger {
         let mut ledger = Ledger::default();
-        ledger.push(piece(1, b"a\nb\nc\n"));
-        ledger.push(piece(4, b"dd\nee\n"));
+        ledger.push(ONE, piece(1, b"a\nb\nc\n"));
+        ledger.push(ONE, piece(4, b"dd\nee\n"));
         ledger
     }
 
@@ -357,9 +394,9 @@ mod tests {
         let mut ledger = ledger();
         let mut settled = Settled::default();
         ledger.written(12);
-        assert_eq!(ledger.taken(8, &mut settled).messages, 3);
+        assert_eq!(take(&mut ledger, 8, &mut settled).messages, 3);
         assert_eq!(settled.take(), [range(1, 4)]);
-        assert_eq!(ledger.taken(12, &mut settled).messages, 2);
+        assert_eq!(take(&mut ledger, 12, &mut settled).messages, 2);
         assert_eq!(settled.take(), [range(4, 6)]);
         assert!(ledger.is_empty());
     }
@@ -372,11 +409,11 @@ mod tests {
         for (position, expected) in
             [(1, vec![]), (3, vec![range(1, 2)]), (8, vec![range(2, 4)]), (9, vec![range(4, 5)])]
         {
-            ledger.taken(position, &mut settled);
+            take(&mut ledger, position, &mut settled);
             assert_eq!(settled.take(), expected, "at {position}");
         }
-        assert_eq!(ledger.held(), [range(5, 6)]);
-        ledger.taken(12, &mut settled);
+        assert_eq!(ledger.held(ONE), [range(5, 6)]);
+        take(&mut ledger, 12, &mut settled);
         assert_eq!(settled.take(), [range(5, 6)]);
     }
 
@@ -384,11 +421,11 @@ mod tests {
     fn a_message_is_not_settled_before_its_last_byte_in_spite_of_delimiters_inside() {
         let mut ledger = Ledger::default();
         let slice = Slice::whole(b"a\nb\nc\n".to_vec());
-        ledger.push(Piece::new(slice, Offset(7), 1, Ends::Delimited(b'\n')));
+        ledger.push(ONE, Piece::new(slice, Offset(7), 1, Ends::Delimited(b'\n')));
         ledger.written(6);
         let mut settled = Settled::default();
-        assert_eq!(ledger.taken(5, &mut settled).messages, 0);
-        assert_eq!(ledger.taken(6, &mut settled).messages, 1);
+        assert_eq!(take(&mut ledger, 5, &mut settled).messages, 0);
+        assert_eq!(take(&mut ledger, 6, &mut settled).messages, 1);
     }
 
     #[test]
@@ -408,12 +445,12 @@ mod tests {
         let mut ledger = ledger();
         ledger.written(3);
         assert_eq!((ledger.messages_written(), ledger.partly_written()), (1, 1));
-        assert_eq!(ledger.cut_unwritten(), [range(3, 6)]);
+        assert_eq!(cut(&mut ledger), [range(3, 6)]);
         assert_eq!(&*ledger.slices(10)[0], b"\n");
         ledger.written(1);
         assert_eq!((ledger.messages_written(), ledger.partly_written()), (2, 0));
         let mut settled = Settled::default();
-        ledger.taken(4, &mut settled);
+        take(&mut ledger, 4, &mut settled);
         assert_eq!(settled.take(), [range(1, 3)]);
         assert!(ledger.is_empty());
     }
@@ -422,7 +459,7 @@ mod tests {
     fn cutting_between_messages_keeps_none() {
         let mut ledger = ledger();
         ledger.written(4);
-        assert_eq!(ledger.cut_unwritten(), [range(3, 6)]);
+        assert_eq!(cut(&mut ledger), [range(3, 6)]);
         assert_eq!(ledger.unwritten(), 0);
         assert_eq!(ledger.messages_written(), 2);
     }
@@ -431,13 +468,13 @@ mod tests {
     fn after_a_restart_only_kept_messages_are_written() {
         let mut ledger = ledger();
         ledger.written(2);
-        let dropped = ledger.keep(&[range(1, 2), range(3, 5)]);
+        let dropped = ledger.keep(ONE, &[range(1, 2), range(3, 5)]);
         assert_eq!(dropped, [range(2, 3), range(5, 6)]);
         let bytes: Vec<u8> = ledger.slices(10).iter().flat_map(|s| s.to_vec()).collect();
         assert_eq!(bytes, b"c\ndd\n");
         ledger.written(5);
         let mut settled = Settled::default();
-        assert_eq!(ledger.taken(7, &mut settled).messages, 3);
+        assert_eq!(take(&mut ledger, 7, &mut settled).messages, 3);
         assert_eq!(settled.take(), [range(1, 2), range(3, 5)]);
     }
 
@@ -446,16 +483,16 @@ mod tests {
         let mut ledger = ledger();
         ledger.written(3);
         let mut settled = Settled::default();
-        ledger.taken(2, &mut settled);
+        take(&mut ledger, 2, &mut settled);
         assert_eq!(settled.take(), [range(1, 2)]);
         // The second message is begun and must be brought to its end, the third is not.
-        assert_eq!(ledger.keep(&[range(4, 5)]), [range(3, 4), range(5, 6)]);
-        assert_eq!(ledger.held(), [range(4, 5)]);
+        assert_eq!(ledger.keep(ONE, &[range(4, 5)]), [range(3, 4), range(5, 6)]);
+        assert_eq!(ledger.held(ONE), [range(4, 5)]);
         let bytes: Vec<u8> = ledger.slices(10).iter().flat_map(|s| s.to_vec()).collect();
         assert_eq!(bytes, b"\ndd\n");
         ledger.written(4);
         assert_eq!(ledger.messages_written(), 3);
-        let taken = ledger.taken(7, &mut settled);
+        let taken = take(&mut ledger, 7, &mut settled);
         assert_eq!((taken.messages, taken.credited), (2, 1));
         assert_eq!(settled.take(), [range(4, 5)]);
         assert!(ledger.is_empty());
@@ -465,15 +502,32 @@ mod tests {
     fn what_came_from_a_queue_that_is_gone_is_not_acknowledged() {
         let mut ledger = ledger();
         ledger.written(8);
-        assert_eq!(ledger.keep(&[]), [range(5, 6)]);
-        ledger.push(piece(1, b"x\n"));
-        assert_eq!(ledger.held(), [range(1, 2)]);
-        assert_eq!(ledger.keep(&[range(1, 2)]), [], "twice in a row");
+        assert_eq!(ledger.keep(ONE, &[]), [range(5, 6)]);
+        ledger.push(ONE, piece(1, b"x\n"));
+        assert_eq!(ledger.held(ONE), [range(1, 2)]);
+        assert_eq!(ledger.keep(ONE, &[range(1, 2)]), [], "twice in a row");
         ledger.written(ledger.unwritten());
         let mut settled = Settled::default();
-        let taken = ledger.taken(u64::MAX, &mut settled);
+        let taken = take(&mut ledger, u64::MAX, &mut settled);
         assert_eq!((taken.messages, taken.credited), (5, 1));
         assert_eq!(settled.take(), [range(1, 2)]);
+    }
+
+    #[test]
+    fn what_is_kept_of_one_queue_changes_nothing_for_another() {
+        let mut ledger = ledger();
+        ledger.push(OTHER, piece(1, b"x\ny\n"));
+        ledger.push(ONE, piece(6, b"f\n"));
+        ledger.written(2);
+        assert_eq!(ledger.keep(ONE, &[range(1, 2), range(6, 7)]), [range(2, 6)]);
+        assert_eq!(
+            (ledger.held(ONE), ledger.held(OTHER)),
+            (vec![range(1, 2), range(6, 7)], vec![range(1, 3)])
+        );
+        ledger.written(6);
+        let mut settled = Vec::new();
+        ledger.taken(8, &mut |member, range| settled.push((member, range)));
+        assert_eq!(settled, [(ONE, range(1, 2)), (OTHER, range(1, 3)), (ONE, range(6, 7))]);
     }
 
     /// Against a plain list of messages: whatever is written, taken, cut and kept.
@@ -516,7 +570,7 @@ mod tests {
                             model.push((offset, end, true));
                             offset += 1;
                         }
-                        ledger.push(piece(offset - lengths.len() as u64, &bytes));
+                        ledger.push(ONE, piece(offset - lengths.len() as u64, &bytes));
                     }
                     Step::Write(bytes) => {
                         let bytes = bytes.min(ledger.unwritten());
@@ -525,7 +579,7 @@ mod tests {
                     }
                     Step::Take(bytes) => {
                         taken = written.min(taken + bytes as u64);
-                        ledger.taken(taken, &mut settled);
+                        take(&mut ledger, taken, &mut settled);
                         acked.extend(offsets(&settled.take()));
                         let due: Vec<u64> =
                             model.iter().filter(|m| m.1 <= taken && m.2).map(|m| m.0).collect();
@@ -533,7 +587,7 @@ mod tests {
                     }
                     Step::Cut | Step::Keep(_) => {
                         // Settle first, so that the model need not tell the two apart.
-                        ledger.taken(taken, &mut settled);
+                        take(&mut ledger, taken, &mut settled);
                         acked.extend(offsets(&settled.take()));
                         let mask = if let Step::Keep(mask) = step { Some(mask) } else { None };
                         let mut kept = Settled::default();
@@ -556,7 +610,7 @@ mod tests {
                             }
                         }
                         let dropped =
-                            if mask.is_some() { ledger.keep(&kept.take()) } else { ledger.cut_unwritten() };
+                            if mask.is_some() { ledger.keep(ONE, &kept.take()) } else { cut(&mut ledger) };
                         prop_assert_eq!(offsets(&dropped), left);
                         model = expected;
                         end = model.last().map_or(0, |last| last.1);
@@ -568,7 +622,7 @@ mod tests {
                 let bytes: usize = ledger.slices(1000).iter().map(|slice| slice.len()).sum();
                 prop_assert_eq!(bytes, ledger.unwritten());
                 let held: Vec<u64> = model.iter().filter(|m| m.2).map(|m| m.0).collect();
-                prop_assert_eq!(offsets(&ledger.held()), &held[acked.len()..]);
+                prop_assert_eq!(offsets(&ledger.held(ONE)), &held[acked.len()..]);
             }
         });
     }
@@ -576,13 +630,14 @@ mod tests {
     #[test]
     fn empty_messages_without_delimiters_settle_too() {
         let mut ledger = Ledger::default();
-        ledger.push(Piece::new(Slice::whole(vec![]), Offset(1), 2, Ends::At(vec![0, 0])));
-        ledger.push(Piece::new(Slice::whole(b"x".to_vec()), Offset(3), 2, Ends::At(vec![0, 1])));
+        ledger.push(ONE, Piece::new(Slice::whole(vec![]), Offset(1), 2, Ends::At(vec![0, 0])));
+        ledger
+            .push(ONE, Piece::new(Slice::whole(b"x".to_vec()), Offset(3), 2, Ends::At(vec![0, 1])));
         let mut settled = Settled::default();
-        ledger.taken(0, &mut settled);
+        take(&mut ledger, 0, &mut settled);
         assert_eq!(settled.take(), [range(1, 3)]);
         ledger.written(1);
-        ledger.taken(1, &mut settled);
+        take(&mut ledger, 1, &mut settled);
         assert_eq!(settled.take(), [range(3, 5)]);
         assert!(ledger.is_empty());
     }

@@ -1,72 +1,124 @@
-//! The receiver: one queue into one outlet.
+//! The receiver: from one queue or several into one sink.
 //!
-//! A single thread and one loop over the server's socket, the outlet, the caller's signals and
-//! the time. One turn of it:
+//! A single thread and one loop over the server's socket, the sink's descriptor, the caller's
+//! signals and the time. One turn of it:
 //!
 //! ```text
-//! connect (if need be) → read → write → settle → end? → send → wait
-//!                         │       │        │               │
-//!                      pieces   outlet   what the       ACK, CREDIT
-//!                    into the            reader took
-//!                     ledger
+//! connect (if need be) → read → push → settle → end? → begin → send → launch → wait
+//!                         │       │       │              │       │        │
+//!                      batches  bytes   what is       what is  BEGIN,  commands
+//!                      into the  out     done         next     ACK,
+//!                        sink                                  CREDIT
 //! ```
 //!
-//! It acknowledges nothing that its reader has not taken (promise G7), holds no more than its
-//! [credit](super::credit) and two frames, and comes back to a new server with what it holds. It
-//! prints nothing, touches no signal handlers and never ends the process; `mq-recv` calls it.
+//! It verifies what comes, presents to a new server what it holds, and ends as it was asked to.
+//! What becomes of the messages is the [sink](Sink)'s: the [`Printer`] acknowledges nothing that
+//! its reader has not taken (promise G7). It holds no more than its [credit](super::credit) and
+//! two frames. It prints nothing, touches no signal handlers and never ends the process;
+//! `mq-recv` calls it.
 
 mod ending;
 mod intake;
 mod link;
+mod members;
+mod printer;
 mod ranges;
-mod settle;
+mod reach;
+mod sink;
 #[cfg(test)]
 mod tests;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, epoll};
+use rustix::event::{PollFd, PollFlags};
 
 use super::credit::Credit;
 use super::delivery::DeliveryError;
-use super::format::{Format, Shape};
-use super::ledger::{Ledger, Settled};
-use super::outlet::{self, Outlet, OutletError};
+use super::outlet::{self, OutletError};
 use super::wait::{self, Patience};
 use super::{ClientError, Connection, Dialer};
-use crate::limits;
-use crate::units::{Micros, Monotonic, Name, Offset, OffsetRange, QueueId};
-use crate::wire::{OpenReceive, ReceiveMode};
+use crate::settings::{Backoff, Start};
+use crate::units::{Micros, Monotonic, Name, OffsetRange};
+use crate::wire::{Fault, QueuePattern};
 use link::{Buffers, Link};
-use ranges::Acked;
 
-/// A connection that lasts so long ends for a reason of its own.
-const LASTING: Micros = Micros::from_secs(1);
+pub use members::{Member, MemberNumber, Members};
+pub use printer::Printer;
+pub use sink::{Alarm, Sink, Turn};
+
+/// Where messages are received from.
+#[derive(Clone, Debug)]
+pub enum Queues {
+    /// One queue.
+    One(Name),
+    /// Several, by names and patterns.
+    Several {
+        /// The names and patterns.
+        patterns: Vec<QueuePattern>,
+        /// Always the first, in their order, that has any message; else in turn.
+        strict: bool,
+    },
+}
+
+/// How messages are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taking {
+    /// Leased, and settled when they are done with.
+    Acked,
+    /// Only looked at, until the end.
+    Looked,
+    /// Settled by being delivered: at most once.
+    Unacked,
+    /// Leased for so long, to be settled by their receipts.
+    Leased(Micros),
+}
 
 /// What to receive, and when to stop.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The queue.
-    pub queue: Name,
+    /// From where.
+    pub queues: Queues,
     /// The group.
     pub group: Name,
-    /// Only look: acknowledge nothing.
-    pub peek: bool,
+    /// Makes the group, beginning there, where there is none of its name.
+    pub from: Option<Start>,
+    /// How.
+    pub taking: Taking,
+    /// Nothing while another such receiver of the group gets messages.
+    pub exclusive: bool,
+    /// The pauses before messages that failed are tried again.
+    pub backoff: Option<Backoff>,
     /// Stop at the end of what was ready at the start.
     pub until_end: bool,
     /// Stop after so many messages in all.
     pub limit: Option<u64>,
     /// Stop when nothing has come for so long.
     pub wait: Option<Micros>,
-    /// How messages are written.
-    pub shape: Shape,
+}
+
+impl Options {
+    /// Everything ready in a queue and all that comes, for the default group.
+    #[must_use]
+    pub fn new(queues: Queues) -> Options {
+        Options {
+            queues,
+            group: Name::default(),
+            from: None,
+            taking: Taking::Acked,
+            exclusive: false,
+            backoff: None,
+            until_end: false,
+            limit: None,
+            wait: None,
+        }
+    }
 }
 
 /// How it ended, if nothing failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// There is no more to do; everything delivered was taken and is acknowledged.
+    /// There is no more to do; everything delivered is settled.
     Done,
     /// A signal asked for it.
     Signal(i32),
@@ -74,8 +126,8 @@ pub enum End {
     ReaderGone,
 }
 
-/// Why it could not go on. What the reader had taken is acknowledged as far as possible, the
-/// rest is given back.
+/// Why it could not go on. What was done is acknowledged as far as possible, the rest is given
+/// back.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiveError {
     /// The server, or the way to it.
@@ -104,29 +156,39 @@ fn cut_text(cut: Option<bool>) -> &'static str {
 }
 
 /// What a caller may want to tell its user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
-    /// The queue does not exist; it is waited for.
-    NoQueue,
+    /// The queue does not exist, or none of several does; it is waited for.
+    NoQueue(Option<Name>),
     /// A message holds the output's delimiter.
     Ambiguous,
     /// These messages may have been delivered before.
-    Redelivered(OffsetRange),
+    Redelivered(Name, OffsetRange),
     /// The server is gone; `true` when somebody stopped it, so that none is started.
     ServerGone(bool),
     /// The queue was removed and made anew.
-    QueueReplaced,
+    QueueReplaced(Name),
+    /// One of several queues was removed.
+    QueueRemoved(Name),
+    /// One of several queues cannot be received from; the others can.
+    QueueFailed(Name, Fault),
+    /// Another receiver has the group for itself; its turn is waited for.
+    Waiting(Name),
 }
 
 /// What has been received.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Messages written.
+    /// Messages written, or tried.
     pub messages: u64,
-    /// Bytes written.
+    /// Bytes written, or given to commands.
     pub bytes: u64,
     /// Messages delivered that may have been delivered before.
     pub redelivered: u64,
+    /// Messages whose try failed.
+    pub failed: u64,
+    /// Messages that are dead letters now.
+    pub dead: u64,
 }
 
 /// Who runs a receiver: gives it signals and hears what goes on.
@@ -177,27 +239,19 @@ enum Why {
 enum Phase {
     /// Messages come.
     Running,
-    /// None are taken any more; the reader is to take those that it was given.
+    /// None are taken any more; what the sink has begun is to come to its end.
     Finishing(Why),
     /// The server is to know of all, until then at the latest.
     Closing(Why, Monotonic),
 }
 
-/// When to look at the reader's progress.
-#[derive(Debug)]
-struct Pace {
-    interval: Micros,
-    next: Monotonic,
-}
-
 /// See the module's page.
-pub struct Receiver<D> {
+pub struct Receiver<D, S> {
     options: Options,
     dialer: D,
-    outlet: Outlet,
-    ledger: Ledger,
+    sink: S,
+    members: Members,
     credit: Credit,
-    format: Format,
     buffers: Buffers,
     began: Instant,
     link: Option<Link>,
@@ -209,47 +263,51 @@ pub struct Receiver<D> {
     pause: Micros,
     /// Whether the link's end was seen while there was no room to read up to it.
     is_hung_up: bool,
-    queue_id: Option<QueueId>,
-    until: Option<Offset>,
     phase: Phase,
-    pace: Pace,
     /// Whether there is a signal to be taken.
     is_signalled: bool,
-    /// Whether the outlet took nothing when last asked, and whether its reader is gone.
-    is_outlet_full: bool,
-    is_reader_gone: bool,
     /// Whether the server has said that nothing is left, and that the channel is closed.
     has_ended: bool,
     is_closed: bool,
-    /// To be acknowledged and to be given back with the next frames.
-    settled: Settled,
-    released: Settled,
-    acked: Acked,
-    /// Messages that came into the ledger, less the ones taken away again.
+    /// Messages that the sink was given, less the ones taken away again.
     accepted: u64,
-    /// The first offset that was never delivered here.
-    highest: Offset,
     complaints: u32,
-    /// Messages that counted as taken when they were written.
-    passed: u64,
     /// Since when nothing has come although something could have.
     waiting_since: Monotonic,
+    /// What the user was told to wait for, or that it failed; once is enough.
     is_queue_missed: bool,
-    tally: Tally,
-    redelivering: Option<OffsetRange>,
-    watch: Option<OwnedFd>,
+    is_turn_awaited: bool,
+    failed_member: Option<Fault>,
+    redelivered: u64,
+    redelivering: Option<(MemberNumber, OffsetRange)>,
 }
 
-impl<D: Dial> Receiver<D> {
+/// What a sink is given to work with; a macro, as it borrows but a part of the receiver.
+macro_rules! turn {
+    ($receiver:ident) => {
+        &mut Turn {
+            now: Monotonic($receiver.began.elapsed().as_micros() as u64),
+            is_running: matches!($receiver.phase, Phase::Running),
+            has_more: &|| $receiver.link.as_ref().is_some_and(Link::has_more),
+            credit: &mut $receiver.credit,
+            members: &mut $receiver.members,
+        }
+    };
+}
+
+impl<D: Dial, S: Sink> Receiver<D, S> {
     /// A receiver that has not begun.
-    pub fn new(options: Options, dialer: D, outlet: Outlet) -> Receiver<D> {
+    pub fn new(options: Options, dialer: D, sink: S) -> Receiver<D, S> {
+        let only = match &options.queues {
+            Queues::One(name) => Some(name.clone()),
+            Queues::Several { .. } => None,
+        };
         Receiver {
-            credit: Credit::new(options.limit),
-            format: Format::new(options.shape.clone()),
+            credit: sink.credit(options.limit),
+            members: Members::new(only),
             options,
             dialer,
-            outlet,
-            ledger: Ledger::default(),
+            sink,
             buffers: Buffers::default(),
             began: Instant::now(),
             link: None,
@@ -258,38 +316,25 @@ impl<D: Dial> Receiver<D> {
             adrift_since: Monotonic(0),
             pause: Micros(0),
             is_hung_up: false,
-            queue_id: None,
-            until: None,
             phase: Phase::Running,
             is_signalled: false,
-            pace: Pace { interval: limits::PROGRESS_MIN, next: Monotonic(0) },
-            is_outlet_full: false,
-            is_reader_gone: false,
             has_ended: false,
             is_closed: false,
-            settled: Settled::default(),
-            released: Settled::default(),
-            acked: Acked::default(),
             accepted: 0,
-            highest: Offset(0),
             complaints: 0,
-            passed: 0,
             waiting_since: Monotonic(0),
             is_queue_missed: false,
-            tally: Tally::default(),
+            is_turn_awaited: false,
+            failed_member: None,
+            redelivered: 0,
             redelivering: None,
-            watch: None,
         }
     }
 
     /// What has been received.
     #[must_use]
     pub fn tally(&self) -> Tally {
-        Tally {
-            messages: self.ledger.messages_written(),
-            bytes: self.outlet.written(),
-            ..self.tally
-        }
+        Tally { redelivered: self.redelivered, ..self.sink.tally() }
     }
 
     /// Receives until there is a reason to end.
@@ -297,13 +342,12 @@ impl<D: Dial> Receiver<D> {
     /// # Errors
     /// [`ReceiveError`].
     pub fn run(&mut self, caller: &mut dyn Caller) -> Result<End, ReceiveError> {
-        self.watch = watch(caller, &self.outlet);
         let end = loop {
             if self.is_adrift() {
                 self.connect(caller)?;
             }
-            self.read(caller)?;
-            self.write();
+            self.read(caller).or_else(|error| self.broken(error))?;
+            self.push();
             self.settle();
             if std::mem::take(&mut self.is_signalled) {
                 self.take_signals(caller);
@@ -311,15 +355,30 @@ impl<D: Dial> Receiver<D> {
             if let Some(why) = self.go_on() {
                 break why;
             }
-            self.send()?;
+            self.send().or_else(|error| self.broken(error))?;
             caller.progress(&self.tally());
             self.wait(caller)?;
         };
         self.tell_redelivered(caller, None);
         match end {
+            Why::End(End::Done) => match self.failed_member.take() {
+                Some(fault) => Err(ClientError::Refused(fault).into()),
+                None => Ok(End::Done),
+            },
             Why::End(end) => Ok(end),
             Why::Failed(error) => Err(error),
         }
+    }
+
+    /// The way to the server is of no use any more. What the sink has begun comes to its end
+    /// all the same.
+    fn broken(&mut self, error: ReceiveError) -> Result<(), ReceiveError> {
+        if !self.sink.is_busy() {
+            return Err(error);
+        }
+        self.link = None;
+        self.fail(error);
+        Ok(())
     }
 
     fn now(&self) -> Monotonic {
@@ -340,94 +399,61 @@ impl<D: Dial> Receiver<D> {
         )
     }
 
-    /// Whether a server is to be reached before anything else is done: what of the ledger may be
-    /// written is for the new one to say.
+    /// Whether a server is to be reached before anything else is done: what of the messages may
+    /// be used is for the new one to say.
     fn is_adrift(&self) -> bool {
         self.link.is_none() && self.needs_server()
     }
 
-    fn connect(&mut self, caller: &mut dyn Caller) -> Result<(), ReceiveError> {
-        let wait = match (self.options.wait, self.lost) {
-            // Whoever stopped the server decides when there is one again.
-            (None, Some(true)) if !self.options.until_end => None,
-            (wait, _) => Some(wait.unwrap_or(limits::SERVER_WAIT)),
-        };
-        // A reader that is known to be gone must not interrupt again and again.
-        let watch = self.watch.as_ref().filter(|_| !self.is_reader_gone);
-        let patience = Patience {
-            until: wait.and_then(|wait| Instant::now().checked_add(wait.to_duration())),
-            interrupt: Some(watch.map_or(caller.as_fd(), AsFd::as_fd)),
-        };
-        let dialled = patience
-            .sleep(self.pause.to_duration())
-            .and_then(|()| self.dialer.dial(self.lost, patience));
-        match dialled {
-            Ok(connection) => {
-                let open = self.open_request();
-                self.link = Some(Link::open(connection, open));
-                self.is_hung_up = false;
-                self.linked = self.now();
-                self.waiting_since = self.linked;
-                if let Phase::Closing(_, deadline) = &mut self.phase {
-                    *deadline = self.waiting_since.plus(limits::DRAIN);
-                }
-                Ok(())
+    /// Lets the sink move on what it has.
+    fn push(&mut self) {
+        if self.is_adrift() {
+            return;
+        }
+        let pushed = self.sink.push(turn!(self));
+        self.check_sink(pushed);
+    }
+
+    /// Looks what the sink has done.
+    fn settle(&mut self) {
+        if !self.sink.is_empty() {
+            self.waiting_since = self.now();
+        }
+        let settled = self.sink.settle(turn!(self));
+        self.check_sink(settled);
+    }
+
+    /// A sink that cannot go on brings what it has begun to its end, and that is it.
+    fn check_sink(&mut self, done: Result<(), ReceiveError>) {
+        if let Err(error) = done {
+            self.sink.stop(&mut self.members);
+            if !matches!(self.phase, Phase::Closing(..)) {
+                self.phase = Phase::Finishing(Why::Failed(error));
             }
-            Err(ClientError::Interrupted) => {
-                // The watch shows a signal or a reader that is gone.
-                self.is_reader_gone |= !self.take_signals(caller);
-                Ok(())
-            }
-            // Whatever ended the server before may have ended this one while it came up.
-            Err(ClientError::StartFailed { .. })
-                if self.lost.is_some()
-                    && self.now().since(self.adrift_since) < limits::SERVER_WAIT =>
-            {
-                self.pause_longer();
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
         }
     }
 
-    fn open_request(&mut self) -> OpenReceive {
-        // The reader may have gone on taking since the last server was lost.
-        self.settled.take().into_iter().for_each(|range| self.acked.push(range));
-        let mut holding = self.ledger.held();
-        holding.extend(self.acked.ranges());
-        let mut merged = Settled::default();
-        holding.into_iter().for_each(|range| merged.push(range));
-        let mut holding = merged.take();
-        holding.truncate(limits::RANGES_PER_FRAME_MAX);
-        let mode = if self.options.peek { ReceiveMode::Peek } else { ReceiveMode::Take };
-        OpenReceive {
-            until_end: self.options.until_end,
-            queue_id: self.queue_id,
-            holding: if self.options.peek { Vec::new() } else { holding },
-            until: self.until,
-            ..OpenReceive::new(self.options.queue.clone(), self.options.group.clone(), mode)
+    /// Tells the server what is settled, what begins and how much may come; what begins does so
+    /// once the word of it is out.
+    fn send(&mut self) -> Result<(), ReceiveError> {
+        let is_running = matches!(self.phase, Phase::Running);
+        if S::TRIES && self.link.is_some() && !matches!(self.phase, Phase::Closing(..)) {
+            let begun = self.sink.begin(turn!(self));
+            self.check_sink(begun);
         }
-    }
-
-    /// The connection is gone. What was not acknowledged for sure is presented to the next server.
-    fn lose(&mut self, orderly: bool, caller: &mut dyn Caller) {
-        self.link = None;
-        self.lost = Some(orderly);
-        self.adrift_since = self.now();
-        self.pause_longer();
-        if self.adrift_since.since(self.linked) >= LASTING {
-            self.pause = Micros(0);
+        let Some(link) = &mut self.link else { return Ok(()) };
+        if link.is_announced && !link.is_clogged() {
+            if is_running && let Some(total) = self.credit.grant() {
+                link.credit(total);
+            }
+            self.members.report(link, self.options.taking);
         }
-        self.has_ended = false;
-        let _: Vec<OffsetRange> = self.released.take();
-        if self.needs_server() {
-            caller.note(Note::ServerGone(orderly));
+        link.flush()?;
+        if S::TRIES && !link.owes() {
+            let launched = self.sink.launch(turn!(self));
+            self.check_sink(launched);
         }
-    }
-
-    /// A server that ends again and again is not started again and again without a pause.
-    fn pause_longer(&mut self) {
-        self.pause = Micros((self.pause.0 * 2).clamp(1_000, LASTING.0));
+        Ok(())
     }
 
     /// Sleeps until something happens.
@@ -443,45 +469,27 @@ impl<D: Dial> Receiver<D> {
             fds.push(PollFd::from_borrowed_fd(link.as_fd(), input | output));
             fds.len() - 1
         });
-        let outlet_index = self.outlet_interest().map(|interest| {
-            fds.push(PollFd::from_borrowed_fd(self.outlet.as_fd(), interest));
+        let is_closing = matches!(self.phase, Phase::Closing(..));
+        let sink_index = self.sink.interest().filter(|_| !is_closing).map(|(fd, interest)| {
+            fds.push(PollFd::from_borrowed_fd(fd, interest));
             fds.len() - 1
         });
         wait::poll(&mut fds, until)?;
-        let events = outlet_index.map_or(PollFlags::empty(), |index| fds[index].revents());
+        let events = sink_index.map_or(PollFlags::empty(), |index| fds[index].revents());
         self.is_signalled = !fds[0].revents().is_empty();
-        let hung = link_index.is_some_and(|index| outlet::is_gone(fds[index].revents()));
-        self.is_reader_gone |= outlet::is_gone(events);
-        self.is_outlet_full &= !events.contains(PollFlags::OUT);
-        self.is_hung_up |= hung;
+        self.is_hung_up |= link_index.is_some_and(|index| outlet::is_gone(fds[index].revents()));
+        drop(fds);
+        self.sink.polled(events);
         Ok(())
-    }
-
-    fn outlet_interest(&self) -> Option<PollFlags> {
-        match self.phase {
-            Phase::Closing(..) => None,
-            _ => self.outlet.interest(self.ledger.unwritten() > 0),
-        }
     }
 
     /// When there is something to do even if nothing happens.
     fn deadline(&self) -> Option<Monotonic> {
-        let look = (self.outlet.is_pipe() && !self.ledger.is_empty()).then_some(self.pace.next);
+        let sink = self.sink.deadline();
         match &self.phase {
-            Phase::Running => look.into_iter().chain(self.wait_deadline()).min(),
-            Phase::Finishing(_) => look,
+            Phase::Running => sink.into_iter().chain(self.wait_deadline()).min(),
+            Phase::Finishing(_) => sink,
             Phase::Closing(_, deadline) => Some(*deadline),
         }
     }
-}
-
-/// A descriptor that shows a signal, or that the reader is gone, while a server is waited for.
-fn watch(caller: &dyn Caller, outlet: &Outlet) -> Option<OwnedFd> {
-    let watch = epoll::create(epoll::CreateFlags::CLOEXEC).ok()?;
-    let data = epoll::EventData::new_u64(0);
-    epoll::add(&watch, caller, data, epoll::EventFlags::IN).ok()?;
-    // A regular file cannot be watched, and has no reader that could go.
-    let _: Result<(), rustix::io::Errno> =
-        epoll::add(&watch, outlet, data, epoll::EventFlags::empty());
-    Some(watch)
 }

@@ -1,15 +1,16 @@
-//! How it ends: from running over finishing (the reader takes the last) to closing (the server
-//! hears of it).
+//! How it ends: from running over finishing (what is begun comes to its end) to closing (the
+//! server hears of it).
 
-use super::{Caller, Dial, End, Phase, ReceiveError, Receiver, Why};
+use super::{Caller, Dial, End, Phase, ReceiveError, Receiver, Sink, Taking, Why};
 use crate::client::ClientError;
 use crate::limits;
 use crate::units::Monotonic;
 
-impl<D: Dial> Receiver<D> {
+impl<D: Dial, S: Sink> Receiver<D, S> {
     /// It cannot go on; the first reason counts.
     pub(super) fn fail(&mut self, error: ReceiveError) {
         if !matches!(self.phase, Phase::Finishing(Why::Failed(_)) | Phase::Closing(..)) {
+            self.sink.stop(&mut self.members);
             self.phase = Phase::Finishing(Why::Failed(error));
         }
     }
@@ -22,15 +23,12 @@ impl<D: Dial> Receiver<D> {
             any = true;
             match std::mem::replace(&mut self.phase, Phase::Running) {
                 Phase::Running | Phase::Finishing(Why::End(End::Done)) => {
-                    // A message that is begun is brought to its end, as the reader could not
-                    // tell that it is cut; nothing else is written.
-                    let dropped = self.ledger.cut_unwritten();
-                    dropped.into_iter().for_each(|range| self.released.push(range));
+                    self.sink.stop(&mut self.members);
                     self.finish(Why::End(End::Signal(signal)));
                 }
-                // Asked twice: the reader is not waited for any more, nor is the server.
+                // Asked twice: nothing is waited for any more, nor is the server.
                 Phase::Finishing(why) => {
-                    self.is_reader_gone = true;
+                    self.sink.hurry(self.now());
                     self.phase = Phase::Finishing(why);
                 }
                 Phase::Closing(Why::Failed(error), _) => {
@@ -46,14 +44,13 @@ impl<D: Dial> Receiver<D> {
 
     fn finish(&mut self, why: Why) {
         self.phase = Phase::Finishing(why);
-        let now = self.now();
-        self.hasten(now, limits::PROGRESS_LAST);
+        self.sink.hasten(self.now(), true);
     }
 
     /// From phase to phase; returns why it ends once all is done.
     pub(super) fn go_on(&mut self) -> Option<Why> {
         if matches!(self.phase, Phase::Running) {
-            if self.is_reader_gone {
+            if self.sink.is_gone() {
                 self.finish(Why::End(End::ReaderGone));
             } else if self.is_complete() {
                 self.finish(Why::End(End::Done));
@@ -74,27 +71,34 @@ impl<D: Dial> Receiver<D> {
 
     pub(super) fn wait_deadline(&self) -> Option<Monotonic> {
         let wait = self.options.wait?;
-        self.ledger.is_empty().then(|| self.waiting_since.plus(wait))
+        self.sink.is_empty().then(|| self.waiting_since.plus(wait))
     }
 
     fn go_on_finishing(&mut self, why: Why) -> Option<Why> {
         let is_through = match &why {
-            Why::Failed(_) => self.ledger.unwritten() == 0,
+            Why::Failed(_) => !self.sink.is_begun(),
             Why::End(End::ReaderGone) => true,
-            Why::End(_) => self.ledger.is_empty(),
+            Why::End(_) => self.sink.is_empty(),
         };
-        if !is_through && !self.is_reader_gone {
-            self.phase = Phase::Finishing(why);
+        self.phase = Phase::Finishing(why);
+        if !is_through && !self.sink.is_gone() {
             return None;
         }
-        // The last look: a reader that is gone takes no more.
-        self.pace.next = Monotonic(0);
+        // The last look: one that is gone takes no more.
+        self.sink.look_last();
         self.settle();
+        let Phase::Finishing(why) = std::mem::replace(&mut self.phase, Phase::Running) else {
+            unreachable!("a last look begins nothing");
+        };
         let why = match why {
-            Why::End(End::Done) if !self.ledger.is_empty() => Why::End(End::ReaderGone),
+            Why::End(End::Done) if !self.sink.is_empty() => Why::End(End::ReaderGone),
             why => why,
         };
-        self.ledger.held().into_iter().for_each(|range| self.released.push(range));
+        for number in self.members.numbers() {
+            for range in self.sink.held(number) {
+                self.members.release(number, range);
+            }
+        }
         let deadline = self.now().plus(limits::DRAIN);
         self.begin_closing();
         self.go_on_closing(why, deadline)
@@ -103,26 +107,21 @@ impl<D: Dial> Receiver<D> {
     /// Tells the server the last.
     pub(super) fn begin_closing(&mut self) {
         self.is_closed = false;
-        // Without a link they are kept for the next.
+        // Without a link it is kept for the next.
         let Some(link) = &mut self.link else { return };
         // A new server has yet to say what of the old one's is still ours, and to hear that this
         // is settled too: CLOSE would give it back. Its RECEIVING leads here again.
-        if self.queue_id.is_some() && link.unpacker.is_none() {
+        if self.members.has_queues() && !link.is_announced {
             return;
         }
-        let settled = self.settled.take();
-        let released = self.released.take();
-        if !self.options.peek {
-            link.ack(&settled);
-            settled.into_iter().for_each(|range| self.acked.push(range));
-            link.release(&released);
-        }
+        self.members.report(link, self.options.taking);
         link.close();
     }
 
     fn go_on_closing(&mut self, why: Why, deadline: Monotonic) -> Option<Why> {
-        // What the next server must hear is only that everything was taken.
-        let matters = matches!(why, Why::End(End::Done)) && !self.options.peek;
+        // What the next server must hear is only that everything was done.
+        let is_acked = self.options.taking == Taking::Acked;
+        let matters = matches!(why, Why::End(End::Done)) && is_acked;
         if self.is_closed || (self.link.is_none() && !matters) {
             return Some(why);
         }

@@ -1,21 +1,26 @@
-//! The link: the receiver's channel on one connection to a server. A new connection is a new
+//! The link: the receiver's channels on one connection to a server. A new connection is a new
 //! link; the receiver alone knows what goes on beyond one.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags};
 
 use crate::client::ClientError;
 use crate::client::connection::{Connection, Filled, INPUT_BYTES, unexpected};
-use crate::client::delivery::Unpacker;
 use crate::client::piece::Slice;
+use crate::client::wait;
 use crate::limits;
-use crate::units::OffsetRange;
+use crate::units::{OffsetRange, Position, SegmentNumber};
 use crate::wire::{
-    DELIVER_HEAD_BYTES, DeliverHead, Fault, OpenReceive, Receiving, ReleaseMode, Reply, Request,
+    DELIVER_HEAD_BYTES, DeliverHead, Fault, Nack, OpenReceive, Receiving, ReleaseMode, Reply,
+    Request,
 };
 
-/// The only channel of a receiver's connection.
-const CHANNEL: u16 = 1;
+/// The channel of a receiver's connection; those of a receiver of several queues have further
+/// ones that the server opens.
+pub(super) const CHANNEL: u16 = 1;
 
 /// What the server says.
 #[derive(Debug)]
@@ -50,38 +55,41 @@ impl Buffers {
     }
 }
 
+/// See the module's page.
 #[derive(Debug)]
 pub(super) struct Link {
     connection: Connection,
-    /// Takes deliveries apart; there once the queue is.
-    pub(super) unpacker: Option<Unpacker>,
+    /// The server has said which queues there are, and what of them is still ours.
+    pub(super) is_announced: bool,
     /// Whether there is something to be written to the socket.
     owes: bool,
 }
 
 impl Link {
     pub(super) fn open(connection: Connection, open: OpenReceive) -> Link {
-        let mut link = Link { connection, unpacker: None, owes: false };
-        link.push(&Request::OpenReceive(open));
+        let mut link = Link { connection, is_announced: false, owes: false };
+        link.push(CHANNEL, &Request::OpenReceive(open));
         link
     }
 
-    fn push(&mut self, request: &Request<'_>) {
-        self.connection.push(CHANNEL, request);
+    fn push(&mut self, channel: u16, request: &Request<'_>) {
+        self.connection.push(channel, request);
         self.owes = true;
     }
 
-    /// The next thing that has come, if it is there.
-    pub(super) fn next(&mut self, buffers: &mut Buffers) -> Result<Option<Event>, ClientError> {
+    /// The next thing that has come, if it is there, with the channel that it is about.
+    pub(super) fn next(
+        &mut self,
+        buffers: &mut Buffers,
+    ) -> Result<Option<(u16, Event)>, ClientError> {
         let Some(frame) = self.connection.take_frame(|| buffers.spare())? else { return Ok(None) };
+        let channel = frame.header.channel;
         let body = &frame.buffer[frame.body.clone()];
         let event = match Reply::decode(&frame.header, body)? {
             Reply::Deliver(head, _) => {
                 let batches = frame.body.start + DELIVER_HEAD_BYTES..frame.body.end;
-                return Ok(Some(Event::Deliver(
-                    head,
-                    Slice::new(buffers.lend(frame.buffer), batches),
-                )));
+                let batches = Slice::new(buffers.lend(frame.buffer), batches);
+                return Ok(Some((channel, Event::Deliver(head, batches))));
             }
             Reply::Receiving(receiving) => Event::Receiving(receiving),
             Reply::End => Event::End,
@@ -90,7 +98,7 @@ impl Link {
             Reply::Goodbye(goodbye) => Event::Goodbye(goodbye.orderly),
             other => return Err(unexpected(&other)),
         };
-        Ok(Some(event))
+        Ok(Some((channel, event)))
     }
 
     pub(super) fn fill(&mut self) -> Result<Filled, ClientError> {
@@ -98,31 +106,41 @@ impl Link {
     }
 
     pub(super) fn credit(&mut self, total: u64) {
-        self.push(&Request::Credit(total));
+        self.push(CHANNEL, &Request::Credit(total));
     }
 
-    pub(super) fn ack(&mut self, ranges: &[OffsetRange]) {
-        for ranges in ranges.chunks(limits::RANGES_PER_FRAME_MAX) {
-            self.push(&Request::Ack(ranges.to_vec()));
-        }
-    }
-
-    pub(super) fn release(&mut self, ranges: &[OffsetRange]) {
-        for ranges in ranges.chunks(limits::RANGES_PER_FRAME_MAX) {
-            self.push(&Request::Release(ReleaseMode::Release, ranges.to_vec()));
-        }
-    }
-
-    pub(super) fn complain(
+    /// Ranges in frames that are made by `request`, as many as it takes.
+    pub(super) fn ranges(
         &mut self,
-        segment: crate::units::SegmentNumber,
-        position: crate::units::Position,
+        channel: u16,
+        ranges: &[OffsetRange],
+        request: impl Fn(Vec<OffsetRange>) -> Request<'static>,
     ) {
-        self.push(&Request::Complain(segment, position));
+        for ranges in ranges.chunks(limits::RANGES_PER_FRAME_MAX) {
+            self.push(channel, &request(ranges.to_vec()));
+        }
+    }
+
+    pub(super) fn release(&mut self, channel: u16, ranges: &[OffsetRange]) {
+        self.ranges(channel, ranges, |ranges| Request::Release(ReleaseMode::Release, ranges));
+    }
+
+    pub(super) fn nack(&mut self, channel: u16, nack: Nack) {
+        self.push(channel, &Request::Nack(nack));
+    }
+
+    pub(super) fn complain(&mut self, channel: u16, segment: SegmentNumber, position: Position) {
+        self.push(channel, &Request::Complain(segment, position));
     }
 
     pub(super) fn close(&mut self) {
-        self.push(&Request::Close);
+        self.push(CHANNEL, &Request::Close);
+    }
+
+    /// Whether something has come that is not read yet.
+    pub(super) fn has_more(&self) -> bool {
+        let mut fds = [PollFd::new(self, PollFlags::IN)];
+        matches!(wait::poll(&mut fds, Some(Instant::now())), Ok(1))
     }
 
     /// Whether the server has so much to read already that requests had better wait.

@@ -8,10 +8,14 @@ use std::thread::JoinHandle;
 
 use super::*;
 use crate::batch::{BatchHeader, Framing, Place, checksum};
-use crate::units::{Epoch, LeaseNumber, Position, ProducerId, SegmentNumber, Sequence, WallTime};
+use crate::client::format::{Format, Shape};
+use crate::client::outlet::Outlet;
+use crate::units::{
+    Epoch, LeaseNumber, Offset, Position, ProducerId, QueueId, SegmentNumber, Sequence, WallTime,
+};
 use crate::wire::{
-    DeliverHead, ErrorCode, FRAME_HEADER_BYTES, Fault, FrameHeader, Goodbye, Receiving, Reply,
-    Request,
+    DeliverHead, ErrorCode, FRAME_HEADER_BYTES, Fault, FrameHeader, Goodbye, Nack, OpenReceive,
+    ReceiveMode, Receiving, Reply, Request,
 };
 
 const QUEUE: QueueId = QueueId(uuid::Uuid::from_u128(7));
@@ -28,6 +32,8 @@ enum Said {
     Ack(Vec<OffsetRange>),
     Release(Vec<OffsetRange>),
     Complain(SegmentNumber, Position),
+    Begin(Vec<OffsetRange>),
+    Nack(Nack),
     Close,
 }
 
@@ -55,6 +61,8 @@ impl Server {
             Request::Ack(ranges) => Said::Ack(ranges),
             Request::Release(_, ranges) => Said::Release(ranges),
             Request::Complain(segment, position) => Said::Complain(segment, position),
+            Request::Begin(ranges) => Said::Begin(ranges),
+            Request::Nack(nack) => Said::Nack(nack),
             Request::Close => Said::Close,
             other => panic!("a receiver does not say {other:?}"),
         })
@@ -178,7 +186,8 @@ impl Play {
         let thread = std::thread::spawn(move || {
             let mut script = Script { signals: watched, notes: Vec::new() };
             let outlet = Outlet::new(outlet).expect("an outlet");
-            let mut receiver = Receiver::new(options, Dials(dials), outlet);
+            let printer = Printer::new(outlet, Format::new(Shape::Body(Some(b'\n'))));
+            let mut receiver = Receiver::new(options, Dials(dials), printer);
             let end = receiver.run(&mut script);
             (end, receiver.tally(), script.notes)
         });
@@ -201,16 +210,12 @@ impl Play {
     }
 }
 
+fn name(name: &str) -> Name {
+    Name::new(name).expect("a name")
+}
+
 fn options() -> Options {
-    Options {
-        queue: Name::new("q").expect("a name"),
-        group: Name::new("default").expect("a name"),
-        peek: false,
-        until_end: false,
-        limit: None,
-        wait: None,
-        shape: Shape::Body(Some(b'\n')),
-    }
+    Options::new(Queues::One(name("q")))
 }
 
 fn pipe() -> (std::fs::File, OwnedFd) {
@@ -443,7 +448,7 @@ fn a_damaged_delivery_is_complained_about_and_not_used() {
     let (end, tally, notes) = play.ended();
     assert!(matches!(end, Err(ReceiveError::Client(ClientError::Refused(told))) if told == fault));
     assert_eq!(tally.redelivered, 1);
-    assert_eq!(notes, [Note::Redelivered(range(0, 1))]);
+    assert_eq!(notes, [Note::Redelivered(name("q"), range(0, 1))]);
 }
 
 #[test]
@@ -478,7 +483,8 @@ fn a_signal_stops_the_writing_and_waits_for_the_reader() {
 #[test]
 fn who_only_looks_acknowledges_nothing_and_sees_nothing_twice() {
     let (mut reader, writer) = pipe();
-    let play = Play::start(Options { peek: true, until_end: true, ..options() }, writer);
+    let play =
+        Play::start(Options { taking: Taking::Looked, until_end: true, ..options() }, writer);
     let mut server = play.serve();
     assert_eq!(server.open(vec![]).mode, ReceiveMode::Peek);
     server.hear_credit(1);
@@ -506,7 +512,10 @@ fn a_queue_that_is_not_there_is_waited_for_and_that_is_said_once() {
     server.closed();
     let (end, tally, notes) = play.ended();
     assert!(matches!(end, Ok(End::Done)));
-    assert_eq!((tally.messages, notes.as_slice()), (0, [Note::NoQueue].as_slice()));
+    assert_eq!(
+        (tally.messages, notes.as_slice()),
+        (0, [Note::NoQueue(Some(name("q")))].as_slice())
+    );
 }
 
 #[test]
