@@ -164,6 +164,22 @@ pub const COMMAND_GRACE: Micros = Micros::from_secs(5);
 /// they left behind hold it; the oldest is closed for another.
 pub const LINGERING_REPORTS_MAX: usize = 64;
 
+/// Delayed messages of one queue of which the server knows in memory when they come due; when
+/// there are so many, they are written into a run.
+pub const DELAY_INDEX_MAX: usize = 16 * 1024;
+
+/// Runs of delayed messages of one queue after which the smaller ones are merged, and the most
+/// that there are: a window of each is in memory.
+pub const DELAY_MERGE_RUNS: usize = 16;
+/// See [`DELAY_MERGE_RUNS`].
+pub const DELAY_RUNS_MAX: usize = 64;
+
+/// How often a clock may be set back between two runs before nothing more is taken until the next.
+pub const DELAY_LEVELS_MAX: usize = 64;
+
+/// Bytes of a delayed message, its attributes included: it goes in one batch.
+pub const DELAYED_RECORD_BYTES_MAX: usize = MIB;
+
 /// Receipts in one request.
 pub const RECEIPTS_PER_REQUEST_MAX: usize = 256;
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::delayed::check_runs;
 use super::dropped::{DROPPED_BYTES_MAX, Dropped};
 use super::error::{Damage, Doing, Failure, LogError};
 use super::files;
@@ -34,7 +35,28 @@ pub enum CheckBound {
         position: Position,
         /// The durable bytes of each group's journal.
         journals: Vec<(Name, u64)>,
+        /// The same of the log of its delayed messages, if it has any.
+        delayed: Option<Box<CheckBound>>,
     },
+}
+
+impl CheckBound {
+    /// The same, with a bound for the log of the queue's delayed messages.
+    #[must_use]
+    pub fn with_delayed(mut self, bound: Option<CheckBound>) -> CheckBound {
+        if let CheckBound::Upto { delayed, .. } = &mut self {
+            *delayed = bound.map(Box::new);
+        }
+        self
+    }
+
+    /// How far the log of the delayed messages is read, if at all.
+    fn of_delayed(&self) -> Option<CheckBound> {
+        match self {
+            CheckBound::All => Some(CheckBound::All),
+            CheckBound::Upto { delayed, .. } => delayed.as_deref().cloned(),
+        }
+    }
 }
 
 /// Something that is not as it was written.
@@ -78,9 +100,15 @@ pub fn check<S: Storage>(
         }
         other => other.doing("listing", &dir)?,
     };
-    let names = names.into_iter().filter_map(|name| name.into_string().ok()).collect();
-    let mut check = Check { storage, dir, names, up_to, report: Report::default(), progress };
+    let names: Vec<String> = names.into_iter().filter_map(|name| name.into_string().ok()).collect();
+    let delayed = up_to.of_delayed().filter(|_| names.iter().any(|name| name == files::DELAYED));
+    let report = Report::default();
+    let mut check = Check { storage, dir: dir.clone(), names, up_to, id: None, report, progress };
     check.run()?;
+    if let Some(up_to) = delayed {
+        check.up_to = up_to;
+        check.delayed(dir.join(files::DELAYED))?;
+    }
     Ok(check.report)
 }
 
@@ -89,6 +117,8 @@ struct Check<'a, S: Storage> {
     dir: PathBuf,
     names: Vec<String>,
     up_to: CheckBound,
+    /// The log's id, once its metadata are read.
+    id: Option<QueueId>,
     report: Report,
     progress: &'a mut dyn FnMut(Bytes),
 }
@@ -141,6 +171,7 @@ impl<S: Storage> Check<'_, S> {
         };
         // Without the queue's id no other checksum can be computed.
         let Some(meta) = self.judged(&path, Meta::decode(&bytes, &path)) else { return Ok(()) };
+        self.id = Some(meta.id);
         let dropped = self
             .small_file(files::DROPPED, DROPPED_BYTES_MAX)
             .and_then(|(path, bytes)| self.judged(&path, Dropped::decode(&bytes, meta.id, &path)));
@@ -300,6 +331,26 @@ impl<S: Storage> Check<'_, S> {
             let what = "the footer does not say what the segment holds";
             self.find(path, Some(position), None, what);
         }
+        Ok(())
+    }
+
+    /// The delayed messages: a log of their own, and runs.
+    fn delayed(&mut self, dir: PathBuf) -> Result<(), LogError> {
+        let names = self.storage.list(&dir).doing("listing", &dir)?;
+        self.names = names.into_iter().filter_map(|name| name.into_string().ok()).collect();
+        (self.dir, self.id) = (dir, None);
+        self.run()?;
+        let Some(id) = self.id else { return Ok(()) };
+        let (report, progress) = (&mut self.report, &mut *self.progress);
+        let mut damages = Vec::new();
+        let find = &mut |damage| damages.push(damage);
+        let count = &mut |bytes, messages| {
+            report.bytes.0 += bytes;
+            report.messages.0 += messages;
+            progress(report.bytes);
+        };
+        check_runs(self.storage, &self.dir, &self.names, id, find, count);
+        self.report.findings.extend(damages.into_iter().map(|damage| Finding { damage }));
         Ok(())
     }
 

@@ -25,6 +25,10 @@ pub(super) const GROUPS: &str = "groups";
 pub(super) const TEMPORARY: &str = ".tmp";
 /// What the file of a large message is called, between its creation and its unlinking.
 pub(super) const STAGING: &str = "staging-";
+/// The directory of a queue's delayed messages.
+pub(super) const DELAYED: &str = "delayed";
+/// The same, while it is being made.
+pub(super) const NEW_DELAYED: &str = ".new-delayed";
 /// What a cut tail is kept as.
 pub(super) const TORN: &str = "torn-";
 /// A directory of a queue that is being made.

@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::delayed;
 use super::error::{Doing, Failure};
 use super::files;
 use super::journal::SyncPoint;
@@ -116,6 +117,7 @@ pub(super) enum Work<S: Storage> {
     Sweep {
         dir: PathBuf,
     },
+    Delayed(Box<delayed::Task<S>>),
 }
 
 pub(super) enum Outcome<S: Storage> {
@@ -131,6 +133,7 @@ pub(super) enum Outcome<S: Storage> {
     Chain { bytes: u64, header: BatchHeader, result: Result<(), Failure> },
     Read { number: SegmentNumber, position: u64, result: Result<(), Failure> },
     Swept(Result<(), Failure>),
+    Delayed(Box<delayed::Finished<S>>),
 }
 
 impl<S: Storage> Job<S> {
@@ -156,6 +159,7 @@ impl<S: Storage> Job<S> {
             Work::Chain(_) => "append a large message",
             Work::Read { .. } => "read ahead",
             Work::Sweep { .. } => "remove files",
+            Work::Delayed(task) => task.what(),
         }
     }
 
@@ -207,6 +211,7 @@ impl<S: Storage> Job<S> {
                 Outcome::Read { number, position, result }
             }
             Work::Sweep { dir } => Outcome::Swept(sweep(storage, &dir)),
+            Work::Delayed(task) => Outcome::Delayed(Box::new(task.run(storage))),
         };
         Done { queue: self.queue, outcome }
     }
@@ -225,6 +230,7 @@ impl<S: Storage> Done<S> {
     pub fn error(&self) -> Option<String> {
         let failure = match &self.outcome {
             Outcome::Prepared(result) => result.as_ref().err(),
+            Outcome::Delayed(finished) => return finished.error(),
             Outcome::Swept(result)
             | Outcome::Synced { result, .. }
             | Outcome::Sealed { result, .. }
@@ -378,7 +384,8 @@ fn read_ahead<F: StorageFile>(
     Ok(())
 }
 
-/// Removes a directory of a queue: files, and the directory of its groups.
+/// Removes a directory of a queue: files, the directory of its groups, and the place of its delayed
+/// messages, which is made the same way.
 pub(super) fn sweep<S: Storage>(storage: &S, dir: &Path) -> Result<(), Failure> {
     for name in storage.list(dir).doing("listing", dir)? {
         let path = dir.join(&name);
@@ -388,6 +395,8 @@ pub(super) fn sweep<S: Storage>(storage: &S, dir: &Path) -> Result<(), Failure> 
                 storage.remove_file(&path).doing("removing", &path)?;
             }
             storage.remove_dir(&path).doing("removing", &path)?;
+        } else if name == files::DELAYED || name == files::NEW_DELAYED {
+            sweep(storage, &path)?;
         } else {
             storage.remove_file(&path).doing("removing", &path)?;
         }

@@ -469,7 +469,10 @@ impl<S: Storage> Log<S> {
         })
     }
 
-    fn segment_file(&mut self, number: SegmentNumber) -> Result<(Arc<S::File>, u64), LogError> {
+    pub(super) fn segment_file(
+        &mut self,
+        number: SegmentNumber,
+    ) -> Result<(Arc<S::File>, u64), LogError> {
         let mut unsealed = self.unsealed.iter().chain(std::iter::once(&self.active));
         if let Some(segment) = unsealed.find(|segment| segment.number == number) {
             return Ok((segment.files[0].clone(), segment.position));

@@ -42,6 +42,11 @@ pub struct Options {
     pub index_every: u64,
     /// What gathers before a second sync starts ([`limits::SYNC_GATHER_BYTES`]).
     pub sync_gather: u64,
+    /// Delayed messages in memory ([`limits::DELAY_INDEX_MAX`]; smaller in tests).
+    pub delay_index: usize,
+    /// Runs of delayed messages after which some are merged ([`limits::DELAY_MERGE_RUNS`]; fewer
+    /// in tests).
+    pub delay_runs: usize,
     /// Batches that messages are being cut from, in all logs that share it.
     pub cuts: CutCache,
 }
@@ -54,6 +59,8 @@ impl Default for Options {
             segment_messages: limits::SEGMENT_MESSAGES_MAX,
             index_every: limits::INDEX_EVERY_BYTES,
             sync_gather: limits::SYNC_GATHER_BYTES,
+            delay_index: limits::DELAY_INDEX_MAX,
+            delay_runs: limits::DELAY_MERGE_RUNS,
             cuts: CutCache::default(),
         }
     }
@@ -323,6 +330,16 @@ impl<S: Storage> Log<S> {
             }
         }
         found
+    }
+
+    /// The segments that hold anything at or above `offset`, in order, each with the position
+    /// behind its batches.
+    pub(super) fn segments_above(&self, offset: Offset) -> Vec<(SegmentNumber, u64)> {
+        let sealed = self.sealed.iter().filter(|sealed| sealed.summary.end > offset);
+        let sealed = sealed.map(|sealed| (sealed.number, sealed.position));
+        let open = self.unsealed.iter().chain(std::iter::once(&self.active));
+        let open = open.filter(|segment| segment.end > offset);
+        sealed.chain(open.map(|segment| (segment.number, segment.position))).collect()
     }
 
     /// Drops a sealed segment; nothing in it is asked for any more. Several wait for each other

@@ -16,6 +16,7 @@
 //! | `groups/NAME.acks` | the ack journal of a group (`record`) |
 //! | `dropped` | which segments were dropped (`dropped`) |
 //! | `producers` | a snapshot of the producer table (`producers`) |
+//! | `delayed/` | messages that wait for their time: a log and its runs (`delayed`) |
 //! | `torn-...` | tails that a power loss tore, kept for people |
 //! | `*.tmp`, `staging-*` | unfinished; removed at the next start |
 //!
@@ -37,11 +38,13 @@
 //! `log` the state and small questions · `append` · `named` producers · `staging` large messages · `locate` and `cut`
 //! reading · `seek` times and counts · `schedule` which job when, `syncs` of them the syncs · `jobs` what they do ·
 //! `recovery` and `mend` opening · `scan` verifying · `check` · `queues` making and removing ·
-//! `groups`, `position`, `journal` what groups have settled, tried and leased · `segment`, `record`, `dropped`, `producers`, `meta` the formats.
+//! `groups`, `position`, `journal` what groups have settled, tried and leased · `delayed` messages
+//! that wait for their time · `segment`, `record`, `dropped`, `producers`, `meta` the formats.
 
 mod append;
 mod check;
 mod cut;
+mod delayed;
 mod dropped;
 mod error;
 mod files;
@@ -70,6 +73,7 @@ mod syncs;
 pub use append::{NewBatch, NewChain};
 pub use check::{CheckBound, Finding, Report, check};
 pub use cut::{CutCache, Select};
+pub use delayed::{Delays, DelaysProgress, DueBatch, Taking, create_delays};
 pub use error::{AppendError, Damage, LogError};
 pub use jobs::{Done, Job};
 pub use journal::GroupMark;

@@ -56,7 +56,8 @@ fn ensure_queues<S: Storage>(storage: &S) -> Result<(), Failure> {
     storage.sync_dir(Path::new("")).syncing(Path::new(""))
 }
 
-fn fill<S: Storage>(
+/// Makes the directory of a log with all that a new one has.
+pub(super) fn fill<S: Storage>(
     storage: &S,
     dir: &Path,
     id: QueueId,

@@ -143,7 +143,18 @@ impl<S: Storage> Log<S> {
         boot: Boot,
         options: &Options,
     ) -> Result<(Log<S>, Recovered), LogError> {
-        let mut recovery = Recovery::begin(storage, name, boot, options)?;
+        Log::open_at(storage, &files::queue_dir(name), name, boot, options)
+    }
+
+    /// Opens a log that lives in `dir`.
+    pub(super) fn open_at(
+        storage: Arc<S>,
+        dir: &Path,
+        name: &Name,
+        boot: Boot,
+        options: &Options,
+    ) -> Result<(Log<S>, Recovered), LogError> {
+        let mut recovery = Recovery::begin(storage, dir, name, boot, options)?;
         recovery.find_segments()?;
         recovery.scan_segments()?;
         let (producers, covered) = recovery.read_snapshot()?;
@@ -157,11 +168,12 @@ impl<S: Storage> Log<S> {
 impl<S: Storage> Recovery<S> {
     fn begin(
         storage: Arc<S>,
+        dir: &Path,
         name: &Name,
         boot: Boot,
         options: &Options,
     ) -> Result<Recovery<S>, LogError> {
-        let dir = files::queue_dir(name);
+        let dir = dir.to_owned();
         let names = match storage.list(&dir) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 return Err(LogError::NoQueue(name.clone()));

@@ -543,6 +543,7 @@ impl<S: Storage> Log<S> {
                 super::segment::HEADER_BYTES
             }),
             journals: journals.map(|j| (j.name.clone(), j.durable_bytes())).collect(),
+            delayed: None,
         }
     }
 }

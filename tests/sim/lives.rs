@@ -2,6 +2,8 @@
 //! order, and each life ended by a kill, a power loss, a fault or an orderly stop. A simple
 //! model says after each start what must be there, what may be, and what must not.
 
+#![allow(dead_code)] // Each test binary uses its part of this.
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use mq::batch::{Framing, Record};
