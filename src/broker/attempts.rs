@@ -49,6 +49,19 @@ impl Group {
         counted
     }
 
+    /// What of `range` is not known to have had an attempt has had one: a journal that lost its
+    /// end may know of a lease alone.
+    pub(super) fn know_tried(&mut self, range: OffsetRange) {
+        let mut left = range;
+        while !left.is_empty() {
+            let mut head = left;
+            if self.next_attempt(&mut head) == Attempts(1) {
+                self.attempts.set(head, Attempts(1));
+            }
+            left.start = head.end;
+        }
+    }
+
     /// `range` of the leased messages, each of which has had an attempt, failed: it rests, or is
     /// dying after the last attempt. Returns what is to be known of it.
     pub(super) fn fail(&mut self, range: OffsetRange, pause: Pause<'_>) -> Vec<Tried> {

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 
 use crate::limits;
+use crate::settings::Retention;
 use crate::units::{Attempts, Count, Monotonic, Name, Offset, OffsetRange};
 
 use super::exclusive::Exclusives;
@@ -28,10 +29,9 @@ pub(super) struct Group {
     name: Name,
     /// Contains the queue's gaps and what is gone from it.
     pub(super) settled: RangeSet,
-    /// Behind the highest message that was settled when the group was made: what lies below may
-    /// be a hole although this group never had it. Gaps do not count here: what lies below a gap
-    /// may well be new. What is settled later was handed out, or all below it was settled as well.
-    inherited: Offset,
+    /// Behind the highest message that is settled: what lies below may be a hole although this
+    /// group never had it. Gaps do not count here: what lies below a gap may well be new.
+    settled_to: Offset,
     pub(super) handed: Offset,
     pub(super) ready: RangeSet,
     /// How many messages its consumers hold, or are under a lease with a receipt.
@@ -105,6 +105,11 @@ impl Group {
         self.settled.len() - usize::from(self.floor() > Offset(0))
     }
 
+    /// Whether one more settled range would be too many.
+    pub(super) fn has_all_settled_ranges(&self) -> bool {
+        self.settled_ranges_above_floor() >= self.bounds.settled_ranges
+    }
+
     fn is_stuck(&self) -> bool {
         self.settled_ranges_above_floor() > self.bounds.settled_ranges
             || self.tried_ranges() > self.bounds.tried_ranges
@@ -125,7 +130,7 @@ impl Group {
     /// and is not settled); what lies below closes some. So the ranges of a stuck group are
     /// bounded by the limit and by the messages that were leased when it got stuck.
     pub(super) fn fence(&self) -> Offset {
-        if self.is_stuck() { self.handed.max(self.inherited) } else { Offset(u64::MAX) }
+        if self.is_stuck() { self.handed.max(self.settled_to) } else { Offset(u64::MAX) }
     }
 
     /// The lowest range that may be offered below `until`.
@@ -158,6 +163,7 @@ impl Group {
     /// `range` is settled, wherever it was.
     pub(super) fn cover_settled(&mut self, range: OffsetRange) {
         self.settled.cover(range);
+        self.settled_to = self.settled_to.max(range.end);
         if !self.attempts.is_empty() {
             self.attempts.unset(range);
         }
@@ -292,6 +298,7 @@ impl Broker {
         let queue = self.queue_mut(q);
         queue.groups.insert(place, g);
         let extent = queue.extent();
+        self.retime(g);
         self.group_changed(g);
         // A first group that comes with settled messages makes them gone.
         self.recheck_queue(q, extent);
@@ -304,7 +311,7 @@ impl Broker {
         let mut group = Group {
             queue: q,
             name: name.clone(),
-            inherited: Offset(0),
+            settled_to: Offset(0),
             ready: RangeSet::new(),
             settled: RangeSet::new(),
             handed: Offset(0),
@@ -331,7 +338,10 @@ impl Broker {
         };
         match state {
             None => {
-                let settled = self.gone(q);
+                let settled = match queue.retention {
+                    Retention::Acked => self.gone(q),
+                    Retention::Log => queue.gone.clone(),
+                };
                 self.fill(&mut group, settled);
                 group.handed = group.floor();
             }
@@ -343,7 +353,7 @@ impl Broker {
     /// Nothing of a group is leased, resting or dying: what is not settled is ready.
     fn fill(&self, group: &mut Group, settled: RangeSet) {
         let queue = self.queue(group.queue);
-        group.inherited = top_message(&settled, &queue.gaps);
+        group.settled_to = top_message(&settled, &queue.gaps);
         group.ready = settled.gaps_in(queue.extent()).collect();
         group.settled = settled;
     }
@@ -376,6 +386,9 @@ impl Broker {
                 group.resting.set(part, Rest(until));
             }
         }
+        for range in group.leases.ranges().iter().map(|(range, _)| range).collect::<Vec<_>>() {
+            group.know_tried(range);
+        }
         for part in group.ready.iter().collect::<Vec<_>>() {
             group.ready.uncover(part);
             group.make_ready(part);
@@ -394,7 +407,9 @@ impl Broker {
         let gone = self.gone(q);
         let group = self.forget_group(g);
         let queue = self.queue_mut(q);
-        queue.gone = gone;
+        if queue.retention == Retention::Acked {
+            queue.gone = gone;
+        }
         queue.groups.retain(|other| *other != g);
         queue.busy_groups -= usize::from(group.busy);
         let extent = queue.extent();

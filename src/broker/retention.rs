@@ -104,7 +104,8 @@ impl Broker {
     }
 
     /// As [`Broker::extend`], for messages that are for one group only: for the others they are
-    /// settled at once. Returns what their journals have to know.
+    /// settled at once. Returns what their journals have to know. A group that has all the settled
+    /// ranges that it may have gets them as ready; they are to be found out at delivery.
     pub fn extend_for(
         &mut self,
         q: QueueKey,
@@ -114,7 +115,7 @@ impl Broker {
         self.extend(q, range);
         let mut settled = Vec::new();
         for g in self.queue(q).groups.clone() {
-            if g != only {
+            if g != only && !self.group(g).has_all_settled_ranges() {
                 let ranges = self.settle_idle(g, range);
                 settled.push((g, ranges));
             }

@@ -6,9 +6,10 @@
 use super::error::{AppendError, is_full};
 use super::jobs::{ChainWork, Job, Work, chain_bytes};
 use super::log::{Log, PendingSnapshot, Segment};
+use super::snapshot;
 use super::staging::{Staging, check_space};
 use super::storage::{Storage, StorageFile};
-use crate::batch::{self, BatchHeader, Framing, Place, flags};
+use crate::batch::{self, BatchHeader, Framing, Place, Record, flags};
 use crate::limits;
 use crate::units::{
     Bytes, Count, Epoch, Monotonic, Offset, OffsetRange, Position, ProducerId, Sequence,
@@ -103,6 +104,7 @@ impl<S: Storage> Log<S> {
         let last = NewBatch { flags, producer, sequence, epoch, ..mark() };
         let header = BatchHeader { count: 1, ..self.header(wall, &last) };
         self.chain_running = true;
+        self.chain_attributes = staging.attributes().to_vec();
         self.chores.chain = Some(Job {
             queue: self.id(),
             storage: self.storage.clone(),
@@ -132,6 +134,8 @@ impl<S: Storage> Log<S> {
             return Err(self.undo_write(reason, failure.is_full()));
         }
         self.wrote(now, header, bytes, &[]);
+        let record = Record { attribute_bytes: &self.chain_attributes, body: &[] };
+        self.unique.note_record(&record, header.offset, header.time);
         self.needs_mark = true;
         Ok(OffsetRange::new(header.offset, header.end()))
     }
@@ -225,6 +229,7 @@ impl<S: Storage> Log<S> {
         self.chores.mark_failed = false;
         self.syncs.wrote(now, bytes);
         self.producers.note(header, header.annex(payload));
+        self.unique.note(header, header.messages_part(payload).unwrap_or_default());
         if self.policy != SyncPolicy::Always {
             self.visible_end = header.end();
         }
@@ -282,11 +287,11 @@ impl<S: Storage> Log<S> {
         self.syncs.want_all();
     }
 
-    /// Keeps the producers as they are now, for a snapshot that is written once the log is
+    /// Keeps what is known beside the messages as it is now, for a snapshot that is written once the log is
     /// durable to here. One at each roll, so that sealed segments need not be read at a start.
     pub(super) fn take_snapshot(&mut self) {
         let covered = self.end_covered();
-        let bytes = self.producers.encode(self.id(), covered);
+        let bytes = snapshot::encode(self.id(), covered, &self.producers, Some(&self.unique));
         self.pending_snapshot = Some(PendingSnapshot { bytes, covered, needs: self.syncs.written });
     }
 

@@ -11,13 +11,13 @@ use super::dropped::{DROPPED_BYTES_MAX, Dropped};
 use super::error::{Damage, Doing, Failure, LogError};
 use super::files;
 use super::meta::Meta;
-use super::producers::{PRODUCERS_BYTES_MAX, Producers};
 use super::record;
 use super::scan::{Scan, Stop, scan};
 use super::segment::{
     BadHeader, FOOTER_HEAD_BYTES, FooterHead, HEADER_BYTES, Index, SegmentHeader, TRAILER_BYTES,
     decode_trailer,
 };
+use super::snapshot::{self, SNAPSHOT_BYTES_MAX};
 use super::storage::{Storage, StorageFile};
 use crate::limits;
 use crate::units::{Bytes, Count, Name, Offset, Position, QueueId, SegmentNumber};
@@ -175,8 +175,8 @@ impl<S: Storage> Check<'_, S> {
         let dropped = self
             .small_file(files::DROPPED, DROPPED_BYTES_MAX)
             .and_then(|(path, bytes)| self.judged(&path, Dropped::decode(&bytes, meta.id, &path)));
-        if let Some((path, bytes)) = self.small_file(files::PRODUCERS, PRODUCERS_BYTES_MAX) {
-            self.judged(&path, Producers::decode(&bytes, meta.id, &path));
+        if let Some((path, bytes)) = self.small_file(files::SNAPSHOT, SNAPSHOT_BYTES_MAX) {
+            self.judged(&path, snapshot::decode(&bytes, meta.id, &path));
         }
         self.segments(meta.id, dropped.as_ref())?;
         self.journals(meta.id)

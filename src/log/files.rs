@@ -17,8 +17,8 @@ pub(super) const QUEUES: &str = "queues";
 pub(super) const META: &str = "queue.json";
 /// Which segments were dropped.
 pub(super) const DROPPED: &str = "dropped";
-/// The snapshot of the producer table.
-pub(super) const PRODUCERS: &str = "producers";
+/// What is known beside the messages: producers, ids, keys.
+pub(super) const SNAPSHOT: &str = "snapshot";
 /// The directory of the ack journals.
 pub(super) const GROUPS: &str = "groups";
 /// What a file is called until it is complete.
@@ -132,7 +132,6 @@ pub(super) fn seeded_crc(queue: QueueId, number: u64, position: u64, bytes: &[u8
     hasher.finalize()
 }
 
-/// Four bytes as a number; the caller has checked the length.
 /// How a file that is replaced whole is made: a header that begins with a magic, the format
 /// version and the number of entries, entries of one size, and the seeded CRC-32 of all that.
 pub(super) struct Table<'a> {
@@ -175,6 +174,7 @@ impl Table<'_> {
     }
 }
 
+/// Four bytes as a number; the caller has checked the length.
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }

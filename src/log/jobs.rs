@@ -12,7 +12,7 @@ use super::error::{Doing, Failure};
 use super::files;
 use super::journal::SyncPoint;
 use super::log::GroupFile;
-use super::producers::Covered;
+use super::snapshot::Covered;
 use super::storage::{Storage, StorageFile};
 use crate::batch::{self, BatchHeader, Place, flags};
 use crate::limits;
@@ -56,8 +56,8 @@ pub(super) struct ChainWork<S: Storage> {
 pub(super) struct DropWork<S: Storage> {
     pub dir: PathBuf,
     pub journals: Vec<(PathBuf, Arc<S::File>)>,
-    /// A snapshot of the producers, when the one on disk does not cover the segments.
-    pub producers: Option<(Vec<u8>, Covered)>,
+    /// A snapshot, when the one on disk does not cover the segments.
+    pub snapshot: Option<(Vec<u8>, Covered)>,
     pub dropped: Vec<u8>,
     pub segments: Vec<SegmentNumber>,
     /// What was open of them: closed with the job, on its thread.
@@ -150,7 +150,7 @@ impl<S: Storage> Job<S> {
             Work::Sync { .. } => "sync",
             Work::Prepare { .. } => "prepare a segment",
             Work::Seal { .. } => "seal a segment",
-            Work::Snapshot { .. } => "write a snapshot of the producers",
+            Work::Snapshot { .. } => "write a snapshot",
             Work::Drop(_) => "drop segments",
             Work::Install { .. } => "install an ack journal",
             Work::SyncJournals { .. } => "sync the ack journals",
@@ -185,7 +185,7 @@ impl<S: Storage> Job<S> {
             }
             Work::Drop(work) => {
                 let result = drop_segments(storage, &work);
-                let covered = work.producers.map(|(_, covered)| covered);
+                let covered = work.snapshot.map(|(_, covered)| covered);
                 drop(work.files);
                 Outcome::Dropped { segments: work.segments, covered, result }
             }
@@ -293,8 +293,8 @@ pub(super) fn seal<F: StorageFile>(
 /// are dropped, and only then they go.
 fn drop_segments<S: Storage>(storage: &S, work: &DropWork<S>) -> Result<(), Failure> {
     sync_all::<S>(&work.journals)?;
-    if let Some((bytes, _)) = &work.producers {
-        files::replace(storage, &work.dir.join(files::PRODUCERS), bytes)?;
+    if let Some((bytes, _)) = &work.snapshot {
+        files::replace(storage, &work.dir.join(files::SNAPSHOT), bytes)?;
     }
     files::replace(storage, &work.dir.join(files::DROPPED), &work.dropped)?;
     for number in &work.segments {

@@ -15,11 +15,13 @@ use super::jobs::{Handles, Prepared};
 use super::journal::Journal;
 use super::locate::Reading;
 use super::meta::Meta;
-use super::producers::{Covered, Producers};
+use super::producers::Producers;
 use super::schedule::Chores;
 use super::segment::{HEADER_BYTES, Index, Summary};
+use super::snapshot::Covered;
 use super::storage::Storage;
 use super::syncs::Syncs;
+use super::unique::Unique;
 use crate::limits;
 use crate::settings::Settings;
 use crate::units::{
@@ -157,7 +159,7 @@ pub(super) struct Preparing {
     pub then_roll: bool,
 }
 
-/// The producers' snapshot that waits until the log is durable as far as it covers.
+/// The snapshot that waits until the log is durable as far as it covers.
 pub(super) struct PendingSnapshot {
     pub bytes: Vec<u8>,
     pub covered: Covered,
@@ -185,6 +187,7 @@ pub struct Log<S: Storage> {
     pub(super) time: WallTime,
     pub(super) syncs: Syncs,
     pub(super) producers: Producers,
+    pub(super) unique: Unique,
     /// The log end that the snapshot on disk covers.
     pub(super) covered: Covered,
     pub(super) pending_snapshot: Option<PendingSnapshot>,
@@ -192,6 +195,8 @@ pub struct Log<S: Storage> {
     /// The key of the next group; none is used twice, as jobs under way name them.
     pub(super) next_group: u32,
     pub(super) chain_running: bool,
+    /// The attributes of the large message that is being copied.
+    pub(super) chain_attributes: Vec<u8>,
     pub(super) chores: Chores<S>,
     pub(super) last_write: Monotonic,
     /// Whether messages were appended behind the last mark.
@@ -268,6 +273,11 @@ impl<S: Storage> Log<S> {
         &mut self.producers
     }
 
+    /// The ids and keys that the queue knows.
+    pub fn unique(&mut self) -> &mut Unique {
+        &mut self.unique
+    }
+
     /// Bytes in segments and ack journals, space that is reserved ahead apart.
     #[must_use]
     pub fn bytes(&self) -> Bytes {
@@ -308,6 +318,7 @@ impl<S: Storage> Log<S> {
             self.policy = SyncPolicy::Always;
             self.syncs.want_all();
         }
+        self.unique.widen(settings);
         self.chores.settings = Some(settings.clone());
     }
 
@@ -387,7 +398,7 @@ impl<S: Storage> Log<S> {
         AppendError::Failed(why.clone())
     }
 
-    /// The active segment's end as a snapshot of the producers names it.
+    /// The active segment's end as a snapshot names it.
     pub(super) fn end_covered(&self) -> Covered {
         Covered {
             offset: self.active.end,

@@ -17,11 +17,12 @@ use super::jobs::{Handles, Prepared, prepare, seal};
 use super::locate::Reading;
 use super::log::{GroupFile, Log, Preparing, Sealed, Segment};
 use super::position::{self, GroupPosition};
-use super::producers::{Covered, Producers};
+use super::recall::Recalled;
 use super::recovery::{End, Part, Recovered, Recovery, TornTail};
-use super::scan::{Scan, Stop, walk_headers};
+use super::scan::{Scan, Stop};
 use super::schedule::Chores;
 use super::segment::{HEADER_BYTES, SegmentHeader, Summary, encode_footer};
+use super::snapshot::Snapshot;
 use super::storage::{Storage, StorageFile};
 use super::syncs::Syncs;
 use crate::batch::{BatchHeader, Framing, Place, flags};
@@ -35,11 +36,11 @@ impl<S: Storage> Recovery<S> {
     pub(super) fn mend(
         mut self,
         end: End,
-        producers: Producers,
-        covered: Covered,
+        snapshot: Snapshot,
     ) -> Result<(Log<S>, Recovered), LogError> {
         // The last reading that can find damage; from here on things change.
-        let (producers, covered) = self.recover_producers(&end, producers, covered)?;
+        let time = self.newest_time(&end);
+        let recalled = self.recall(&end, snapshot, time)?;
         if !self.boot.clean {
             // The last life may have ended between a rename or the making of a file and the
             // sync of its directory; from here on they are relied on.
@@ -59,10 +60,9 @@ impl<S: Storage> Recovery<S> {
             }
         }
         let skip = !self.is_strict() && self.meta.settings.sync != SyncPolicy::Always;
-        let time = self.newest_time(&end);
         let mut state = if skip { self.seal_all_and_skip(&end, time)? } else { self.resume(&end)? };
         state.time = state.time.max(time);
-        self.finish(state, producers, covered, torn)
+        self.finish(state, recalled, torn)
     }
 
     fn newest_time(&self, end: &End) -> WallTime {
@@ -198,40 +198,6 @@ impl<S: Storage> Recovery<S> {
             part.file.sync().syncing(&part.path)?;
         }
         Ok(())
-    }
-
-    /// The producers of the snapshot, and of the batches behind what it covers.
-    fn recover_producers(
-        &self,
-        end: &End,
-        mut producers: Producers,
-        mut covered: Covered,
-    ) -> Result<(Producers, Covered), LogError> {
-        let tail = &self.parts[end.at];
-        let beyond = covered.offset > end.offset
-            || (covered.segment == tail.number && covered.position > end.position);
-        if beyond {
-            producers.forget_all(self.newest_time(end));
-            covered = Covered::default();
-        }
-        for part in &self.parts[..=end.at] {
-            if let Some((position, _)) = part.sealed {
-                let from = match part.number.cmp(&covered.segment) {
-                    std::cmp::Ordering::Less => continue,
-                    std::cmp::Ordering::Equal => covered.position.max(HEADER_BYTES),
-                    std::cmp::Ordering::Greater => HEADER_BYTES,
-                };
-                let note = |header: &BatchHeader| producers.note(header, None);
-                let walked = walk_headers(&part.file, self.id(), part.number, from, position, note);
-                if let Err((position, error)) = walked.doing("reading", &part.path)? {
-                    return Err(corrupt(&part.path, Some(position), None, error.to_string()));
-                }
-            }
-            for header in part.producers.values() {
-                producers.note(header, None);
-            }
-        }
-        Ok((producers, covered))
     }
 }
 
@@ -379,8 +345,7 @@ impl<S: Storage> Recovery<S> {
     fn finish(
         mut self,
         state: State<S>,
-        producers: Producers,
-        covered: Covered,
+        recalled: Recalled,
         torn: Option<TornTail>,
     ) -> Result<(Log<S>, Recovered), LogError> {
         let end = state.active.end;
@@ -406,12 +371,14 @@ impl<S: Storage> Recovery<S> {
             dropped: self.dropped,
             visible_end: end,
             time: state.time,
-            producers,
-            covered,
+            producers: recalled.producers,
+            unique: recalled.unique,
+            covered: recalled.covered,
             pending_snapshot: None,
             next_group: self.journals.len() as u32,
             journals: (0..).map(GroupFile).zip(self.journals).collect(),
             chain_running: false,
+            chain_attributes: Vec::new(),
             chores,
             last_write: Monotonic(0),
             needs_mark: !state.marked,

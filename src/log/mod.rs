@@ -15,7 +15,7 @@
 //! | `0000000000000001.seg` ... | segments of batches (`segment`) |
 //! | `groups/NAME.acks` | the ack journal of a group (`record`) |
 //! | `dropped` | which segments were dropped (`dropped`) |
-//! | `producers` | a snapshot of the producer table (`producers`) |
+//! | `snapshot` | producers, ids and keys (`snapshot`) |
 //! | `delayed/` | messages that wait for their time: a log and its runs (`delayed`) |
 //! | `torn-...` | tails that a power loss tore, kept for people |
 //! | `*.tmp`, `staging-*` | unfinished; removed at the next start |
@@ -35,11 +35,12 @@
 //!
 //! # Map
 //!
-//! `log` the state and small questions · `append` · `named` producers · `staging` large messages · `locate` and `cut`
-//! reading · `seek` times and counts · `schedule` which job when, `syncs` of them the syncs · `jobs` what they do ·
-//! `recovery` and `mend` opening · `scan` verifying · `check` · `queues` making and removing ·
-//! `groups`, `position`, `journal` what groups have settled, tried and leased · `delayed` messages
-//! that wait for their time · `segment`, `record`, `dropped`, `producers`, `meta` the formats.
+//! `log` the state and small questions · `append` · `named` producers · `staging` large messages ·
+//! `locate` and `cut` reading · `seek` times and counts · `schedule` which job when, `syncs` of
+//! them the syncs · `jobs` what they do · `recovery`, `recall` and `mend` opening · `scan`
+//! verifying · `check` · `queues` making and removing · `groups`, `position`, `journal` what groups
+//! have settled, tried and leased · `producers`, `unique` what is known beside the messages ·
+//! `delayed` messages that wait for their time · `segment`, `record`, `dropped`, `snapshot`, `meta` the formats.
 
 mod append;
 mod check;
@@ -60,15 +61,18 @@ mod named;
 mod position;
 mod producers;
 mod queues;
+mod recall;
 mod record;
 mod recovery;
 mod scan;
 mod schedule;
 mod seek;
 mod segment;
+mod snapshot;
 mod staging;
 pub mod storage;
 mod syncs;
+mod unique;
 
 pub use append::{NewBatch, NewChain};
 pub use check::{CheckBound, Finding, Report, check};
@@ -88,3 +92,4 @@ pub use schedule::Progress;
 pub use seek::{Extent, Sought};
 pub use segment::FORMAT_VERSION;
 pub use staging::Staging;
+pub use unique::{Digest, Unique};

@@ -1,46 +1,15 @@
 //! The producer table of one queue: who sent up to where, so that a retry is stored once.
 //!
 //! Bounded: a producer that is connected or named is kept; of the others, those that were
-//! active last. One that was forgotten is refused, never stored twice. Does no I/O; the log
-//! writes its snapshots. Called by the log as batches are appended and by the server, which
+//! active last. One that was forgotten is refused, never stored twice. Does no I/O; `snapshot` has
+//! its bytes. Called by the log as batches are appended and by the server, which
 //! asks before it appends.
-//!
-//! # Layout of the snapshot
-//!
-//! Little-endian; replaced whole.
-//!
-//! ```text
-//!  0          8         12        16            32       40        48         56
-//! ┌──────────┬─────────┬─────────┬─────────────┬────────┬─────────┬──────────┬───────────┐
-//! │ "mq-prod"│ version │ entries │ queue id    │ covers │ covers: │ covers:  │ forgotten │
-//! │ and NUL  │ u32     │ u32     │ 16 bytes    │ offset │ segment │ position │ u64, µs   │
-//! └──────────┴─────────┴─────────┴─────────────┴────────┴─────────┴──────────┴───────────┘
-//! entries, 32 bytes each, then the CRC-32 of everything in front of it
-//!  0          8        12      16         24
-//! ┌──────────┬────────┬───────┬──────────┬─────────────┐
-//! │ producer │ epoch  │ named │ sequence │ last active │
-//! │ u64      │ u32    │ u32   │ u64      │ u64, µs     │
-//! └──────────┴────────┴───────┴──────────┴─────────────┘
-//! ```
-//!
-//! To change the format, raise the version and keep the decoder of the one before.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
 
-use super::error::LogError;
-use super::files::{Table, put_u32, put_u64, seeded_crc, u32_at, u64_at};
-use super::segment::FORMAT_VERSION;
 use crate::batch::{BatchHeader, flags};
 use crate::limits;
-use crate::units::{Epoch, Offset, ProducerId, QueueId, SegmentNumber, Sequence, WallTime};
-
-const MAGIC: &[u8; 8] = b"mq-prod\0";
-const HEADER_BYTES: usize = 64;
-const ENTRY_BYTES: usize = 32;
-
-/// A longer snapshot is damaged. Named producers are not bounded by the table, so this is ample.
-pub(super) const PRODUCERS_BYTES_MAX: u64 = 256 << 20;
+use crate::units::{Epoch, ProducerId, Sequence, WallTime};
 
 /// What to do with an append that names a producer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,12 +54,15 @@ impl Entry {
     }
 }
 
-/// The log end that a snapshot covers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Covered {
-    pub offset: Offset,
-    pub segment: SegmentNumber,
-    pub position: u64,
+/// A producer as a snapshot keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct StoredProducer<'a> {
+    pub producer: ProducerId,
+    pub epoch: Epoch,
+    pub named: bool,
+    pub sequence: Sequence,
+    pub active: WallTime,
+    pub annex: Option<&'a [u8]>,
 }
 
 /// The producers of one queue.
@@ -264,73 +236,51 @@ impl Producers {
         *self = Producers { forgotten: until, ..Producers::default() };
     }
 
-    /// The bytes of a snapshot.
-    pub(super) fn encode(&self, queue: QueueId, covered: Covered) -> Vec<u8> {
-        let stored = |entry: &&(&ProducerId, &Entry)| {
-            entry.1.named || entry.1.sequence > Sequence(0) || entry.1.epoch > Epoch(0)
-        };
-        let all: Vec<(&ProducerId, &Entry)> = self.table.iter().collect();
-        let mut entries: Vec<&(&ProducerId, &Entry)> = all.iter().filter(stored).collect();
-        entries.sort_unstable_by_key(|entry| entry.0);
-        let mut out = vec![0u8; HEADER_BYTES];
-        out[..8].copy_from_slice(MAGIC);
-        put_u32(&mut out, 8, FORMAT_VERSION);
-        put_u32(&mut out, 12, entries.len() as u32);
-        out[16..32].copy_from_slice(queue.as_bytes());
-        put_u64(&mut out, 32, covered.offset.0);
-        put_u64(&mut out, 40, covered.segment.0);
-        put_u64(&mut out, 48, covered.position);
-        put_u64(&mut out, 56, self.forgotten.0);
-        for (producer, entry) in entries {
-            out.extend_from_slice(&producer.0.to_le_bytes());
-            out.extend_from_slice(&entry.epoch.0.to_le_bytes());
-            out.extend_from_slice(&u32::from(entry.named).to_le_bytes());
-            out.extend_from_slice(&entry.sequence.0.to_le_bytes());
-            out.extend_from_slice(&entry.active.0.to_le_bytes());
-        }
-        let crc = seeded_crc(queue, 0, 0, &out);
-        out.extend_from_slice(&crc.to_le_bytes());
-        out
+    /// The last activity of the newest producer that was forgotten.
+    pub(super) fn forgotten(&self) -> WallTime {
+        self.forgotten
     }
 
-    /// Reads a snapshot and the log end that it covers.
-    ///
-    /// # Errors
-    /// [`LogError::Corrupt`], [`LogError::Newer`].
-    pub(super) fn decode(
-        bytes: &[u8],
-        queue: QueueId,
-        path: &Path,
-    ) -> Result<(Producers, Covered), LogError> {
-        let table = Table {
-            magic: MAGIC,
-            header_bytes: HEADER_BYTES,
-            entry_bytes: ENTRY_BYTES,
-            is_none: "is no snapshot of producers",
-        };
-        let (body, entries) = table.open(bytes, queue, path)?;
-        let covered = Covered {
-            offset: Offset(u64_at(body, 32)),
-            segment: SegmentNumber(u64_at(body, 40)),
-            position: u64_at(body, 48),
-        };
-        let mut producers = Producers { forgotten: WallTime(u64_at(body, 56)), ..Self::default() };
-        for entry in entries {
-            let producer = ProducerId(u64_at(entry, 0));
+    /// What a snapshot keeps, in the order of their numbers.
+    pub(super) fn stored(&self) -> Vec<StoredProducer<'_>> {
+        let is_stored =
+            |entry: &Entry| entry.named || entry.sequence > Sequence(0) || entry.epoch > Epoch(0);
+        let table = self.table.iter().filter(|(_, entry)| is_stored(entry));
+        let stored = table.map(|(&producer, entry)| StoredProducer {
+            producer,
+            epoch: entry.epoch,
+            named: entry.named,
+            sequence: entry.sequence,
+            active: entry.active,
+            annex: self.annex(producer),
+        });
+        let mut stored: Vec<StoredProducer<'_>> = stored.collect();
+        stored.sort_unstable_by_key(|one| one.producer);
+        stored
+    }
+
+    /// The table that a snapshot kept.
+    pub(super) fn restore(stored: &[StoredProducer<'_>], forgotten: WallTime) -> Producers {
+        let mut producers = Producers { forgotten, ..Producers::default() };
+        for one in stored {
             let entry = Entry {
-                epoch: Epoch(u32_at(entry, 8)),
-                named: u32_at(entry, 12) != 0,
-                sequence: Sequence(u64_at(entry, 16)),
-                active: WallTime(u64_at(entry, 24)),
+                epoch: one.epoch,
+                named: one.named,
+                sequence: one.sequence,
+                active: one.active,
                 connections: 0,
             };
             if entry.is_idle() {
-                producers.idle.insert((entry.active, producer));
+                producers.idle.insert((entry.active, one.producer));
             }
-            producers.table.insert(producer, entry);
+            producers.named += usize::from(one.named);
+            producers.table.insert(one.producer, entry);
+            if let Some(annex) = one.annex {
+                producers.annexes.insert(one.producer, annex.to_vec());
+            }
         }
         producers.forget();
-        Ok((producers, covered))
+        producers
     }
 }
 
@@ -338,6 +288,7 @@ impl Producers {
 mod tests {
     use super::*;
     use crate::batch::Framing;
+    use crate::units::Offset;
 
     impl Producers {
         fn note_plain(&mut self, header: &BatchHeader) {
@@ -407,26 +358,5 @@ mod tests {
         assert_eq!(producers.last(ProducerId(2)), Some((Epoch(1), Sequence(9))));
         producers.disconnected(ProducerId(1));
         assert_eq!(producers.last(ProducerId(1)), None);
-    }
-
-    #[test]
-    fn snapshot_round_trips() {
-        let queue = QueueId::from_bytes(*b"0123456789abcdef");
-        let path = Path::new("producers");
-        let mut producers = Producers::default();
-        producers.note_plain(&header(1, 7, 1));
-        producers.note_plain(&BatchHeader { flags: flags::MARK, count: 0, ..header(2, 9, 1) });
-        let covered = Covered { offset: Offset(9), segment: SegmentNumber(2), position: 100 };
-        let bytes = producers.encode(queue, covered);
-        let (read, from) = Producers::decode(&bytes, queue, path).unwrap();
-        assert_eq!((&read.table, from), (&producers.table, covered));
-        for length in 0..bytes.len() {
-            assert!(Producers::decode(&bytes[..length], queue, path).is_err());
-        }
-        for bit in 0..bytes.len() * 8 {
-            let mut bad = bytes.clone();
-            bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(Producers::decode(&bad, queue, path).is_err(), "bit {bit}");
-        }
     }
 }

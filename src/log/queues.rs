@@ -12,8 +12,9 @@ use super::error::{Doing, Failure, LogError};
 use super::files;
 use super::jobs::{Job, Work, sweep};
 use super::meta::Meta;
-use super::producers::{Covered, Producers};
+use super::producers::Producers;
 use super::segment::{HEADER_BYTES, SegmentHeader};
+use super::snapshot::{self, Covered};
 use super::storage::{Storage, StorageFile};
 use crate::settings::Settings;
 use crate::units::{Name, Offset, Position, QueueId, SegmentNumber, WallTime};
@@ -73,7 +74,7 @@ pub(super) fn fill<S: Storage>(
     let contents = [
         (dir.join(files::META), Meta::new(id, now, settings.clone()).encode()),
         (dir.join(files::DROPPED), Dropped::default().encode(id)),
-        (dir.join(files::PRODUCERS), Producers::default().encode(id, covered)),
+        (dir.join(files::SNAPSHOT), snapshot::encode(id, covered, &Producers::default(), None)),
         (files::segment_path(dir, first), header.encode(id, first).to_vec()),
     ];
     for (path, bytes) in contents {

@@ -13,7 +13,7 @@
 //!
 //! What follows is in `mend`. Called by [`Log::open`]; changes nothing itself.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,18 +24,17 @@ use super::journal::Journal;
 use super::log::{Boot, Log, Options};
 use super::meta::Meta;
 use super::position::GroupPosition;
-use super::producers::{Covered, PRODUCERS_BYTES_MAX, Producers};
 use super::record::{self, Replay};
 use super::scan::{Scan, Stop, mark_behind, scan};
 use super::segment::{
     BadHeader, FOOTER_HEAD_BYTES, FooterHead, HEADER_BYTES, SegmentHeader, TRAILER_BYTES,
     decode_trailer,
 };
+use super::snapshot::{self, Covered, SNAPSHOT_BYTES_MAX, Snapshot};
 use super::storage::{Storage, StorageFile};
-use crate::batch::{BatchHeader, flags};
 use crate::limits;
 use crate::units::{
-    Bytes, Name, Offset, OffsetRange, Position, ProducerId, QueueId, SegmentNumber, SyncPolicy,
+    Bytes, Name, Offset, OffsetRange, Position, QueueId, SegmentNumber, SyncPolicy,
 };
 
 /// What a start found in a log.
@@ -82,8 +81,6 @@ pub(super) struct Part<S: Storage> {
     pub sealed: Option<(u64, FooterHead)>,
     /// Of a segment that is not sealed.
     pub scan: Option<Scan>,
-    /// The last batch of each producer, of a segment that is not sealed.
-    pub producers: HashMap<ProducerId, BatchHeader>,
 }
 
 impl<S: Storage> Part<S> {
@@ -157,11 +154,11 @@ impl<S: Storage> Log<S> {
         let mut recovery = Recovery::begin(storage, dir, name, boot, options)?;
         recovery.find_segments()?;
         recovery.scan_segments()?;
-        let (producers, covered) = recovery.read_snapshot()?;
+        let snapshot = recovery.read_snapshot()?;
         recovery.read_journals()?;
         let end = recovery.judge()?;
-        recovery.judge_clean(&end, covered)?;
-        recovery.mend(end, producers, covered)
+        recovery.judge_clean(&end, snapshot.covered)?;
+        recovery.mend(end, snapshot)
     }
 }
 
@@ -277,8 +274,7 @@ impl<S: Storage> Recovery<S> {
             }
         };
         let sealed = self.find_footer(&file, number, length).doing("reading", &path)?;
-        let (scan, producers) = (None, HashMap::new());
-        Ok(Some(Part { number, path, file, length, header, sealed, scan, producers }))
+        Ok(Some(Part { number, path, file, length, header, sealed, scan: None }))
     }
 
     fn find_footer(
@@ -309,15 +305,7 @@ impl<S: Storage> Recovery<S> {
                 self.mark = self.mark.max(head.summary.end);
                 continue;
             }
-            let producers = &mut part.producers;
-            let visit = |header: &BatchHeader, _| {
-                if header.producer != ProducerId(0) {
-                    let named = producers.get(&header.producer).map_or(0, |h| h.flags);
-                    let flags = header.flags | (named & flags::MARK);
-                    producers.insert(header.producer, BatchHeader { flags, ..*header });
-                }
-            };
-            let found = scan(&part.file, queue, part.number, part.length, None, every, visit)
+            let found = scan(&part.file, queue, part.number, part.length, None, every, |_, _| {})
                 .doing("reading", &part.path)?;
             self.mark = self.mark.max(found.mark);
             if matches!(found.stop, Stop::Bad(_)) {
@@ -331,10 +319,10 @@ impl<S: Storage> Recovery<S> {
         Ok(())
     }
 
-    fn read_snapshot(&self) -> Result<(Producers, Covered), LogError> {
-        let path = self.dir.join(files::PRODUCERS);
-        let bytes = read_metadata(&*self.storage, &path, PRODUCERS_BYTES_MAX)?;
-        Producers::decode(&bytes, self.id(), &path)
+    fn read_snapshot(&self) -> Result<Snapshot, LogError> {
+        let path = self.dir.join(files::SNAPSHOT);
+        let bytes = read_metadata(&*self.storage, &path, SNAPSHOT_BYTES_MAX)?;
+        snapshot::decode(&bytes, self.id(), &path)
     }
 
     fn read_journals(&mut self) -> Result<(), LogError> {
@@ -477,7 +465,7 @@ impl<S: Storage> Recovery<S> {
         Ok(end)
     }
 
-    /// An orderly stop leaves a snapshot of the producers that covers exactly the log.
+    /// An orderly stop leaves a snapshot that covers exactly the log.
     fn judge_clean(&self, end: &End, covered: Covered) -> Result<(), LogError> {
         let part = &self.parts[end.at];
         let same_segment = covered.segment == part.number;

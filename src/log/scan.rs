@@ -289,27 +289,37 @@ pub(super) fn first_offset<F: StorageFile>(
     Ok(BatchHeader::decode(&head[..read], &place).ok().map(|header| header.offset))
 }
 
-/// Reads only the headers from `from` to `end`, where batches are known to stand.
-pub(super) fn walk_headers<F: StorageFile>(
+/// Reads the batches from `from` to `end`, where batches are known to stand: their headers, and
+/// the payloads of those that `wants` picks, verified. Of the others `visit` sees no payload.
+pub(super) fn walk_batches<F: StorageFile>(
     file: &F,
     queue: QueueId,
     number: SegmentNumber,
     from: u64,
     end: u64,
-    mut visit: impl FnMut(&BatchHeader),
+    wants: impl Fn(&BatchHeader) -> bool,
+    mut visit: impl FnMut(&BatchHeader, &[u8]),
 ) -> io::Result<Result<(), (u64, batch::BatchError)>> {
     let mut window = Window::new(file, from, end);
     let mut position = from;
     while position < end {
         let bytes = window.at(position, batch::HEADER_BYTES as u64)?;
         let place = Place { queue, segment: number, position: Position(position) };
-        match BatchHeader::decode(bytes, &place) {
-            Ok(header) => {
-                visit(&header);
-                position += header.length();
-            }
+        let header = match BatchHeader::decode(bytes, &place) {
+            Ok(header) => header,
             Err(error) => return Ok(Err((position, error))),
+        };
+        if wants(&header) {
+            let whole = window.at(position, header.length())?;
+            let payload = whole.get(batch::HEADER_BYTES..).unwrap_or_default();
+            if let Err(error) = header.verify(payload) {
+                return Ok(Err((position, error)));
+            }
+            visit(&header, payload);
+        } else {
+            visit(&header, &[]);
         }
+        position += header.length();
     }
     Ok(Ok(()))
 }

@@ -13,8 +13,8 @@ use super::files;
 use super::jobs::{Done, DropWork, Job, Outcome, Work};
 use super::journal::{Journal, SyncPoint};
 use super::log::{GroupFile, Log, Sealed};
-use super::producers::Covered;
 use super::segment::{SegmentHeader, encode_footer};
+use super::snapshot::Covered;
 use super::storage::Storage;
 use crate::limits;
 use crate::settings::Settings;
@@ -315,7 +315,7 @@ impl<S: Storage> Log<S> {
     }
 
     /// Drops all segments that wait for it. Everything that refers to them must be durable
-    /// first: the acks by a sync in the job, the producers by a snapshot that covers them.
+    /// first: the acks by a sync in the job, producers and ids by a snapshot that covers them.
     fn drop_work(&mut self) -> Option<Work<S>> {
         let last = *self.chores.drops.iter().max()?;
         if self.journals.values().any(|journal| !journal.is_complete()) {
@@ -325,14 +325,14 @@ impl<S: Storage> Log<S> {
         let is_behind = |covered: &Covered| {
             (covered.segment, covered.position) >= (behind.segment, behind.position)
         };
-        let mut producers = None;
+        let mut snapshot = None;
         if !is_behind(&self.covered) {
             if !self.pending_snapshot.as_ref().is_some_and(|wait| is_behind(&wait.covered)) {
                 self.take_snapshot();
                 self.syncs.want_all();
             }
             let ready = self.pending_snapshot.take_if(|wait| wait.needs <= self.syncs.durable)?;
-            producers = Some((ready.bytes, ready.covered));
+            snapshot = Some((ready.bytes, ready.covered));
         }
         let segments = self.chores.drops.clone();
         let mut dropped = self.dropped.clone();
@@ -345,7 +345,7 @@ impl<S: Storage> Log<S> {
         let dropped = dropped.encode(self.id());
         let dir = self.dir.clone();
         let files = self.reading.forget(&segments);
-        Some(Work::Drop(DropWork { dir, journals, producers, dropped, segments, files }))
+        Some(Work::Drop(DropWork { dir, journals, snapshot, dropped, segments, files }))
     }
 
     fn snapshot_work(&mut self) -> Option<Work<S>> {
@@ -354,7 +354,7 @@ impl<S: Storage> Log<S> {
             self.take_snapshot();
         }
         let ready = self.pending_snapshot.take_if(|wait| wait.needs <= self.syncs.durable)?;
-        let path = self.dir.join(files::PRODUCERS);
+        let path = self.dir.join(files::SNAPSHOT);
         Some(Work::Snapshot { path, bytes: ready.bytes, covered: ready.covered })
     }
 
@@ -519,8 +519,12 @@ impl<S: Storage> Log<S> {
 
     fn settings_recorded(&mut self, settings: Settings) {
         self.meta.settings = settings;
+        self.unique.configure(&self.meta.settings);
         // A newer request may have come in while this one was written.
         self.chores.settings.take_if(|newer| *newer == self.meta.settings);
+        if let Some(newer) = &self.chores.settings {
+            self.unique.widen(newer);
+        }
         let stricter = self.chores.settings.as_ref().map(|newer| newer.sync);
         if stricter != Some(SyncPolicy::Always) {
             self.policy = self.meta.settings.sync;

@@ -10,6 +10,7 @@ use super::error::{AppendError, is_full};
 use super::files;
 use super::log::{Log, Options};
 use super::storage::{Storage, StorageFile};
+use crate::batch::Record;
 use crate::limits;
 use crate::units::{Bytes, Position};
 
@@ -20,6 +21,7 @@ pub struct Staging<S: Storage> {
     file: Arc<S::File>,
     bytes: u64,
     allocated: u64,
+    attributes: Vec<u8>,
 }
 
 impl<S: Storage> Log<S> {
@@ -42,12 +44,13 @@ impl<S: Storage> Log<S> {
             file: Arc::new(file),
             bytes: 0,
             allocated: 0,
+            attributes: Vec::new(),
         })
     }
 }
 
 impl<S: Storage> Staging<S> {
-    /// Adds the next part.
+    /// Adds the next part. The first one holds all attributes.
     ///
     /// # Errors
     /// [`AppendError::Full`] (the part can be pushed again), [`AppendError::Failed`].
@@ -64,6 +67,10 @@ impl<S: Storage> Staging<S> {
         self.file
             .write_all_at(&[part], Position(self.bytes))
             .map_err(|error| refused(&*self.storage, &self.options, &error))?;
+        if self.bytes == 0 {
+            let record = Record::beginning(part);
+            self.attributes = record.map_or(&[][..], |record| record.attribute_bytes).to_vec();
+        }
         self.bytes = need;
         Ok(())
     }
@@ -72,6 +79,12 @@ impl<S: Storage> Staging<S> {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// The message's attributes, once the first part is there.
+    #[must_use]
+    pub fn attributes(&self) -> &[u8] {
+        &self.attributes
     }
 
     pub(super) fn file(&self) -> Arc<S::File> {

@@ -219,7 +219,8 @@ impl Bench {
                 self.log.complaint(place)?;
                 panic!("the log says that a bad batch is good");
             }
-            for (n, body) in bodies(header.framing, payload).enumerate() {
+            let messages = header.messages_part(payload).unwrap();
+            for (n, body) in bodies(header.framing, messages).enumerate() {
                 let body = String::from_utf8(body.to_vec()).unwrap();
                 found.push((header.offset.0 + n as u64, body));
             }

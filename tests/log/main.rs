@@ -3,6 +3,8 @@
 //!
 //! Everything runs on the simulated disk; a failure prints its seed.
 
+mod facts;
+#[path = "../sim/mod.rs"]
 mod sim;
 
 use std::collections::BTreeSet;

@@ -1,0 +1,256 @@
+//! `snapshot`: what a queue knows beside its messages (producers, ids, keys), up to an end of the
+//! log. What stands behind that end is read from the batches.
+//!
+//! Encodes and decodes; the log writes it, at each roll and before segments are dropped. Called
+//! by the log, recovery and `check`.
+//!
+//! # Layout
+//!
+//! Little-endian; replaced whole.
+//!
+//! ```text
+//!  0          8         12          16            32       40        48         56          64
+//! ┌──────────┬─────────┬───────────┬─────────────┬────────┬─────────┬──────────┬───────────┐
+//! │ "mq-snap"│ version │ producers │ queue id    │ covers │ covers: │ covers:  │ forgotten │
+//! │ and NUL  │ u32     │ u32       │ 16 bytes    │ offset │ segment │ position │ u64, µs   │
+//! └──────────┴─────────┴───────────┴─────────────┴────────┴─────────┴──────────┴───────────┘
+//! producers, 32 bytes each
+//!  0          8        12      16         24
+//! ┌──────────┬────────┬───────┬──────────┬─────────────┐
+//! │ producer │ epoch  │ kind  │ sequence │ last active │   kind: 0 without a name, 1 named,
+//! │ u64      │ u32    │ u32   │ u64      │ u64, µs     │   2 named and with an annex
+//! └──────────┴────────┴───────┴──────────┴─────────────┘
+//! then for each of kind 2, in the same order: u32 bytes of annex, the annex
+//! then u64 ids, and for each, the oldest first: 16 bytes digest, u64 time stored, µs
+//! then u64 keys, and for each: 16 bytes digest, u64 offset
+//! then the CRC-32, seeded with the queue's id, of everything in front of it
+//! ```
+//!
+//! A digest is SipHash-1-3 with 128 bits, keyed with the queue's id, of the id or key.
+//!
+//! To change the format, raise the version and keep the decoder of the one before.
+
+use std::path::Path;
+
+use super::error::{LogError, corrupt};
+use super::files::{put_u32, put_u64, seeded_crc, u32_at, u64_at};
+use super::producers::{Producers, StoredProducer};
+use super::segment::FORMAT_VERSION;
+use super::unique::{Digest, Unique};
+use crate::limits;
+use crate::units::{Epoch, Offset, ProducerId, QueueId, SegmentNumber, Sequence, WallTime};
+
+const MAGIC: &[u8; 8] = b"mq-snap\0";
+const HEADER_BYTES: usize = 64;
+const PRODUCER_BYTES: usize = 32;
+const DIGEST_BYTES: usize = 24;
+
+/// A longer snapshot is damaged: it holds at most the annexes of all named producers, the ids and
+/// the keys.
+pub(super) const SNAPSHOT_BYTES_MAX: u64 = 256 << 20;
+
+const PLAIN: u32 = 0;
+const NAMED: u32 = 1;
+const ANNEXED: u32 = 2;
+
+/// The log end that a snapshot covers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Covered {
+    pub offset: Offset,
+    pub segment: SegmentNumber,
+    pub position: u64,
+}
+
+/// A snapshot as it was read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Snapshot {
+    pub covered: Covered,
+    pub producers: Producers,
+    pub ids: Vec<(Digest, WallTime)>,
+    pub keys: Vec<(Digest, Offset)>,
+}
+
+/// The bytes of a snapshot.
+pub(super) fn encode(
+    queue: QueueId,
+    covered: Covered,
+    producers: &Producers,
+    unique: Option<&Unique>,
+) -> Vec<u8> {
+    let stored = producers.stored();
+    let mut out = vec![0u8; HEADER_BYTES];
+    out[..8].copy_from_slice(MAGIC);
+    put_u32(&mut out, 8, FORMAT_VERSION);
+    put_u32(&mut out, 12, stored.len() as u32);
+    out[16..32].copy_from_slice(queue.as_bytes());
+    put_u64(&mut out, 32, covered.offset.0);
+    put_u64(&mut out, 40, covered.segment.0);
+    put_u64(&mut out, 48, covered.position);
+    put_u64(&mut out, 56, producers.forgotten().0);
+    for one in &stored {
+        let kind = match (one.named, &one.annex) {
+            (false, _) => PLAIN,
+            (true, None) => NAMED,
+            (true, Some(_)) => ANNEXED,
+        };
+        out.extend_from_slice(&one.producer.0.to_le_bytes());
+        out.extend_from_slice(&one.epoch.0.to_le_bytes());
+        out.extend_from_slice(&kind.to_le_bytes());
+        out.extend_from_slice(&one.sequence.0.to_le_bytes());
+        out.extend_from_slice(&one.active.0.to_le_bytes());
+    }
+    for annex in stored.iter().filter_map(|one| one.annex) {
+        out.extend_from_slice(&(annex.len() as u32).to_le_bytes());
+        out.extend_from_slice(annex);
+    }
+    push_unique(&mut out, unique);
+    let crc = seeded_crc(queue, 0, 0, &out);
+    out.extend_from_slice(&crc.to_le_bytes());
+    out
+}
+
+fn push_unique(out: &mut Vec<u8>, unique: Option<&Unique>) {
+    let Some((ids, keys)) = unique.map(Unique::stored) else {
+        return out.extend_from_slice(&[0; 16]);
+    };
+    let ids = (ids.len(), ids.map(|(id, stored)| (id, stored.0)));
+    out.reserve((ids.0 + keys.len()) * DIGEST_BYTES + 16);
+    out.extend_from_slice(&(ids.0 as u64).to_le_bytes());
+    ids.1.for_each(|(id, stored)| push_digest(out, id, stored));
+    out.extend_from_slice(&(keys.len() as u64).to_le_bytes());
+    keys.for_each(|(key, offset)| push_digest(out, key, offset.0));
+}
+
+fn push_digest(out: &mut Vec<u8>, Digest(words): Digest, value: u64) {
+    for word in [words[0], words[1], value] {
+        out.extend_from_slice(&word.to_le_bytes());
+    }
+}
+
+/// Reads a snapshot.
+///
+/// # Errors
+/// [`LogError::Corrupt`], [`LogError::Newer`].
+pub(super) fn decode(bytes: &[u8], queue: QueueId, path: &Path) -> Result<Snapshot, LogError> {
+    let bad = |what: &str| corrupt(path, None, None, what);
+    if bytes.len() < HEADER_BYTES + 4 || &bytes[..8] != MAGIC {
+        return Err(bad("is no snapshot"));
+    }
+    let (body, crc) = bytes.split_at(bytes.len() - 4);
+    if u32_at(crc, 0) != seeded_crc(queue, 0, 0, body) {
+        return Err(bad("fails its checksum"));
+    }
+    let version = u32_at(body, 8);
+    if version > FORMAT_VERSION {
+        let path = path.to_owned();
+        return Err(LogError::Newer { path, found: version, known: FORMAT_VERSION });
+    }
+    read(body).ok_or_else(|| bad("has an impossible length"))
+}
+
+fn read(body: &[u8]) -> Option<Snapshot> {
+    let mut rest = &body[HEADER_BYTES..];
+    let entries = take(&mut rest, (u32_at(body, 12) as usize).checked_mul(PRODUCER_BYTES)?)?;
+    let mut stored = Vec::with_capacity(entries.len() / PRODUCER_BYTES);
+    for entry in entries.chunks_exact(PRODUCER_BYTES) {
+        let kind = u32_at(entry, 12);
+        let annex = if kind == ANNEXED {
+            let length = u32_at(take(&mut rest, 4)?, 0) as usize;
+            Some(take(&mut rest, length)?).filter(|_| length <= limits::ANNEX_BYTES_MAX)
+        } else {
+            None
+        };
+        stored.push(StoredProducer {
+            producer: ProducerId(u64_at(entry, 0)),
+            epoch: Epoch(u32_at(entry, 8)),
+            named: kind != PLAIN,
+            sequence: Sequence(u64_at(entry, 16)),
+            active: WallTime(u64_at(entry, 24)),
+            annex,
+        });
+    }
+    let producers = Producers::restore(&stored, WallTime(u64_at(body, 56)));
+    let ids = digests(&mut rest)?.map(|(id, stored)| (id, WallTime(stored))).collect();
+    let keys = digests(&mut rest)?.map(|(key, offset)| (key, Offset(offset))).collect();
+    let covered = Covered {
+        offset: Offset(u64_at(body, 32)),
+        segment: SegmentNumber(u64_at(body, 40)),
+        position: u64_at(body, 48),
+    };
+    rest.is_empty().then_some(Snapshot { covered, producers, ids, keys })
+}
+
+fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
+    let (taken, behind) = rest.split_at_checked(length)?;
+    *rest = behind;
+    Some(taken)
+}
+
+fn digests<'a>(rest: &mut &'a [u8]) -> Option<impl Iterator<Item = (Digest, u64)> + use<'a>> {
+    let count = usize::try_from(u64_at(take(rest, 8)?, 0)).ok()?;
+    let entries = take(rest, count.checked_mul(DIGEST_BYTES)?)?;
+    let entries = entries.chunks_exact(DIGEST_BYTES);
+    Some(entries.map(|entry| (Digest([u64_at(entry, 0), u64_at(entry, 8)]), u64_at(entry, 16))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{BatchHeader, Framing, Record, flags, push_attribute, tags};
+    use crate::settings::{IdWindow, Settings};
+
+    fn header(producer: u64, flags: u16, sequence: u64) -> BatchHeader {
+        BatchHeader {
+            payload_bytes: 0,
+            framing: Framing::Records,
+            flags,
+            offset: Offset(0),
+            count: 0,
+            payload_crc: 0,
+            mark: Offset(0),
+            time: WallTime(3),
+            producer: ProducerId(producer),
+            sequence: Sequence(sequence),
+            epoch: Epoch(1),
+        }
+    }
+
+    #[test]
+    fn snapshot_round_trips_and_every_flipped_bit_is_found() {
+        let queue = QueueId::from_bytes(*b"0123456789abcdef");
+        let path = Path::new("snapshot");
+        let mut producers = Producers::default();
+        producers.note(&header(1, 0, 7), None);
+        producers.note(&header(2, flags::MARK, 9), None);
+        producers.note(&header(3, flags::MARK, 1), None);
+        producers.note(&header(3, flags::ANNEX, 2), Some(b"where I was"));
+        let settings = Settings {
+            unique_ids: Some(IdWindow::Count(5)),
+            unique_keys: Some(5),
+            ..Settings::default()
+        };
+        let mut unique = Unique::new(queue, &settings);
+        for n in 0..3u8 {
+            let mut attributes = Vec::new();
+            push_attribute(&mut attributes, tags::ID, &[n]);
+            push_attribute(&mut attributes, tags::KEY, &[n]);
+            let record = Record { attribute_bytes: &attributes, body: b"" };
+            unique.note_record(&record, Offset(n.into()), WallTime(10 + u64::from(n)));
+        }
+        let covered = Covered { offset: Offset(9), segment: SegmentNumber(2), position: 100 };
+        let bytes = encode(queue, covered, &producers, Some(&unique));
+        let read = decode(&bytes, queue, path).unwrap();
+        assert_eq!((read.producers.stored(), read.covered), (producers.stored(), covered));
+        assert_eq!(read.producers.annex(ProducerId(3)), Some(b"where I was".as_slice()));
+        let (ids, keys) = unique.stored();
+        assert_eq!((read.ids, read.keys), (ids.collect::<Vec<_>>(), keys.collect::<Vec<_>>()));
+        for length in 0..bytes.len() {
+            assert!(decode(&bytes[..length], queue, path).is_err());
+        }
+        for bit in 0..bytes.len() * 8 {
+            let mut bad = bytes.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode(&bad, queue, path).is_err(), "bit {bit}");
+        }
+    }
+}

@@ -1,0 +1,487 @@
+//! What a log knows beside its messages survives kills and power losses, exactly: producers'
+//! annexes, ids, keys, attempts, leases, epochs. And what it selects, seeks and gives up is what it
+//! says.
+//!
+//! Everything runs on the simulated disk.
+
+use crate::sim::bench::{Bench, CLEAN, KILLED, REBOOTED, name, small};
+use crate::sim::disk::{Fault, SimDisk};
+use mq::batch::{Framing, Record, flags, push_attribute, tags};
+use mq::log::{
+    AppendError, Boot, Found, GroupFact, GroupPosition, InternalBatch, LeasedRange, NewBatch,
+    NewChain, Options, Select, Sought, TriedRange, create_queue,
+};
+use mq::settings::{IdWindow, Settings};
+use mq::units::{
+    Attempts, Count, Epoch, LeaseNumber, Micros, Name, Offset, OffsetRange, ProducerId, QueueId,
+    Sequence, WallTime,
+};
+
+fn range(start: u64, end: u64) -> OffsetRange {
+    OffsetRange::new(Offset(start), Offset(end))
+}
+
+fn bench_with(settings: &Settings, options: &Options) -> Bench {
+    let disk = SimDisk::new(1);
+    let id = QueueId::from_bytes(*b"an identity of q");
+    create_queue(&disk, &name(), id, settings, WallTime(1)).unwrap();
+    Bench::open(disk, CLEAN, options).unwrap().0
+}
+
+/// The same queue in its next life.
+fn again(mut bench: Bench, boot: Boot, options: &Options) -> Bench {
+    let disk = bench.disk.clone();
+    if boot == CLEAN {
+        bench.close();
+    }
+    drop(bench);
+    if boot == REBOOTED {
+        disk.crash();
+    }
+    Bench::open(disk, boot, options).unwrap().0
+}
+
+const BOOTS: [Boot; 3] = [KILLED, REBOOTED, CLEAN];
+
+/// A record with one attribute.
+fn record(out: &mut Vec<u8>, tag: u8, value: &[u8], body: &[u8]) {
+    let mut attributes = Vec::new();
+    push_attribute(&mut attributes, tag, value);
+    Record { attribute_bytes: &attributes, body }.encode(out);
+}
+
+/// Appends records at this time, running whatever jobs that takes.
+fn append_records(
+    bench: &mut Bench,
+    flags: u16,
+    records: &[u8],
+    count: u32,
+    wall: u64,
+) -> OffsetRange {
+    let batch = NewBatch {
+        framing: Framing::Records,
+        flags,
+        count,
+        payload: records,
+        producer: ProducerId(0),
+        sequence: Sequence(0),
+        epoch: Epoch(0),
+    };
+    loop {
+        match bench.log.append(bench.now, WallTime(wall), &batch) {
+            Ok(range) => {
+                bench.settle();
+                return range;
+            }
+            Err(AppendError::NotYet) => bench.settle(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn append_one(bench: &mut Bench, tag: u8, value: &[u8], wall: u64) -> OffsetRange {
+    let mut records = Vec::new();
+    record(&mut records, tag, value, b"some body of a message that fills a segment in time");
+    append_records(bench, 0, &records, 1, wall)
+}
+
+fn knows(bench: &mut Bench, id: &str, wall: u64) -> bool {
+    let id = bench.log.unique().digest(id.as_bytes());
+    bench.log.unique().knows_id(id, WallTime(wall))
+}
+
+#[test]
+fn annex_survives_any_end() {
+    let mut bench = bench_with(&Settings::default(), &small());
+    let producer = ProducerId(77);
+    let mut expected = None;
+    for round in 0..9u64 {
+        let opened = loop {
+            match bench.log.open_producer(bench.now, WallTime(1), producer) {
+                Err(AppendError::NotYet) => bench.settle(),
+                other => break other.unwrap(),
+            }
+        };
+        assert_eq!(opened.epoch, Epoch(round as u32 + 1));
+        assert_eq!(opened.annex, expected, "round {round}");
+        // Sometimes behind a roll and the snapshot that goes with it, sometimes not.
+        for n in 0..round * 2 {
+            let annex = format!("commit {round} {n}").into_bytes();
+            let count = (n % 3) as u32;
+            let internal = InternalBatch {
+                producer,
+                epoch: opened.epoch,
+                sequence: Sequence(
+                    bench.log.producers().last(producer).unwrap().1.0 + u64::from(count),
+                ),
+                annex: &annex,
+                framing: Framing::Delimited(b'\n'),
+                flags: 0,
+                count,
+                messages: &b"0123456789012345678901234567890123456789\n".repeat(count as usize),
+            };
+            let committed = loop {
+                match bench.log.append_internal(bench.now, WallTime(1), &internal) {
+                    Err(AppendError::NotYet) => bench.settle(),
+                    other => break other.unwrap(),
+                }
+            };
+            bench.settle();
+            assert!(bench.log.durable_bytes() >= committed.mark);
+            expected = Some(annex);
+        }
+        bench = again(bench, BOOTS[round as usize % 3], &small());
+        assert_eq!(bench.log.producers().annex(producer), expected.as_deref(), "round {round}");
+    }
+    assert!(bench.log.segments() > 3);
+    let all = bench.read(Offset(0), 1 << 20).unwrap();
+    assert!(all.iter().all(|(_, text)| text.len() == 40), "an annex is no message");
+}
+
+#[test]
+fn annex_that_was_not_durable_goes_with_its_batch() {
+    let mut bench = bench_with(&Settings::default(), &small());
+    let producer = ProducerId(5);
+    bench.log.open_producer(bench.now, WallTime(1), producer).unwrap();
+    bench.settle();
+    let internal = InternalBatch {
+        producer,
+        epoch: Epoch(1),
+        sequence: Sequence(1),
+        annex: b"moved",
+        framing: Framing::Delimited(b'\n'),
+        flags: 0,
+        count: 1,
+        messages: b"x\n",
+    };
+    bench.log.append_internal(bench.now, WallTime(1), &internal).unwrap();
+    let mut bench = again(bench, REBOOTED, &small());
+    let there = bench.log.written_end() == Offset(1);
+    assert_eq!(bench.log.producers().annex(producer).is_some(), there, "both or none");
+}
+
+#[test]
+fn ids_are_known_exactly_after_any_end() {
+    let settings = Settings { unique_ids: Some(IdWindow::Count(25)), ..Settings::default() };
+    let mut bench = bench_with(&settings, &small());
+    let mut sent = 0u64;
+    for round in 0..9 {
+        for _ in 0..round * 3 + 1 {
+            append_one(&mut bench, tags::ID, format!("id {sent}").as_bytes(), 1);
+            sent += 1;
+        }
+        bench = again(bench, BOOTS[round % 3], &small());
+        for n in 0..sent {
+            let known = knows(&mut bench, &format!("id {n}"), 1);
+            assert_eq!(known, n + 25 >= sent, "round {round}: id {n} of {sent}");
+        }
+        assert!(!knows(&mut bench, "another", 1));
+    }
+    assert!(bench.log.segments() > 5);
+}
+
+#[test]
+fn ids_leave_a_window_of_time() {
+    let window = IdWindow::Time(Micros(100));
+    let settings = Settings { unique_ids: Some(window), ..Settings::default() };
+    let mut bench = bench_with(&settings, &small());
+    for n in 0..50u64 {
+        append_one(&mut bench, tags::ID, format!("id {n}").as_bytes(), 1000 + n * 10);
+    }
+    bench = again(bench, KILLED, &small());
+    for n in 0..50 {
+        assert_eq!(knows(&mut bench, &format!("id {n}"), 1500), 1000 + n * 10 > 1400, "{n}");
+    }
+    assert!(!knows(&mut bench, "id 49", 2000));
+}
+
+#[test]
+fn ids_of_large_messages_are_known_too() {
+    let settings = Settings {
+        unique_ids: Some(IdWindow::Count(25)),
+        unique_keys: Some(3),
+        ..Settings::default()
+    };
+    let options = Options { segment_bytes: 8 << 20, ..small() };
+    let mut bench = bench_with(&settings, &options);
+    for id in ["large one", "large two"] {
+        let mut bytes = Vec::new();
+        let mut attributes = Vec::new();
+        push_attribute(&mut attributes, tags::ID, id.as_bytes());
+        push_attribute(&mut attributes, tags::KEY, b"a key");
+        Record { attribute_bytes: &attributes, body: &vec![b'x'; 3 << 20] }.encode(&mut bytes);
+        let mut staging = bench.log.stage_begin().unwrap();
+        bytes.chunks(1 << 20).for_each(|part| staging.push(part).unwrap());
+        bench.log.append_chain(WallTime(1), &staging, &NewChain::default()).unwrap();
+        bench.settle();
+        assert!(knows(&mut bench, id, 1));
+    }
+    for boot in BOOTS {
+        bench = again(bench, boot, &options);
+        assert!(knows(&mut bench, "large one", 1) && knows(&mut bench, "large two", 1));
+        assert!(!knows(&mut bench, "x", 1));
+        let key = bench.log.unique().digest(b"a key");
+        assert!(bench.log.unique().is_pending(key, |offset| offset == Offset(0)));
+    }
+}
+
+#[test]
+fn keys_are_known_exactly_after_any_end() {
+    let settings = Settings { unique_keys: Some(1000), ..Settings::default() };
+    let mut bench = bench_with(&settings, &small());
+    let group = bench.log.add_group(&Name::new("g").unwrap()).unwrap();
+    bench.settle();
+    let mut settled = Vec::new();
+    let mut sent = 0u64;
+    for round in 0..9 {
+        let group = bench.log.find_group(&Name::new("g").unwrap()).unwrap_or(group);
+        for _ in 0..round * 3 + 1 {
+            append_one(&mut bench, tags::KEY, format!("key {sent}").as_bytes(), 1);
+            if sent.is_multiple_of(3) {
+                let it = range(sent, sent + 1);
+                settled.push(it);
+                let state = || GroupPosition { settled: settled.clone(), ..Default::default() };
+                bench.log.acked(group, &[it], it.end, state).unwrap();
+            }
+            sent += 1;
+        }
+        bench.wait(Micros::from_secs(2));
+        bench = again(bench, BOOTS[round % 3], &small());
+        for n in 0..sent {
+            let key = bench.log.unique().digest(format!("key {n}").as_bytes());
+            let pending = bench.log.unique().is_pending(key, |_| false);
+            assert_eq!(pending, n % 3 != 0, "round {round}: key {n} of {sent}");
+        }
+    }
+}
+
+#[test]
+fn tables_follow_the_settings_and_survive_their_change() {
+    let mut bench = bench_with(&Settings::default(), &small());
+    append_one(&mut bench, tags::ID, b"before", 1);
+    let settings = Settings { unique_ids: Some(IdWindow::Count(25)), ..Settings::default() };
+    bench.log.change_settings(&settings);
+    append_one(&mut bench, tags::ID, b"while", 1);
+    bench.settle();
+    assert_eq!(bench.log.settings(), &settings);
+    append_one(&mut bench, tags::ID, b"after", 1);
+    bench = again(bench, KILLED, &small());
+    assert!(knows(&mut bench, "while", 1) && knows(&mut bench, "after", 1));
+    bench.log.change_settings(&Settings::default());
+    bench.settle();
+    assert!(!bench.log.unique().has_ids());
+}
+
+fn facts() -> (Vec<GroupFact>, GroupPosition) {
+    let tried =
+        TriedRange { range: range(2, 6), attempts: Attempts(3), ready_at: Some(WallTime(1 << 50)) };
+    let number = LeaseNumber((7 << 32) | 12345);
+    let lease = LeasedRange { range: range(8, 10), number, deadline: WallTime(99) };
+    let over = LeaseNumber((9 << 32) | 1);
+    let facts = vec![
+        GroupFact::Tried(TriedRange { attempts: Attempts(2), ready_at: None, ..tried }),
+        GroupFact::Tried(tried),
+        GroupFact::Leased(LeasedRange { deadline: WallTime(50), ..lease }),
+        GroupFact::Leased(lease),
+        GroupFact::Leased(LeasedRange { range: range(11, 12), number: over, ..lease }),
+        GroupFact::Returned { range: range(11, 12), number: over },
+        GroupFact::Epoch(4),
+        GroupFact::Epoch(3),
+    ];
+    let position = GroupPosition {
+        settled: vec![range(0, 3)],
+        handed: Offset(12),
+        tried: vec![TriedRange { range: range(3, 6), ..tried }],
+        leases: vec![lease],
+        epoch: 4,
+        lease_counter: 9,
+    };
+    (facts, position)
+}
+
+#[test]
+fn what_a_group_was_told_comes_back() {
+    let (facts, position) = facts();
+    for compacted in [false, true] {
+        let mut bench = bench_with(&Settings::default(), &small());
+        for _ in 0..20 {
+            bench.append(&["x"]);
+        }
+        bench.settle();
+        let group = bench.log.add_group(&Name::new("g").unwrap()).unwrap();
+        bench.settle();
+        bench.log.note_group(group, &facts, || unreachable!("small")).unwrap();
+        bench.log.acked(group, &[range(0, 3)], Offset(12), || unreachable!("small")).unwrap();
+        if compacted {
+            // Much is noted, until the journal is written anew.
+            for _ in 0..40_000 {
+                let again = [GroupFact::Epoch(1)];
+                bench.log.note_group(group, &again, || position.clone()).unwrap();
+            }
+            bench.settle();
+            assert!(bench.log.bytes().0 < 1 << 20);
+        }
+        let mark = bench.log.want_group_durable(group);
+        assert!(bench.log.group_durable(group) < mark || compacted);
+        bench.settle();
+        assert!(bench.log.group_durable(group) >= mark, "a sync is not waited for");
+        assert!(bench.progress.iter().any(|progress| progress.groups_durable.contains(&group)));
+        for boot in [KILLED, REBOOTED] {
+            let disk = bench.disk.clone();
+            drop(bench);
+            if boot == REBOOTED {
+                disk.crash();
+            }
+            let (next, recovered) = Bench::open(disk, boot, &small()).unwrap();
+            bench = next;
+            assert_eq!(recovered.groups, [(Name::new("g").unwrap(), position.clone())]);
+        }
+    }
+}
+
+#[test]
+fn group_that_was_set_elsewhere_is_there_and_forgets_what_was() {
+    let (facts, _) = facts();
+    let mut bench = bench_with(&Settings::default(), &small());
+    for _ in 0..20 {
+        bench.append(&["x"]);
+    }
+    bench.settle();
+    let group = bench.log.add_group(&Name::new("g").unwrap()).unwrap();
+    // Its first sheet is not installed yet: the second waits for it.
+    bench.log.note_group(group, &facts, || unreachable!("small")).unwrap();
+    let position = GroupPosition { settled: vec![range(0, 1)], epoch: 4, ..Default::default() };
+    bench.log.reset_group(group, &position).unwrap();
+    bench.log.acked(group, &[range(5, 6)], Offset(6), || unreachable!("small")).unwrap();
+    let is_reset = |bench: &Bench| bench.progress.iter().any(|p| p.groups_reset == [group]);
+    assert!(!is_reset(&bench));
+    bench.settle();
+    assert!(is_reset(&bench));
+    let after = |settled: Vec<OffsetRange>, handed| GroupPosition {
+        settled,
+        handed: Offset(handed),
+        epoch: 4,
+        ..GroupPosition::default()
+    };
+    let opened = |bench: &Bench| Bench::open(bench.disk.fork(), KILLED, &small()).unwrap().1.groups;
+    let expected = after(vec![range(0, 1), range(5, 6)], 6);
+    assert_eq!(opened(&bench), [(Name::new("g").unwrap(), expected)]);
+    bench.log.reset_group(group, &after(vec![range(0, 2)], 2)).unwrap();
+    bench.settle();
+    assert_eq!(opened(&bench), [(Name::new("g").unwrap(), after(vec![range(0, 2)], 2))]);
+}
+
+#[test]
+fn facts_that_found_no_room_are_asked_for_again() {
+    let mut bench = bench_with(&Settings::default(), &small());
+    bench.append(&["x"]);
+    bench.settle();
+    let group = bench.log.add_group(&Name::new("g").unwrap()).unwrap();
+    bench.settle();
+    bench.disk.break_calls(Some(("write_all_at", Fault::Enospc)));
+    let fact = [GroupFact::Epoch(5)];
+    bench.log.note_group(group, &fact, GroupPosition::default).unwrap();
+    let mark = bench.log.want_group_durable(group);
+    bench.wait(Micros::from_secs(2));
+    assert!(bench.log.group_durable(group) < mark);
+    assert_eq!(bench.log.incomplete_groups(), [group]);
+    bench.disk.break_calls(None);
+    let position = GroupPosition { epoch: 5, ..GroupPosition::default() };
+    bench.log.keep_group(group, &position).unwrap();
+    bench.settle();
+    assert!(bench.log.group_durable(group) >= mark);
+    assert_eq!(bench.log.incomplete_groups(), []);
+    let (_, recovered) = Bench::open(bench.disk.clone(), KILLED, &small()).unwrap();
+    assert_eq!(recovered.groups[0].1.epoch, 5);
+}
+
+/// What a receiver of this group gets at this time, and what it does not: the kind of each run.
+fn selected(bench: &mut Bench, select: &Select<'_>, max_bytes: usize) -> Vec<(char, u64)> {
+    let (mut at, mut runs) = (Offset(0), Vec::new());
+    let end = bench.log.visible_end();
+    while at < end {
+        let found = bench.log.locate(at, end, max_bytes, select).unwrap();
+        let kind = match &found {
+            Found::Expired { .. } => 'e',
+            Found::NotOurs { .. } => 'n',
+            Found::Whole { .. } => 'w',
+            Found::Cut { .. } => 'c',
+            Found::Chain { .. } => 'l',
+            Found::Cold { .. } => panic!("nothing is cold"),
+        };
+        let mut messages = Vec::new();
+        let behind = bench.take(found, &mut messages).unwrap().unwrap();
+        if "cwl".contains(kind) {
+            assert_eq!(messages.len() as u64, behind.0 - at.0);
+        }
+        runs.push((kind, behind.0 - at.0));
+        at = behind;
+    }
+    runs
+}
+
+#[test]
+fn what_expired_or_is_for_another_is_never_found() {
+    let options = Options { segment_bytes: 8 << 20, ..small() };
+    let mut bench = bench_with(&Settings::default(), &options);
+    let at = |n: u64| n.to_le_bytes();
+    bench.append(&["plain", "lines"]);
+    let mut records = Vec::new();
+    record(&mut records, tags::KEY, b"k", b"for all");
+    record(&mut records, tags::EXPIRES, &at(50), b"until 50");
+    record(&mut records, tags::EXPIRES, &at(60), b"until 60");
+    record(&mut records, tags::ONLY_GROUP, b"h", b"for h");
+    append_records(&mut bench, flags::SELECTIVE, &records, 4, 2);
+    bench.append(&["more"]);
+    let mut large = Vec::new();
+    record(&mut large, tags::EXPIRES, &at(70), &vec![b'x'; 2 << 20]);
+    let mut staging = bench.log.stage_begin().unwrap();
+    large.chunks(1 << 20).for_each(|part| staging.push(part).unwrap());
+    let chain = NewChain { flags: flags::SELECTIVE, ..NewChain::default() };
+    bench.settle();
+    bench.log.append_chain(WallTime(3), &staging, &chain).unwrap();
+    bench.settle();
+    bench = again(bench, KILLED, &options);
+    let (g, h) = (Name::new("g").unwrap(), Name::new("h").unwrap());
+    let select = |wall, group| Select { wall: Some(WallTime(wall)), group: Some(group) };
+    let runs = |bench: &mut Bench, wall, group| selected(bench, &select(wall, group), 1 << 20);
+    assert_eq!(runs(&mut bench, 10, &h), [('w', 2), ('c', 4), ('w', 1), ('l', 1)]);
+    assert_eq!(runs(&mut bench, 10, &g), [('w', 2), ('c', 3), ('n', 1), ('w', 1), ('l', 1)]);
+    let later = [('w', 2), ('c', 1), ('e', 1), ('c', 2), ('w', 1), ('l', 1)];
+    assert_eq!(runs(&mut bench, 50, &h), later);
+    let all = [('w', 2), ('c', 1), ('e', 2), ('n', 1), ('w', 1), ('e', 1)];
+    assert_eq!(runs(&mut bench, 70, &g), all);
+    assert_eq!(selected(&mut bench, &Select::default(), 1 << 20), [('w', 7), ('l', 1)]);
+}
+
+#[test]
+fn times_and_counts_are_found() {
+    for options in [small(), Options { segment_bytes: 1 << 20, ..small() }] {
+        let mut bench = bench_with(&Settings::default(), &options);
+        let mut stored = Vec::new();
+        for n in 0..60u64 {
+            let lines: Vec<String> =
+                (0..=n % 3).map(|m| format!("{n} {m} {}", "y".repeat(40))).collect();
+            let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+            // Steps of different lengths, and some batches of the same time.
+            bench.now.0 += 10 * (n % 4);
+            let range = bench.append(&lines);
+            (range.start.0..range.end.0).for_each(|offset| stored.push((offset, bench.now.0)));
+            bench.settle();
+        }
+        bench = again(bench, KILLED, &options);
+        let end = bench.log.visible_end();
+        let last = stored.last().unwrap().1;
+        for wall in 0..last + 20 {
+            let expected = stored.iter().find(|(_, time)| *time >= wall).map_or(end.0, |s| s.0);
+            match bench.log.offset_at_time(WallTime(wall)).unwrap() {
+                Sought::At(offset) => assert_eq!(offset.0, expected, "time {wall}"),
+                Sought::Cold { .. } => panic!("nothing is cold"),
+            }
+        }
+        for count in 0..end.0 + 5 {
+            let expected = end.0.saturating_sub(count);
+            assert_eq!(bench.log.offset_before_end(Count(count)), Offset(expected));
+        }
+    }
+}
