@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use fake::{FakeServer, Script};
 use mq::client::cut::Cut;
+use mq::client::intake::Intake;
 use mq::client::send::{Host, Notice, Order, SendError, Sender};
 use mq::client::source::Source;
 use mq::client::tee::Tee;
@@ -73,11 +74,13 @@ fn pipe() -> (Source, std::fs::File) {
 fn order(source: Source) -> Order {
     Order {
         queue: Name::new("q").expect("a name"),
-        cut: Cut::At(b'\n'),
+        intake: Intake::cutting(Cut::At(b'\n')),
         text: None,
         sources: vec![source],
         wait: Some(Micros::from_secs(5)),
         tee: None,
+        producer: None,
+        unless_pending: false,
     }
 }
 
@@ -333,7 +336,7 @@ fn too_large_message_is_refused_and_what_came_before_is_stored() {
     input.resize(input.len() + limits::MESSAGE_BYTES_MAX + 1, b'x');
     let server = FakeServer::start([]);
     let outcome = send(&server, order(file(&input)));
-    let Err(error @ SendError::TooLarge { .. }) = outcome.result else {
+    let Err(error @ SendError::BadInput { .. }) = outcome.result else {
         panic!("{:?}", outcome.result);
     };
     let text = error.to_string();

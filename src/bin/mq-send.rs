@@ -12,7 +12,11 @@ use clap::{ArgAction, Parser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mq::cli::{self, Failure, Outcome, Shared, Signals, Status};
 use mq::client::Dialer;
-use mq::client::cut::Cut;
+use mq::client::cut::{Cut, Misfit};
+use mq::client::given::{Delay, Given};
+use mq::client::intake::Intake;
+use mq::client::packer::Packing;
+use mq::client::rerun::Rerun;
 use mq::client::send::{Host, Notice, Order, SendError, Sender};
 use mq::client::source::Source;
 use mq::client::tee::Tee;
@@ -30,7 +34,6 @@ const EXAMPLES: &str = "\
 Examples:
   seq 1 5 | mq-send jobs          one message a line
   mq-send jobs -m 'one message'   without reading stdin
-  find . -print0 | mq-send -0 q   messages ended by NUL
 ";
 
 const EXAMPLES_LONG: &str = "\
@@ -40,6 +43,10 @@ Examples:
   mq-send jobs -m 'one message'   without reading stdin
   find . -print0 | mq-send -0 q   messages ended by NUL
   mq-send --whole images *.png    one message for each file
+  mq-send --delay 10m jobs -m x   not to be had before 10 minutes are over
+  mq-recv -J a | mq-send -J b     from queue to queue, with all attributes
+  mq-send --producer nightly-$(date +%F) jobs < dump
+                                  again after a failure: no message twice
   make 2>&1 | mq-send -T builds   also on stdout, once it is stored
   mq-send -w 1h jobs < dump       wait up to an hour for a server or for room
 
@@ -47,6 +54,9 @@ The queue is made when it is not there. Exit status 0 means that every message
 is stored as the queue's sync policy says (see mq-admin declare); otherwise
 stderr says how many leading messages of the input are.
 ";
+
+const MORE_ATTRIBUTES: &str = "More attributes (see also --delay and -J)";
+const ONCE: &str = "Each message once";
 
 /// Send lines, files or a text to a queue.
 #[derive(Debug, Parser)]
@@ -86,15 +96,58 @@ struct Args {
     /// All of stdin is one message, or each FILE
     #[arg(long)]
     whole: bool,
+    /// Each line is an envelope, as mq-recv -J prints
+    #[arg(short = 'J', long, conflicts_with_all = ["null", "delimiter", "whole"])]
+    json: bool,
+    /// Deliver them so much later, or not before then
+    #[arg(long, value_name = "DUR|TIME", value_parser = delay)]
+    delay: Option<Delay>,
     /// Copy what is stored to stdout
     #[arg(short = 'T', long)]
     tee: bool,
-    /// Wait for a server (30s), or for room (0s)
+    /// Wait no longer for a server (30s), or for room
     #[arg(short, long, value_name = "DUR", value_parser = cli::duration)]
     wait: Option<Micros>,
     /// Show the progress on stderr
-    #[arg(short, long)]
+    #[arg(short, long, hide_short_help = true)]
     progress: bool,
+    /// The key of the messages
+    #[arg(
+        short,
+        long,
+        value_name = "KEY",
+        hide_short_help = true,
+        help_heading = MORE_ATTRIBUTES
+    )]
+    key: Option<String>,
+    /// A header of the messages; may be given several times
+    #[arg(
+        short = 'H',
+        long,
+        value_name = "NAME=VALUE",
+        value_parser = header,
+        hide_short_help = true,
+        help_heading = MORE_ATTRIBUTES
+    )]
+    header: Vec<(String, String)>,
+    /// The id of the one message; a queue with --unique-ids stores it once
+    #[arg(long, value_name = "ID", hide_short_help = true, help_heading = MORE_ATTRIBUTES)]
+    id: Option<String>,
+    /// Deliver them within this time or never
+    #[arg(
+        long,
+        value_name = "DUR",
+        value_parser = cli::duration,
+        hide_short_help = true,
+        help_heading = MORE_ATTRIBUTES
+    )]
+    ttl: Option<Micros>,
+    /// Store each message once, however often the same input is sent under this name
+    #[arg(long, value_name = "NAME", hide_short_help = true, help_heading = ONCE)]
+    producer: Option<String>,
+    /// Store a message only if none of its key is waiting or being worked on
+    #[arg(long, hide_short_help = true, help_heading = ONCE)]
+    unless_pending: bool,
     #[command(flatten)]
     shared: Shared,
     /// Print the version
@@ -123,27 +176,73 @@ fn run(args: &Args) -> Outcome {
     let dialer = Dialer::new(args.shared.store()?, TOOL, true);
     let order = Order {
         queue: args.queue.clone(),
-        cut,
+        intake: intake(args, cut)?,
         text: args.message.clone().map(OsString::into_vec),
         sources,
         wait: args.wait,
         tee: if args.tee { Some(open_tee(cut)?) } else { None },
+        producer: args.producer.clone(),
+        unless_pending: args.unless_pending,
     };
     let began = Instant::now();
     let mut sender =
         Sender::new(dialer, order, &mut host).map_err(|error| failure(error, args, 0))?;
     let sent = sender.run();
     let (messages, bytes) = (sender.confirmed(), sender.bytes());
+    let (there, skipped) = (sender.there_already(), sender.skipped());
     host.end();
     sent.map_err(|error| failure(error, args, messages))?;
     if args.shared.verbose {
-        say(&format!(
-            "{TOOL}: {messages} messages ({bytes} bytes) stored in {} in {:.3} s\n",
+        let mut text = format!(
+            "{TOOL}: {} messages ({bytes} bytes) stored in {} in {:.3} s",
+            messages - skipped.min(messages),
             args.queue,
             began.elapsed().as_secs_f64()
-        ));
+        );
+        if there > 0 {
+            text.push_str(&format!(", {there} of them were there already"));
+        }
+        if skipped > 0 {
+            text.push_str(&format!(", after {skipped} that an earlier run had stored"));
+        }
+        say(&format!("{text}\n"));
     }
     Ok(Status::Done)
+}
+
+/// Plain input is cut; only what has attributes is looked at message by message.
+fn intake(args: &Args, cut: Cut) -> Result<Intake, Failure> {
+    let usage = |text: &str| Failure::new(Status::Usage, text);
+    let is_single = args.message.is_some() || (args.whole && args.files.len() <= 1);
+    if args.id.is_some() && !is_single {
+        return Err(usage("--id is for one message: with -m, or with --whole and one input")
+            .with_remedy("-J, where each envelope has an id of its own"));
+    }
+    if args.unless_pending && args.key.is_none() && !args.json {
+        return Err(usage("--unless-pending looks for messages of the same key")
+            .with_remedy(format!("{TOOL} --unless-pending -k KEY ...")));
+    }
+    let Args { key, header, id, delay, ttl, .. } = args;
+    let given = Given::new(key.clone(), header, id.clone(), *delay, *ttl)
+        .map_err(|error| usage(&error.to_string()))?;
+    let rerun = args.producer.as_ref().map(|_| Rerun::new());
+    if given.is_empty() && rerun.is_none() && !args.json {
+        return Ok(Intake::cutting(cut));
+    }
+    Ok(Intake::packing(Packing { cut, envelopes: args.json, given, rerun, copies: args.tee }))
+}
+
+/// Reads a header, for clap.
+fn header(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("a header is written as NAME=VALUE".to_owned()),
+    }
+}
+
+/// Reads a delay, for clap.
+fn delay(text: &str) -> Result<Delay, String> {
+    text.parse()
 }
 
 /// Opens every input before anything is sent, so that a wrong name stores nothing.
@@ -198,7 +297,10 @@ fn open_tee(cut: Cut) -> Result<Tee, Failure> {
 
 /// What the user is told, with how much of the input is safe.
 fn failure(error: SendError, args: &Args, messages: u64) -> Failure {
-    let doing = format!("sending to {}", args.queue);
+    let doing = match &args.producer {
+        Some(name) => format!("sending to {} as producer {name}", args.queue),
+        None => format!("sending to {}", args.queue),
+    };
     let failure = match error {
         SendError::Signal(signal) => {
             let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
@@ -210,8 +312,20 @@ fn failure(error: SendError, args: &Args, messages: u64) -> Failure {
             let failure = Failure::new(Status::NoServer, error.to_string());
             Failure { remedy, ..failure }
         }
-        SendError::TooLarge { .. } => Failure::new(Status::BadInput, error.to_string())
-            .with_remedy("keeping it in a file, and sending the file's name"),
+        SendError::BadInput { ref what, .. } => {
+            let failure = Failure::new(Status::BadInput, error.to_string());
+            match what {
+                Misfit::Rerun(_) => failure
+                    .while_doing(&doing)
+                    .with_remedy("another name with --producer, to send it as an input of its own"),
+                Misfit::Envelope { .. } => failure.with_remedy(
+                    "leaving -J out, to send each line as it is; man mq-recv shows the envelope",
+                ),
+                Misfit::TooLarge(_) | Misfit::DelayedLarge { .. } => {
+                    failure.with_remedy("keeping it in a file, and sending the file's name")
+                }
+            }
+        }
         SendError::Input { .. } | SendError::Copy(_) => {
             Failure::new(Status::Failure, error.to_string())
         }

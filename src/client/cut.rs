@@ -4,6 +4,8 @@
 //! next buffer. Nothing is done per message. It reads nothing itself: the sender reads into
 //! [`Cutter::space`] and tells how much came.
 
+use super::envelope::EnvelopeError;
+use super::rerun::Mismatch;
 use super::window::{BODY_AT, BUFFER_BYTES, PART_BUFFER_BYTES, PART_BYTES, Window};
 use crate::limits;
 
@@ -14,6 +16,39 @@ pub enum Cut {
     At(u8),
     /// Only the end of the source.
     Whole,
+}
+
+/// Why an input cannot be taken as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Misfit {
+    /// A message is too large.
+    TooLarge(TooLarge),
+    /// A line is no envelope, or what it says cannot be.
+    Envelope {
+        /// Which line of its source, counted from 1.
+        line: u64,
+        /// What is wrong.
+        what: EnvelopeError,
+    },
+    /// A large message cannot be delayed.
+    DelayedLarge {
+        /// Which message of the input it is, counted from 1.
+        message: u64,
+    },
+    /// It is not the input that its producer has sent before.
+    Rerun(Mismatch),
+}
+
+impl From<TooLarge> for Misfit {
+    fn from(what: TooLarge) -> Misfit {
+        Misfit::TooLarge(what)
+    }
+}
+
+impl From<Mismatch> for Misfit {
+    fn from(what: Mismatch) -> Misfit {
+        Misfit::Rerun(what)
+    }
 }
 
 /// A message that is larger than [`limits::MESSAGE_BYTES_MAX`].
@@ -64,12 +99,6 @@ impl Cutter {
         }
         let end = (self.buffer.len() - 1).min(self.filled + limits::SEND_BATCH_BYTES);
         &mut self.buffer[self.filled..end]
-    }
-
-    /// Whether the `bytes` that were just read into [`Cutter::space`] hold a NUL, as text does not.
-    #[must_use]
-    pub fn holds_nul(&self, bytes: usize) -> bool {
-        memchr::memchr(0, &self.buffer[self.filled..self.filled + bytes]).is_some()
     }
 
     /// `bytes` were read into [`Cutter::space`]: puts what is complete into the window.

@@ -10,6 +10,7 @@
 //!                          ▲
 //!               send::Sender, receive::Receiver
 //!
+//! send:    input ─▶ intake (cut, or pack with attributes) ─▶ window ─▶ PUBLISH, till CONFIRM
 //! receive: DELIVER ─▶ delivery (verify) ─▶ format ─▶ piece ─▶ ledger ─▶ outlet ─▶ the reader
 //!          CREDIT ◀─ credit ◀──────────────────── ACK ◀────────┴─── taken ◀───────────┘
 //! ```
@@ -24,10 +25,14 @@ pub mod dispositions;
 pub mod envelope;
 pub mod error;
 pub mod format;
+pub mod given;
+pub mod intake;
 pub mod ledger;
 pub mod outlet;
+pub mod packer;
 pub mod piece;
 pub mod receive;
+pub mod rerun;
 pub mod send;
 pub mod source;
 pub mod start;

@@ -9,14 +9,19 @@
 //!
 //! It never prints: the tool learns by way of [`Host`]. `mq-send` uses it.
 
+mod report;
+
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+pub use report::{Host, Notice, SendError};
 use rustix::event::{PollFd, PollFlags};
 
 use super::connection::{ANSWER_LEAST, Connection, Filled, PAUSES, unexpected};
-use super::cut::{Cut, Cutter, TooLarge, push_message};
+use super::cut::Misfit;
+use super::intake::Intake;
+use super::rerun;
 use super::source::Source;
 use super::tee::Tee;
 use super::wait::{self, Patience};
@@ -26,41 +31,13 @@ use crate::limits;
 use crate::units::{Micros, Name, ProducerId, Sequence};
 use crate::wire::{ErrorCode, Fault, OpenSend, Reply, Request, Resume, Sending};
 
-/// The tool around a sender: it hears what happens, and it has the signals.
-pub trait Host {
-    /// A descriptor that is readable once a signal has come.
-    fn signals(&self) -> Option<BorrowedFd<'_>>;
-    /// Takes one signal that has come.
-    fn take_signal(&mut self) -> Option<i32>;
-    /// So many messages and bytes of the input are confirmed in all.
-    fn confirmed(&mut self, messages: u64, bytes: u64);
-    /// Something that the user may want to know.
-    fn notice(&mut self, notice: Notice<'_>);
-}
-
-/// What a [`Host`] is told along the way.
-#[derive(Debug)]
-pub enum Notice<'a> {
-    /// The input is cut at newlines and holds NUL bytes.
-    NulBytes,
-    /// The connection was lost; whether somebody stopped the server on purpose.
-    Lost {
-        /// See [`crate::wire::Goodbye::orderly`].
-        orderly: bool,
-    },
-    /// A server is there again.
-    Back,
-    /// There is no room; it is tried again.
-    Full(&'a Fault),
-}
-
 /// What to send, and how.
 #[derive(Debug)]
 pub struct Order {
     /// The queue.
     pub queue: Name,
-    /// What ends a message.
-    pub cut: Cut,
+    /// How the input is taken in.
+    pub intake: Intake,
     /// A message at hand, to be sent before the sources are read.
     pub text: Option<Vec<u8>>,
     /// The inputs, one after another.
@@ -69,39 +46,11 @@ pub struct Order {
     pub wait: Option<Micros>,
     /// Where to copy what is confirmed.
     pub tee: Option<Tee>,
-}
-
-/// Why a sender ended before everything was confirmed.
-#[derive(Debug, thiserror::Error)]
-pub enum SendError {
-    /// The server, or the way to it.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// The server that was sent to is gone, and none has come in its place.
-    #[error("the server went away while sending: {0}")]
-    Away(#[source] ClientError),
-    /// A message over the limit.
-    #[error("message {} of the input (from byte {} of {name} on) is larger than {} MiB", .what.message, .what.begins, limits::MESSAGE_BYTES_MAX >> 20)]
-    TooLarge {
-        /// The source.
-        name: String,
-        /// Which message it is.
-        what: TooLarge,
-    },
-    /// The input cannot be read.
-    #[error("cannot read {name}: {source}")]
-    Input {
-        /// The source.
-        name: String,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// Everything is confirmed, but the copy is not complete.
-    #[error("cannot copy the input to stdout: {0}")]
-    Copy(#[source] std::io::Error),
-    /// A signal.
-    #[error("ended by a signal")]
-    Signal(i32),
+    /// The name under which a rerun of the same input stores each message once. The intake then
+    /// has a [`Rerun`](super::rerun::Rerun).
+    pub producer: Option<String>,
+    /// Whether a message is stored only if none of its key is pending.
+    pub unless_pending: bool,
 }
 
 /// An end that only waits for the confirmation of what was sent.
@@ -121,15 +70,26 @@ struct Trying {
     at: Sequence,
 }
 
+/// There is no room: what was said of that, and since when nothing has become better.
+#[derive(Debug)]
+struct Held {
+    fault: Fault,
+    since: Instant,
+}
+
 /// See the module's page.
 pub struct Sender<'a, H: Host> {
     dialer: Dialer,
     host: &'a mut H,
     queue: Name,
     producer: ProducerId,
+    is_named: bool,
+    unless_pending: bool,
     wait: Option<Micros>,
+    /// A message at hand that can be taken once it is known what an earlier run has stored.
+    text: Option<Vec<u8>>,
     sources: VecDeque<Source>,
-    cutter: Cutter,
+    intake: Intake,
     looks_for_nul: bool,
     window: Window,
     tee: Option<Tee>,
@@ -140,30 +100,38 @@ pub struct Sender<'a, H: Host> {
     orderly: bool,
     losing: Option<Trying>,
     full: Option<Trying>,
+    held: Option<Held>,
     ending: Option<Ending>,
     bytes: u64,
+    /// Messages that were there already, by connections that are lost, and by this one.
+    there_before: u64,
+    there: u64,
 }
 
 impl<'a, H: Host> Sender<'a, H> {
     /// Prepares to carry out `order` on the store of `dialer`.
     ///
     /// # Errors
-    /// A text that is too large.
+    /// A text that cannot be taken.
     pub fn new(dialer: Dialer, order: Order, host: &'a mut H) -> Result<Self, SendError> {
         let mut window = Window::default();
-        if let Some(text) = &order.text {
-            push_message(text, order.cut, &mut window)
-                .map_err(|what| SendError::TooLarge { name: "the text".to_owned(), what })?;
+        let mut intake = order.intake;
+        let (is_named, mut text) = (order.producer.is_some(), order.text);
+        if let (Some(text), false) = (&text, is_named) {
+            intake.message(text, &mut window).map_err(bad_text)?;
         }
         Ok(Sender {
             dialer,
             host,
             queue: order.queue,
-            producer: random_producer(),
+            producer: order.producer.map_or_else(random_producer, |n| rerun::producer_of(&n)),
+            is_named,
+            unless_pending: order.unless_pending,
             wait: order.wait,
+            text: text.take().filter(|_| is_named),
             sources: order.sources.into(),
-            cutter: Cutter::new(order.cut),
-            looks_for_nul: order.cut == Cut::At(b'\n'),
+            looks_for_nul: intake.expects_text(),
+            intake,
             window,
             tee: order.tee,
             connection: None,
@@ -171,15 +139,31 @@ impl<'a, H: Host> Sender<'a, H> {
             orderly: false,
             losing: None,
             full: None,
+            held: None,
             ending: None,
             bytes: 0,
+            there_before: 0,
+            there: 0,
         })
     }
 
-    /// How many leading messages of the input are confirmed.
+    /// How many leading messages of the input are confirmed, by an earlier run or this one.
     #[must_use]
     pub fn confirmed(&self) -> u64 {
-        self.window.confirmed().0
+        // As long as it may be another input, nothing of this one is known to be stored.
+        if self.intake.is_open() { 0 } else { self.window.confirmed().0 }
+    }
+
+    /// How many of the confirmed messages were not stored, because they were there already.
+    #[must_use]
+    pub fn there_already(&self) -> u64 {
+        self.there_before + self.there
+    }
+
+    /// How many of the confirmed messages an earlier run has stored.
+    #[must_use]
+    pub fn skipped(&mut self) -> u64 {
+        self.intake.rerun().map_or(0, |rerun| rerun.skipped())
     }
 
     /// How many bytes of the input are confirmed, delimiters included.
@@ -196,6 +180,7 @@ impl<'a, H: Host> Sender<'a, H> {
     pub fn run(&mut self) -> Result<(), SendError> {
         loop {
             self.write()?;
+            self.take_text()?;
             if self.is_done() {
                 return self.finish();
             }
@@ -204,8 +189,9 @@ impl<'a, H: Host> Sender<'a, H> {
     }
 
     fn is_done(&self) -> bool {
-        let read = self.sources.is_empty() || self.ending.is_some();
-        read && self.opened.is_some()
+        let read = self.sources.is_empty() && self.text.is_none();
+        (read || self.ending.is_some())
+            && self.opened.is_some()
             && self.window.is_empty()
             && self.tee.as_ref().is_none_or(Tee::is_empty)
     }
@@ -222,7 +208,10 @@ impl<'a, H: Host> Sender<'a, H> {
 
     /// Reads no more; ends with `why` once what was cut is confirmed, or after a bounded time.
     fn end(&mut self, why: SendError) {
-        self.cutter.drop_unfinished();
+        self.intake.drop_unfinished();
+        if self.intake.is_open() {
+            self.window.truncate(self.window.confirmed());
+        }
         let until = Instant::now().checked_add(limits::CONFIRM_PATIENCE.to_duration());
         self.ending.get_or_insert(Ending { why, until });
     }
@@ -262,7 +251,12 @@ impl<'a, H: Host> Sender<'a, H> {
             opened: opened.opened,
             confirmed: self.window.confirmed(),
         });
-        let open = OpenSend { resume, ..OpenSend::new(self.queue.clone(), self.producer) };
+        let open = OpenSend {
+            resume,
+            named: self.is_named,
+            unless_pending: self.unless_pending,
+            ..OpenSend::new(self.queue.clone(), self.producer)
+        };
         connection.push(CHANNEL, &Request::OpenSend(open));
         let mut orderly = false;
         let answer = connection.answer(patience.at_least(ANSWER_LEAST), |_, reply| match reply {
@@ -275,6 +269,11 @@ impl<'a, H: Host> Sender<'a, H> {
         });
         self.orderly = orderly;
         let sending = answer?;
+        self.there_before += std::mem::take(&mut self.there);
+        if let (None, Some(rerun)) = (&self.opened, self.intake.rerun()) {
+            rerun.expect(sending.last, sending.annex.as_deref()).map_err(nonsense)?;
+            self.window.skip_to(sending.last);
+        }
         self.window.resume(sending.last).map_err(nonsense)?;
         if let Some(Ending { why: SendError::Client(_), .. }) = &self.ending {
             // It refused the rest: only what it has is still to be confirmed.
@@ -282,6 +281,8 @@ impl<'a, H: Host> Sender<'a, H> {
         }
         self.opened = Some(sending);
         self.connection = Some(connection);
+        // A batch may have become two, of which the first was confirmed before.
+        self.settle();
         Ok(())
     }
 
@@ -289,6 +290,7 @@ impl<'a, H: Host> Sender<'a, H> {
     /// send, a new one is made only when there is something.
     fn lost(&mut self) -> Result<(), SendError> {
         self.connection = None;
+        self.held = None;
         self.window.rewind();
         let tries = again(&mut self.losing, self.window.confirmed());
         if tries.count == 1 {
@@ -335,8 +337,29 @@ impl<'a, H: Host> Sender<'a, H> {
         if self.opened.is_none() {
             return Err(ClientError::Refused(fault).into());
         }
+        self.give_up(fault)
+    }
+
+    /// There is no room for the rest. What is stored is learnt by a new connection.
+    fn give_up(&mut self, fault: Fault) -> Result<(), SendError> {
+        self.connection = None;
+        self.held = None;
+        self.window.rewind();
         self.end(ClientError::Refused(fault).into());
         self.connect()
+    }
+
+    /// What was sent last waits for room in the queue.
+    fn hold(&mut self, fault: Fault) {
+        if self.held.is_none() {
+            self.host.notice(Notice::Full(&fault));
+        }
+        self.held = Some(Held { fault, since: Instant::now() });
+    }
+
+    /// When the user does not want to wait for room any longer.
+    fn held_until(&self) -> Option<Instant> {
+        self.held.as_ref()?.since.checked_add(self.wait?.to_duration())
     }
 
     // ---- the loop ----
@@ -353,7 +376,7 @@ impl<'a, H: Host> Sender<'a, H> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
         loop {
             let bytes = self.window.unwritten();
-            if bytes.is_empty() {
+            if bytes.is_empty() || self.intake.is_open() {
                 return Ok(());
             }
             let written =
@@ -368,8 +391,11 @@ impl<'a, H: Host> Sender<'a, H> {
     /// Waits until something can be done, and does it.
     fn turn(&mut self) -> Result<(), SendError> {
         let Some(ready) = self.wait()? else {
-            // The bounded time is over, and not everything is confirmed.
-            return self.finish();
+            return match self.held.take().filter(|_| self.ending.is_none()) {
+                Some(held) => self.give_up(held.fault),
+                // The bounded time is over, and not everything is confirmed.
+                None => self.finish(),
+            };
         };
         if ready.signal {
             self.take_signal()?;
@@ -388,7 +414,7 @@ impl<'a, H: Host> Sender<'a, H> {
 
     fn wait(&self) -> Result<Option<Ready>, SendError> {
         let mut fds: [Option<PollFd<'_>>; 4] = [const { None }; 4];
-        let unwritten = !self.window.unwritten().is_empty();
+        let unwritten = !self.window.unwritten().is_empty() && !self.intake.is_open();
         if let Some(connection) = &self.connection {
             let out = if unwritten { PollFlags::OUT } else { PollFlags::empty() };
             fds[0] = Some(PollFd::from_borrowed_fd(connection.as_fd(), PollFlags::IN | out));
@@ -405,7 +431,10 @@ impl<'a, H: Host> Sender<'a, H> {
         if let Some(tee) = self.tee.as_ref().filter(|tee| !tee.is_empty()) {
             fds[3] = Some(PollFd::from_borrowed_fd(tee.as_fd(), PollFlags::OUT));
         }
-        let until = self.ending.as_ref().and_then(|ending| ending.until);
+        let until = match &self.ending {
+            Some(ending) => ending.until,
+            None => self.held_until(),
+        };
         poll_some(&fds, until)
     }
 
@@ -424,7 +453,7 @@ impl<'a, H: Host> Sender<'a, H> {
 
     fn read(&mut self) -> Result<(), SendError> {
         let Some(source) = self.sources.front() else { return Ok(()) };
-        let space = self.cutter.space();
+        let space = self.intake.space();
         let read = match source.read(space) {
             Ok(None) => return Ok(()),
             Ok(Some(bytes)) => bytes,
@@ -434,21 +463,43 @@ impl<'a, H: Host> Sender<'a, H> {
                 return Ok(());
             }
         };
-        if self.looks_for_nul && self.cutter.holds_nul(read) {
+        if self.looks_for_nul && memchr::memchr(0, &space[..read]).is_some() {
             self.looks_for_nul = false;
             self.host.notice(Notice::NulBytes);
         }
-        let cut = if read > 0 {
-            self.cutter.advance(read, &mut self.window)
-        } else {
-            self.cutter.end_source(&mut self.window)
-        };
-        if let Err(what) = cut {
+        let mut taken = self.intake.take(read, &mut self.window);
+        if read == 0 && self.sources.len() == 1 {
+            taken = taken.and_then(|()| self.intake.end());
+        }
+        if let Err(what) = taken {
             let name = source.name().to_owned();
-            self.end(SendError::TooLarge { name, what });
-        } else if read == 0 {
+            return self.misfit(SendError::BadInput { name, what });
+        }
+        if read == 0 {
             self.sources.pop_front();
         }
+        Ok(())
+    }
+
+    /// Takes the message at hand, once it is known what an earlier run has stored.
+    fn take_text(&mut self) -> Result<(), SendError> {
+        if self.opened.is_none() {
+            return Ok(());
+        }
+        let Some(text) = self.text.take() else { return Ok(()) };
+        let taken = self.intake.message(&text, &mut self.window);
+        match taken.and_then(|()| self.intake.end()) {
+            Ok(()) => self.write(),
+            Err(what) => self.misfit(bad_text(what)),
+        }
+    }
+
+    fn misfit(&mut self, why: SendError) -> Result<(), SendError> {
+        if let SendError::BadInput { what: Misfit::Rerun(_), .. } = why {
+            // Nothing was sent that could be waited for.
+            return Err(why);
+        }
+        self.end(why);
         Ok(())
     }
 
@@ -457,12 +508,14 @@ impl<'a, H: Host> Sender<'a, H> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
         let filled = connection.fill().map_err(ClientError::io("read from the server"))?;
         let before = self.window.confirmed();
-        let mut fault = None;
+        let (mut fault, mut held) = (None, None);
         while let Some((header, body)) = connection.next_frame().map_err(ClientError::from)? {
             match Reply::decode(&header, body).map_err(ClientError::from)? {
-                Reply::Confirm(sequence, _, _) => {
-                    self.window.confirm(sequence).map_err(nonsense)?
+                Reply::Confirm(sequence, _, there) => {
+                    self.window.confirm(sequence).map_err(nonsense)?;
+                    self.there = there.0;
                 }
+                Reply::Held(fault) => held = Some(fault),
                 Reply::Goodbye(goodbye) => self.orderly = goodbye.orderly,
                 Reply::Error(refusal) => {
                     fault = Some(refusal);
@@ -473,6 +526,9 @@ impl<'a, H: Host> Sender<'a, H> {
         }
         if self.window.confirmed() > before {
             self.settle();
+        }
+        if let Some(held) = held {
+            self.hold(held);
         }
         match fault {
             Some(fault) if fault.code == ErrorCode::Stopping => self.lost(),
@@ -485,7 +541,7 @@ impl<'a, H: Host> Sender<'a, H> {
     /// Something more is confirmed: it is counted, copied, and its buffers are used again.
     fn settle(&mut self) {
         while let Some(piece) = self.window.take_confirmed() {
-            self.bytes += piece.body().len() as u64;
+            self.bytes += piece.input_bytes();
             match &mut self.tee {
                 Some(tee) => tee.push(piece, &mut self.window),
                 None => self.window.recycle(piece),
@@ -494,6 +550,12 @@ impl<'a, H: Host> Sender<'a, H> {
         let confirmed = self.window.confirmed();
         self.losing = self.losing.filter(|trying| confirmed <= trying.at);
         self.full = self.full.filter(|trying| confirmed <= trying.at);
+        if let Some(held) = &mut self.held {
+            held.since = Instant::now();
+        }
+        if self.window.is_empty() {
+            self.held = None;
+        }
         self.host.confirmed(confirmed.0, self.bytes);
     }
 }
@@ -546,6 +608,10 @@ fn again(trying: &mut Option<Trying>, at: Sequence) -> Trying {
 
 fn nonsense(what: &'static str) -> ClientError {
     ClientError::Unexpected(what.to_owned())
+}
+
+fn bad_text(what: Misfit) -> SendError {
+    SendError::BadInput { name: "the text".to_owned(), what }
 }
 
 /// A producer that nobody else is.

@@ -17,10 +17,19 @@
 //! │ frame header and head   │ record │ body (its first part)        │
 //! ├────────┬────────────────┴────────┼──────────────────────────────┤
 //! │ unused │ frame header and head   │ body (a further part)        │
-//! └────────┴─────────────────────────┴──────────────────────────────┘
+//! ├────────┴────────────────┬────────┴──────────────────────────────┤
+//! │ frame header and head   │ packed payload                        │
+//! └─────────────────────────┴───────────────────────────────────────┘
 //! ```
+//!
+//! A packed payload (see [`packer`](super::packer)) is made of the input rather than being it:
+//! records, or messages with an annex in front.
+
+mod piece;
 
 use std::collections::VecDeque;
+
+pub use piece::{Input, Piece};
 
 use crate::batch::{Framing, RECORD_HEADER_BYTES};
 use crate::limits;
@@ -28,6 +37,9 @@ use crate::units::{Micros, Sequence};
 use crate::wire::{FRAME_HEADER_BYTES, PUBLISH_HEAD_BYTES, PublishHead};
 
 const HEAD_BYTES: usize = FRAME_HEADER_BYTES + PUBLISH_HEAD_BYTES;
+
+/// Where a packed payload begins in its buffer.
+pub const PACKED_AT: usize = HEAD_BYTES;
 
 /// Where a payload or body begins in its buffer.
 pub const BODY_AT: usize = HEAD_BYTES + RECORD_HEADER_BYTES;
@@ -56,50 +68,6 @@ const _: () = {
     assert!(PART_BYTES * limits::CHAIN_BATCHES_MAX >= limits::MESSAGE_BYTES_MAX);
     assert!(PART_BYTES + limits::SEND_BATCH_BYTES <= 2 * PART_BYTES);
 };
-
-/// One PUBLISH frame: a batch, or a part of a large message.
-#[derive(Debug)]
-pub struct Piece {
-    buffer: Vec<u8>,
-    /// Where the frame begins in the buffer.
-    from: usize,
-    /// Where it ends.
-    to: usize,
-    /// The sequence of its last message.
-    last: Sequence,
-    /// Whether more parts of the same message follow.
-    more: bool,
-}
-
-impl Piece {
-    /// The messages as they came, delimiters included.
-    #[must_use]
-    pub fn body(&self) -> &[u8] {
-        &self.buffer[BODY_AT..self.to]
-    }
-
-    fn frame(&self) -> &[u8] {
-        &self.buffer[self.from..self.to]
-    }
-
-    /// Ends a message that came without a delimiter, as a record does, for a copy of the input.
-    pub fn end_with(&mut self, delimiter: u8) {
-        let is_record = self.buffer[self.from + FRAME_HEADER_BYTES + 12] == 1;
-        if is_record && !self.more {
-            self.buffer.truncate(self.to);
-            self.buffer.push(delimiter);
-            self.to += 1;
-        }
-    }
-
-    /// What it costs to keep.
-    #[must_use]
-    pub fn cost(&self) -> usize {
-        // Half of the buffer at least, however little is in it: so the memory of a full window
-        // is at most twice its bound, and reads of half a batch still fill it well.
-        self.to.max(self.buffer.len() / 2) + PIECE_COST
-    }
-}
 
 /// See the module's page.
 #[derive(Debug, Default)]
@@ -158,7 +126,57 @@ impl Window {
         };
         let from = BODY_AT - HEAD_BYTES;
         buffer[from..BODY_AT].copy_from_slice(&head.encode(CHANNEL, end - BODY_AT));
-        self.add(buffer, from, end, false)
+        self.add(buffer, from, end, count, false, Input::Same)
+    }
+
+    /// Adds a batch of `count` messages whose payload stands in `buffer[PACKED_AT..end]`. Gives a
+    /// buffer back that the batch does not need.
+    pub fn push_packed(
+        &mut self,
+        mut buffer: Vec<u8>,
+        end: usize,
+        count: u32,
+        framing: Framing,
+        batch_flags: u16,
+        input: Input,
+    ) -> Option<Vec<u8>> {
+        self.sequence.0 += u64::from(count);
+        let head = PublishHead {
+            sequence: self.sequence,
+            count,
+            framing,
+            batch_flags,
+            waited: Micros(0),
+            more: false,
+        };
+        buffer[..PACKED_AT].copy_from_slice(&head.encode(CHANNEL, end - PACKED_AT));
+        self.add(buffer, 0, end, count, false, input)
+    }
+
+    /// Adds one large message whose record stands in `parts`, each from [`PACKED_AT`] to its
+    /// end.
+    pub fn push_packed_parts(&mut self, parts: Vec<Vec<u8>>, input: Input) {
+        self.sequence.0 += 1;
+        let last_part = parts.len() - 1;
+        let mut input = Some(input);
+        for (n, mut buffer) in parts.into_iter().enumerate() {
+            let head = PublishHead {
+                sequence: self.sequence,
+                count: 1,
+                framing: Framing::Records,
+                batch_flags: 0,
+                waited: Micros(0),
+                more: n < last_part,
+            };
+            let end = buffer.len();
+            buffer[..PACKED_AT].copy_from_slice(&head.encode(CHANNEL, end - PACKED_AT));
+            // All of the input goes with the first part; the others stand for nothing more.
+            let nothing = || Input::Other { bytes: 0, copy: None, delimiter: None };
+            let input = input.take().unwrap_or_else(nothing);
+            if let Some(unused) = self.add(buffer, 0, end, 1, n < last_part, input) {
+                self.put_buffer(unused);
+            }
+        }
     }
 
     /// Adds one message whose body stands in `parts`, each from `BODY_AT` to the given end. All
@@ -187,17 +205,26 @@ impl Window {
             };
             let from = payload_at - HEAD_BYTES;
             buffer[from..payload_at].copy_from_slice(&head.encode(CHANNEL, end - payload_at));
-            if let Some(unused) = self.add(buffer, from, end, n < last_part) {
+            if let Some(unused) = self.add(buffer, from, end, 1, n < last_part, Input::Same) {
                 self.put_buffer(unused);
             }
         }
     }
 
-    fn add(&mut self, buffer: Vec<u8>, from: usize, to: usize, more: bool) -> Option<Vec<u8>> {
+    fn add(
+        &mut self,
+        buffer: Vec<u8>,
+        from: usize,
+        to: usize,
+        count: u32,
+        more: bool,
+        input: Input,
+    ) -> Option<Vec<u8>> {
         let small = to < SMALL_BYTES && buffer.len() > SMALL_BYTES;
         let (buffer, unused) =
             if small { (buffer[..to].to_vec(), Some(buffer)) } else { (buffer, None) };
-        let piece = Piece { buffer, from, to, last: self.sequence, more };
+        let (first, last) = (Sequence(self.sequence.0 + 1 - u64::from(count)), self.sequence);
+        let piece = Piece { buffer, from, to, first, last, more, input };
         self.cost += piece.cost();
         self.pieces.push_back(piece);
         unused
@@ -220,7 +247,8 @@ impl Window {
         }
     }
 
-    /// Everything up to `sequence` is confirmed: [`Window::take_confirmed`] gives its pieces.
+    /// Everything up to `sequence` is confirmed: [`Window::take_confirmed`] gives its pieces. It
+    /// may lie within a batch, of which there was no room for the rest yet.
     ///
     /// # Errors
     /// When the server cannot have said that.
@@ -228,7 +256,7 @@ impl Window {
         if sequence > self.sequence {
             return Err("it confirms more than was sent");
         }
-        if self.pieces.get(self.next).is_some_and(|piece| piece.last <= sequence) {
+        if self.pieces.get(self.next).is_some_and(|piece| piece.first <= sequence) {
             return Err("it confirms what was not wholly sent");
         }
         self.confirmed = self.confirmed.max(sequence);
@@ -258,7 +286,8 @@ impl Window {
 
     /// A new connection is open and the server has stored everything up to `last`. Of that, only
     /// the last batch is sent again: nothing is stored twice by it, and its confirmation says
-    /// when all before it is as safe as the queue's policy wants.
+    /// when all before it is as safe as the queue's policy wants. A batch of which only the
+    /// beginning is stored becomes two.
     ///
     /// # Errors
     /// When that does not fit what was sent.
@@ -269,20 +298,39 @@ impl Window {
         if last > self.sequence {
             return Err("it has messages that were never sent");
         }
-        let stored = self.pieces.partition_point(|piece| piece.last <= last);
-        let behind = self.pieces.get(stored.wrapping_sub(1)).map_or(self.confirmed, |p| p.last);
-        if behind != last {
-            return Err("it has stored a part of a batch");
-        }
+        self.split_behind(last);
         // A large message is sent again with all its parts.
-        self.next = self.pieces.partition_point(|piece| piece.last < last);
+        let confirmed = self.confirmed;
+        self.next = self.pieces.partition_point(|p| p.last < last || p.last <= confirmed);
         self.part = 0;
         Ok(())
+    }
+
+    /// Makes `last` the end of a piece.
+    fn split_behind(&mut self, last: Sequence) {
+        let stored = self.pieces.partition_point(|piece| piece.last <= last);
+        if self.pieces.get(stored).is_some_and(|piece| piece.first <= last) {
+            let piece = self.pieces.remove(stored).expect("it was just there");
+            self.cost -= piece.cost();
+            let (front, rest) = piece.split(last);
+            self.cost += front.cost() + rest.cost();
+            self.pieces.insert(stored, rest);
+            self.pieces.insert(stored, front);
+        }
+    }
+
+    /// The input's messages up to `last` were stored by an earlier run: they are counted, and not
+    /// sent. Only for a window that is empty yet.
+    pub fn skip_to(&mut self, last: Sequence) {
+        assert!(self.pieces.is_empty(), "only a beginning can be skipped");
+        (self.sequence, self.confirmed) = (last, last);
     }
 
     /// Forgets everything behind `last`: it will not be sent any more.
     pub fn truncate(&mut self, last: Sequence) {
         let kept = self.pieces.partition_point(|piece| piece.last <= last);
+        let is_between = self.pieces.get(kept).is_none_or(|piece| piece.first > last);
+        assert!(is_between, "only what lies behind a batch can be forgotten");
         for piece in self.pieces.drain(kept..) {
             self.cost -= piece.cost();
         }
@@ -310,115 +358,4 @@ impl Window {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn add_lines(window: &mut Window, lines: &[u8]) {
-        let mut buffer = window.take_buffer();
-        buffer[BODY_AT..BODY_AT + lines.len()].copy_from_slice(lines);
-        let count = lines.iter().filter(|byte| **byte == b'\n').count() as u32;
-        if let Some(unused) = window.push(buffer, BODY_AT + lines.len(), count, b'\n') {
-            window.put_buffer(unused);
-        }
-    }
-
-    fn write_all(window: &mut Window) -> usize {
-        let mut frames = 0;
-        while !window.unwritten().is_empty() {
-            window.wrote(window.unwritten().len());
-            frames += 1;
-        }
-        frames
-    }
-
-    fn confirm(window: &mut Window, sequence: u64) -> Vec<u8> {
-        window.confirm(Sequence(sequence)).expect("fits");
-        let mut bodies = Vec::new();
-        while let Some(piece) = window.take_confirmed() {
-            bodies.extend_from_slice(piece.body());
-            window.recycle(piece);
-        }
-        bodies
-    }
-
-    fn three_batches() -> Window {
-        let mut window = Window::default();
-        for lines in [b"1\n2\n".as_slice(), b"3\n", b"4\n5\n"] {
-            add_lines(&mut window, lines);
-        }
-        window
-    }
-
-    #[test]
-    fn confirmed_pieces_come_back_in_order() {
-        let mut window = three_batches();
-        assert_eq!(write_all(&mut window), 3);
-        assert_eq!(confirm(&mut window, 3), b"1\n2\n3\n");
-        assert_eq!(window.confirmed(), Sequence(3));
-        assert!(!window.is_empty());
-        assert!(window.confirm(Sequence(6)).is_err());
-        confirm(&mut window, 5);
-        assert!(window.is_empty());
-        assert_eq!(window.cost, 0);
-    }
-
-    #[test]
-    fn resumed_window_sends_the_last_stored_batch_and_the_rest() {
-        let mut window = three_batches();
-        write_all(&mut window);
-        confirm(&mut window, 2);
-        window.rewind();
-        window.resume(Sequence(2)).expect("fits");
-        assert_eq!(write_all(&mut window), 2);
-        window.rewind();
-        window.resume(Sequence(3)).expect("fits");
-        assert_eq!(write_all(&mut window), 2);
-        window.rewind();
-        window.resume(Sequence(5)).expect("fits");
-        assert_eq!(write_all(&mut window), 1);
-        for impossible in [1, 4, 6] {
-            assert!(window.resume(Sequence(impossible)).is_err(), "{impossible}");
-        }
-    }
-
-    #[test]
-    fn parts_of_a_large_message_are_resent_together() {
-        let mut window = three_batches();
-        let part = || (vec![7u8; PART_BUFFER_BYTES], BODY_AT + PART_BYTES);
-        window.push_record(vec![part(), part(), (vec![7u8; BUFFER_BYTES], BODY_AT + 1)]);
-        assert_eq!(window.sequence(), Sequence(6));
-        write_all(&mut window);
-        window.rewind();
-        window.resume(Sequence(6)).expect("fits");
-        assert_eq!(write_all(&mut window), 3);
-        window.rewind();
-        window.resume(Sequence(5)).expect("fits");
-        assert_eq!(write_all(&mut window), 4);
-        confirm(&mut window, 6);
-        assert!(window.is_empty());
-    }
-
-    #[test]
-    fn what_the_server_has_not_got_can_be_forgotten() {
-        let mut window = three_batches();
-        write_all(&mut window);
-        window.rewind();
-        window.resume(Sequence(3)).expect("fits");
-        window.truncate(Sequence(3));
-        assert_eq!(write_all(&mut window), 1);
-        assert_eq!(confirm(&mut window, 3), b"1\n2\n3\n");
-        assert!(window.is_empty());
-        assert_eq!(window.sequence(), Sequence(3));
-    }
-
-    #[test]
-    fn tiny_batches_fill_the_window_too() {
-        let mut window = Window::default();
-        let mut batches = 0;
-        while window.has_room() {
-            add_lines(&mut window, b"\n");
-            batches += 1;
-        }
-        assert!(batches < 100_000);
-    }
-}
+mod tests;

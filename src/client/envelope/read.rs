@@ -41,7 +41,7 @@ pub struct Envelope<'a> {
     /// The id.
     pub id: Option<Text<'a>>,
     /// The headers, as attributes of a record.
-    pub headers: &'a [u8],
+    pub headers: Cow<'a, [u8]>,
     /// `event_time`, else `time`.
     pub event_time: Option<WallTime>,
     /// Not to be delivered after this.
@@ -59,7 +59,7 @@ impl Envelope<'_> {
         if let Some(id) = &self.id {
             push_attribute(out, tags::ID, id.as_bytes());
         }
-        out.extend_from_slice(self.headers);
+        out.extend_from_slice(&self.headers);
         let times = [
             (tags::EVENT_TIME, self.event_time),
             (tags::EXPIRES, self.expires),
@@ -142,7 +142,7 @@ impl Reader {
             body,
             key: fields.key,
             id: fields.id,
-            headers: &self.headers,
+            headers: Cow::Borrowed(&self.headers),
             event_time,
             expires,
             not_before,
@@ -458,7 +458,7 @@ mod tests {
         assert_eq!(envelope.body.as_ref(), b"body");
         assert_eq!(envelope.key, None);
         assert_eq!(envelope.event_time, Some(WallTime(1_769_860_800_000_000)));
-        let headers: Vec<_> = Attributes::parse(envelope.headers).headers().collect();
+        let headers: Vec<_> = Attributes::parse(&envelope.headers).headers().collect();
         assert_eq!(headers, [(b"b".as_slice(), b"c".as_slice())]);
     }
 
