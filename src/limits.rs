@@ -180,6 +180,12 @@ pub const DELAY_LEVELS_MAX: usize = 64;
 /// Bytes of a delayed message, its attributes included: it goes in one batch.
 pub const DELAYED_RECORD_BYTES_MAX: usize = MIB;
 
+/// Messages of all queues of which the server remembers why they failed, until they are settled.
+pub const FAILURES_MAX: usize = 16 * 1024;
+
+/// Bytes of what was said of them; the tails of stderr take at most half of it.
+pub const FAILURE_BYTES_MAX: usize = 8 * MIB;
+
 /// Receipts in one request.
 pub const RECEIPTS_PER_REQUEST_MAX: usize = 256;
 

@@ -17,15 +17,18 @@ pub enum Section {
     Memory,
     /// Whether a message costs the same whatever else there is.
     Flat,
+    /// A command for each message, beside `xargs`.
+    Commands,
 }
 
-const NAMES: [(&str, Section); 6] = [
+const NAMES: [(&str, Section); 7] = [
     ("together", Section::Together),
     ("alone", Section::Alone),
     ("line", Section::Line),
     ("one-shot", Section::OneShot),
     ("memory", Section::Memory),
     ("flat", Section::Flat),
+    ("commands", Section::Commands),
 ];
 
 /// What is to be measured.

@@ -227,6 +227,12 @@ impl Broker {
         self.consumer(c).group
     }
 
+    /// Whether the consumer is there; it may have gone with its queue or its group.
+    #[must_use]
+    pub fn has_consumer(&self, c: ConsumerKey) -> bool {
+        self.consumers.contains(c.0)
+    }
+
     /// The consumer's queue.
     #[must_use]
     pub fn queue_of(&self, c: ConsumerKey) -> QueueKey {

@@ -458,6 +458,18 @@ impl Broker {
         Ok(())
     }
 
+    /// The group's name.
+    #[must_use]
+    pub fn group_name(&self, g: GroupKey) -> &Name {
+        &self.group(g).name
+    }
+
+    /// The group's queue.
+    #[must_use]
+    pub fn queue_of_group(&self, g: GroupKey) -> QueueKey {
+        self.group(g).queue
+    }
+
     /// The group of this name.
     #[must_use]
     pub fn find_group(&self, q: QueueKey, name: &Name) -> Option<GroupKey> {

@@ -63,6 +63,10 @@ impl<T> Slots<T> {
         thing.unwrap_or_else(|| stale(noun, key))
     }
 
+    pub(super) fn contains(&self, key: Key) -> bool {
+        self.iter().any(|(known, _)| known == key)
+    }
+
     pub(super) fn at(&self, key: Key) -> &T {
         let place = self.slots.get(key.slot as usize).filter(|p| p.generation == key.generation);
         place.and_then(|place| place.thing.as_ref()).unwrap_or_else(|| stale(self.noun, key))

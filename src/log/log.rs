@@ -273,6 +273,12 @@ impl<S: Storage> Log<S> {
         &mut self.producers
     }
 
+    /// The producer table, to look at.
+    #[must_use]
+    pub fn producers_known(&self) -> &Producers {
+        &self.producers
+    }
+
     /// The ids and keys that the queue knows.
     pub fn unique(&mut self) -> &mut Unique {
         &mut self.unique

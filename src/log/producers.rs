@@ -92,6 +92,11 @@ impl Producers {
         self.annexes.get(&producer).map(Vec::as_slice)
     }
 
+    /// What each named producer said last in an annex.
+    pub fn annexes(&self) -> impl Iterator<Item = (ProducerId, &[u8])> {
+        self.annexes.iter().map(|(producer, annex)| (*producer, annex.as_slice()))
+    }
+
     /// Whether another producer can get a name: those that have one are never forgotten.
     pub(super) fn has_room_for(&self, producer: ProducerId) -> bool {
         let is_named = self.table.get(&producer).is_some_and(|entry| entry.named);

@@ -37,6 +37,11 @@ impl Tail {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn cut(&mut self) {
         let over = self.0.len().saturating_sub(limits::STDERR_TAIL_BYTES);
         self.0.drain(..over);
@@ -49,7 +54,7 @@ impl Tail {
 }
 
 /// What is ready on a descriptor now.
-fn ready<F: AsFd>(fd: &F, interest: PollFlags) -> PollFlags {
+pub(super) fn ready<F: AsFd>(fd: &F, interest: PollFlags) -> PollFlags {
     let mut fds = [PollFd::new(fd, interest)];
     match rustix::event::poll(&mut fds, Some(&AT_ONCE)) {
         Ok(_) => fds[0].revents(),
@@ -167,6 +172,12 @@ impl Reports {
             lingering: VecDeque::new(),
             next_lingering: LINGERING,
         })
+    }
+
+    /// How many are kept for processes that were left behind.
+    #[cfg(test)]
+    pub(super) fn lingering(&self) -> usize {
+        self.lingering.len()
     }
 
     /// Puts all of them under the pool's watch.

@@ -13,7 +13,7 @@ use crate::wire::{Admin, CheckReport, ErrorCode, GroupInfo, QueueInfo, Reply, St
 
 use super::hosting::{Place, damaged};
 use super::receiving::DEFAULT_GROUP;
-use super::session::Channel;
+use super::session::{Channel, RequeueWanted};
 use super::{ConnectionId, Engine, QueueNumber, Trouble, Work, fault, fault_with, protocol};
 
 impl<S: Storage> Engine<S> {
@@ -43,8 +43,11 @@ impl<S: Storage> Engine<S> {
             Admin::Purge { queue } => self.purge(connection, channel, &queue),
             Admin::Remove { queue } => self.remove(connection, channel, &queue),
             Admin::Wait { queue } => self.wait(connection, channel, &queue),
-            Admin::Requeue { .. }
-            | Admin::Settle { .. }
+            Admin::Requeue { queue, count, to, reason } => {
+                let wanted = RequeueWanted { queue, count, to, reason };
+                self.requeue(connection, channel, wanted)
+            }
+            Admin::Settle { .. }
             | Admin::AddGroup { .. }
             | Admin::RemoveGroup { .. }
             | Admin::SeekGroup { .. } => Err(protocol("not served yet")),
@@ -52,7 +55,12 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    fn answer<T: serde::Serialize>(&mut self, connection: ConnectionId, channel: u16, value: &T) {
+    pub(super) fn answer<T: serde::Serialize>(
+        &mut self,
+        connection: ConnectionId,
+        channel: u16,
+        value: &T,
+    ) {
         let json = serde_json::to_vec(value).expect("our own types serialize");
         self.reply(connection, channel, &Reply::Reply(&json));
     }
@@ -138,7 +146,7 @@ impl<S: Storage> Engine<S> {
     }
 
     /// The channel waits.
-    fn hold(&mut self, connection: ConnectionId, channel: u16, state: Channel<S>) {
+    pub(super) fn hold(&mut self, connection: ConnectionId, channel: u16, state: Channel<S>) {
         let session = self.sessions.get_mut(&connection).expect("a connected client");
         session.channels.insert(channel, state);
     }
@@ -186,6 +194,7 @@ impl<S: Storage> Engine<S> {
                     oldest: counts.oldest,
                     settled_ranges: counts.settled_ranges as u64,
                     stuck: counts.stuck,
+                    dead: Count(self.dead_of(number, key).0),
                     ..GroupInfo::default()
                 }
             })
@@ -206,7 +215,7 @@ impl<S: Storage> Engine<S> {
             receivers: groups.iter().map(|group| group.receivers).sum(),
             senders: hosted.senders,
             groups,
-            trouble: hosted.trouble.clone(),
+            trouble: hosted.trouble.as_deref().or(self.movers_trouble(number)).map(str::to_owned),
             ..QueueInfo::default()
         }
     }

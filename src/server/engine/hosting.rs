@@ -11,6 +11,7 @@ use crate::settings::Settings;
 use crate::units::{Count, Moment, Monotonic, Name, Offset, OffsetRange, Sequence};
 use crate::wire::{ErrorCode, Fault, Reply, Sending};
 
+use super::moving::Lane;
 use super::session::Channel;
 use super::{ConnectionId, Engine, QueueNumber, Trouble, Work, fault, fault_with};
 
@@ -42,6 +43,14 @@ pub(super) enum Say {
     Sending(Sending),
 }
 
+/// Who waits for a large message that is being copied into the log.
+pub(super) enum ChainOwner {
+    /// A channel that published it, with this sequence.
+    Channel(ConnectionId, u16, Sequence),
+    /// A mover.
+    Mover(Lane),
+}
+
 /// A queue that is served.
 pub(super) struct Hosted<S: Storage> {
     pub name: Name,
@@ -67,7 +76,9 @@ pub(super) struct Hosted<S: Storage> {
     /// Why it stands still.
     pub trouble: Option<String>,
     /// Who waits for the large message that is being copied into the log.
-    pub chain: Option<(ConnectionId, u16, Sequence)>,
+    pub chain: Option<ChainOwner>,
+    /// Messages that are not visible yet and are for one group only, in the order of their offsets.
+    pub only: VecDeque<(OffsetRange, Name)>,
     /// Channels that wait for changed settings to be recorded.
     pub settings_waiters: Vec<(ConnectionId, u16)>,
     pub senders: u64,
@@ -137,6 +148,7 @@ impl<S: Storage> Engine<S> {
             cold_read_under_way: false,
             trouble: None,
             chain: None,
+            only: VecDeque::new(),
             settings_waiters: Vec::new(),
             senders: 0,
             jobs_under_way: 0,
@@ -174,15 +186,25 @@ impl<S: Storage> Engine<S> {
         waiting: (ConnectionId, u16),
         moment: Moment,
     ) -> Result<(), Trouble> {
+        self.make_for(name, settings, vec![waiting], moment).map_err(Trouble::Channel)
+    }
+
+    /// As [`make`](Engine::make), for all of these, or nobody who waits on a channel.
+    pub(super) fn make_for(
+        &mut self,
+        name: &Name,
+        settings: Settings,
+        waiting: Vec<(ConnectionId, u16)>,
+        moment: Moment,
+    ) -> Result<(), Fault> {
         if self.places.len() >= crate::limits::QUEUES_MAX {
             return Err(fault_with(
                 ErrorCode::Busy,
                 format!("the store holds its limit of {} queues", crate::limits::QUEUES_MAX),
                 "remove some with `mq-admin rm QUEUE`",
-            )
-            .into());
+            ));
         }
-        self.places.insert(name.clone(), Place::Making(vec![waiting]));
+        self.places.insert(name.clone(), Place::Making(waiting));
         let id = (self.new_queue_id)();
         self.jobs.push(Work::make(
             Arc::clone(&self.storage),
@@ -205,6 +227,7 @@ impl<S: Storage> Engine<S> {
         let Some(Place::Making(waiting)) = self.places.remove(name) else {
             unreachable!("only a queue that is being made is made");
         };
+        self.wake_movers_to(name);
         match result {
             Ok((log, recovered)) => {
                 self.host(name, log, recovered);
@@ -231,6 +254,7 @@ impl<S: Storage> Engine<S> {
         let result = match waiting {
             Some(Channel::OpeningSend(open)) => self.open_send(connection, channel, open, moment),
             Some(Channel::OpeningReceive(open)) => self.open_receive(connection, channel, open),
+            Some(Channel::Requeuing(wanted)) => self.requeue(connection, channel, *wanted),
             Some(Channel::Purging(queue)) => self.purge(connection, channel, &queue),
             Some(Channel::Declaring(declare)) => {
                 let (name, wanted, change) = *declare;
@@ -263,7 +287,7 @@ impl<S: Storage> Engine<S> {
         let visible = hosted.log.visible_end();
         let known = self.broker.visible_end(hosted.key);
         if visible > known {
-            self.broker.extend(hosted.key, OffsetRange::new(known, visible));
+            self.extend(number, known, visible);
         }
         self.confirm(number, visible);
         let Some(hosted) = self.hosted.get_mut(&number) else { return };
@@ -291,6 +315,33 @@ impl<S: Storage> Engine<S> {
                 self.deadlines.insert((new, number));
             }
             hosted.deadline = deadline;
+        }
+    }
+
+    /// Messages became visible; some are for one group only.
+    fn extend(&mut self, number: QueueNumber, known: Offset, visible: Offset) {
+        let hosted = self.hosted.get_mut(&number).expect("a queue in its turn");
+        let key = hosted.key;
+        let mut settled = Vec::new();
+        let mut at = known;
+        while hosted.only.front().is_some_and(|(range, _)| range.start < visible) {
+            let (range, group) = hosted.only.pop_front().expect("there is a first");
+            self.broker.extend(key, OffsetRange::new(at, range.start));
+            match self.broker.find_group(key, &group) {
+                Some(only) => settled.extend(self.broker.extend_for(key, range, only)),
+                // The group was removed meanwhile: nobody is to have them.
+                None => {
+                    self.broker.extend(key, range);
+                    let groups: Vec<GroupKey> = self.broker.groups(key).map(|(g, _)| g).collect();
+                    let each = |g| (g, self.broker.expire(g, &[range]));
+                    settled.extend(groups.into_iter().map(each));
+                }
+            }
+            at = range.end;
+        }
+        self.broker.extend(key, OffsetRange::new(at, visible));
+        for (group, ranges) in settled {
+            self.settle(number, group, &ranges);
         }
     }
 
@@ -434,6 +485,8 @@ impl<S: Storage> Engine<S> {
         if hosted.jobs_under_way > 0 {
             return;
         }
+        let groups: Vec<GroupKey> = hosted.groups.keys().copied().collect();
+        self.forget_movers(number, &groups);
         let hosted = self.hosted.remove(&number).expect("it is there");
         if let Some(deadline) = hosted.deadline {
             self.deadlines.remove(&(deadline, number));

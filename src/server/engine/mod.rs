@@ -17,6 +17,7 @@
 //! receiving.rs  OPEN_RECEIVE, CREDIT, ACK, RELEASE → broker, journal → segments dropped
 //! delivery.rs   broker's offer → log's range → outbox
 //! hosting.rs    queues coming and going, one turn of a queue
+//! moving.rs     messages that go from one queue to another: dead letters, and back
 //! admin.rs      the administrative requests
 //! session.rs    what is known of one connection
 //! work.rs       the jobs for helper threads
@@ -29,6 +30,7 @@
 mod admin;
 mod delivery;
 mod hosting;
+mod moving;
 mod receiving;
 mod sending;
 mod session;
@@ -48,6 +50,7 @@ use crate::wire::{
 };
 
 use hosting::{Hosted, Place};
+use moving::Movers;
 pub use session::ConnectionId;
 use session::{Channel, Session};
 pub use work::{Outcome, Work};
@@ -123,6 +126,7 @@ pub struct Engine<S: Storage> {
     /// Connections whose outboxes or state want the event loop's attention.
     dirty: Vec<ConnectionId>,
     jobs: Vec<Work<S>>,
+    movers: Movers<S>,
     /// Checks that wait for the one that is under way.
     checks: VecDeque<Work<S>>,
     check_under_way: bool,
@@ -162,6 +166,7 @@ impl<S: Storage> Engine<S> {
             handing: Vec::new(),
             dirty: Vec::new(),
             jobs: Vec::new(),
+            movers: Movers::default(),
             checks: VecDeque::new(),
             check_under_way: false,
             jobs_under_way: 0,
@@ -170,6 +175,7 @@ impl<S: Storage> Engine<S> {
             failed: None,
         };
         engine.host_all(setup.boot, report)?;
+        engine.settle_waybills();
         Ok(engine)
     }
 
@@ -276,16 +282,24 @@ impl<S: Storage> Engine<S> {
             self.deadlines.pop_first();
             self.touch(queue);
         }
-        for queue in std::mem::take(&mut self.touched) {
-            self.turn_queue(queue, moment);
-        }
+        self.run_movers(moment);
+        self.turn_touched(moment);
         self.take_outputs();
         let hungry = std::mem::take(&mut self.hungry);
         for connection in hungry {
             self.feed(connection);
         }
         self.take_outputs();
+        // What has begun to die, or was settled, goes on at once.
+        self.run_movers(moment);
+        self.turn_touched(moment);
         self.journal_handed();
+    }
+
+    fn turn_touched(&mut self, moment: Moment) {
+        for queue in std::mem::take(&mut self.touched) {
+            self.turn_queue(queue, moment);
+        }
     }
 
     /// What the broker has to say. Each output is served before the next is asked for: so one
@@ -293,15 +307,20 @@ impl<S: Storage> Engine<S> {
     fn take_outputs(&mut self) {
         while let Some(output) = self.broker.next_output() {
             match output {
-                Output::Ready { consumer } => self.ready(consumer),
+                Output::Ready { consumer } => {
+                    self.ready(consumer);
+                    self.mover_called(consumer, false);
+                }
                 Output::End { consumer } => {
                     if let Some(&(connection, channel)) = self.consumers.get(&consumer) {
                         self.reply(connection, channel, &Reply::End);
                     }
+                    self.mover_called(consumer, true);
                 }
                 Output::Quiet { queue } => self.quiet(queue),
+                Output::Dying { group } => self.dying(group),
                 // Nothing makes these yet.
-                Output::Dying { .. } | Output::Holder { .. } => {}
+                Output::Holder { .. } => {}
             }
         }
     }
@@ -314,7 +333,7 @@ impl<S: Storage> Engine<S> {
         }
         let queue = self.deadlines.first().map(|(due, _)| *due);
         let greeting = self.ungreeted.front().map(|(due, _)| *due);
-        queue.into_iter().chain(greeting).min()
+        queue.into_iter().chain(greeting).chain(self.movers_deadline()).min()
     }
 
     /// Whether frames of this connection must wait: its last one could not be served yet.

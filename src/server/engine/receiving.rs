@@ -217,6 +217,7 @@ impl<S: Storage> Engine<S> {
         if settled.is_empty() {
             return;
         }
+        self.forget_failures(group, settled);
         let hosted = self.hosted.get_mut(&number).expect("a receiver's queue");
         let file = hosted.groups[&group];
         let broker = &self.broker;
@@ -325,7 +326,10 @@ impl<S: Storage> Engine<S> {
             Channel::OpeningSend(open) => {
                 self.forget_waiter(Some(&open.queue), (connection, id));
             }
-            Channel::Declaring(_) | Channel::Purging(_) | Channel::Admin => {
+            Channel::Declaring(_)
+            | Channel::Purging(_)
+            | Channel::Requeuing(_)
+            | Channel::Admin => {
                 self.forget_waiter(None, (connection, id));
             }
             Channel::Failed => {}

@@ -8,7 +8,7 @@ use crate::settings::Settings;
 use crate::units::{Epoch, Moment, Name, OffsetRange, Sequence};
 use crate::wire::{ErrorCode, Fault, OpenSend, PublishHead, Reply, Sending};
 
-use super::hosting::{Awaiting, Place, Say, being_removed, damaged};
+use super::hosting::{Awaiting, ChainOwner, Place, Say, being_removed, damaged};
 use super::session::{Channel, Large, Sender};
 use super::{ConnectionId, Engine, QueueNumber, Trouble, fault, fault_with, protocol};
 
@@ -240,7 +240,8 @@ impl<S: Storage> Engine<S> {
                 match hosted.log.append_chain(moment.wall, &large.staging, &chain) {
                     Ok(()) => {
                         sender.unconfirmed += 1;
-                        hosted.chain = Some((connection, channel, head.sequence));
+                        let owner = ChainOwner::Channel(connection, channel, head.sequence);
+                        hosted.chain = Some(owner);
                         self.touch(number);
                         return Ok(());
                     }
@@ -264,7 +265,13 @@ impl<S: Storage> Engine<S> {
         result: Result<OffsetRange, AppendError>,
     ) {
         let hosted = self.hosted.get_mut(&number).expect("a queue with a job");
-        let Some((connection, channel, sequence)) = hosted.chain.take() else { return };
+        let (connection, channel, sequence) = match hosted.chain.take() {
+            Some(ChainOwner::Channel(connection, channel, sequence)) => {
+                (connection, channel, sequence)
+            }
+            Some(ChainOwner::Mover(lane)) => return self.large_moved(lane, number, result),
+            None => return,
+        };
         match result {
             Ok(range) => {
                 let say = Say::Confirm(sequence);

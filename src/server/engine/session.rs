@@ -8,7 +8,7 @@ use crate::log::Staging;
 use crate::log::storage::Storage;
 use crate::server::outbox::Outbox;
 use crate::settings::Wanted;
-use crate::units::{Epoch, Name, ProducerId, Sequence};
+use crate::units::{Count, Epoch, Name, ProducerId, Sequence};
 use crate::wire::{ClientInfo, OpenReceive, OpenSend};
 
 use super::QueueNumber;
@@ -29,12 +29,27 @@ pub(super) enum Channel<S: Storage> {
     Receiving(Receiver),
     /// A DECLARE waits for its queue to be made.
     Declaring(Box<(Name, Wanted, bool)>),
+    /// A REQUEUE waits for a group.
+    Requeuing(Box<RequeueWanted>),
     /// A PURGE waits for a group.
     Purging(Name),
     /// An administrative request waits for something.
     Admin,
     /// It failed and was told so; what still comes on it is dropped until CLOSE.
     Failed,
+}
+
+/// Letters that are to go back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RequeueWanted {
+    /// Where they are.
+    pub queue: Name,
+    /// At most so many.
+    pub count: Option<Count>,
+    /// To this queue rather than home.
+    pub to: Option<Name>,
+    /// Only those whose reason holds this.
+    pub reason: Option<String>,
 }
 
 /// A channel that sends.

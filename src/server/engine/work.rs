@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use crate::log::storage::Storage;
-use crate::log::{self, CheckBound, Done, Job, Log, LogError, Options, Progress, Recovered};
+use crate::log::{
+    self, CheckBound, Done, Job, Log, LogError, Options, Progress, Recovered, Staging,
+};
 use crate::server::findings::add_to_report;
 use crate::server::workers;
 use crate::settings::Settings;
 use crate::units::{Moment, Name, QueueId, WallTime};
 use crate::wire::CheckReport;
 
+use super::moving::{Copying, Lane, NotCopied};
 use super::{ConnectionId, Engine, QueueNumber};
 
 /// A job for a helper thread.
@@ -22,6 +25,8 @@ enum Task<S: Storage> {
     Make(Box<Make<S>>),
     Remove(Arc<S>, Name, QueueId, (ConnectionId, u16)),
     Check(Box<Check<S>>),
+    /// A large message is copied for a mover.
+    Copy(Lane, Box<Copying<S>>),
 }
 
 struct Make<S: Storage> {
@@ -49,6 +54,7 @@ enum Answer<S: Storage> {
     Made(Name, Result<Box<(Log<S>, Recovered)>, LogError>),
     Removed(Name, (ConnectionId, u16), Result<(), LogError>),
     Checked((ConnectionId, u16), CheckReport),
+    Copied(Lane, Result<Staging<S>, NotCopied>),
 }
 
 impl<S: Storage> Work<S> {
@@ -58,6 +64,10 @@ impl<S: Storage> Work<S> {
 
     pub(super) fn read(queue: QueueNumber, job: Job<S>) -> Work<S> {
         Work(Task::Read(queue, job))
+    }
+
+    pub(super) fn copy(lane: Lane, copying: Copying<S>) -> Work<S> {
+        Work(Task::Copy(lane, Box::new(copying)))
     }
 
     pub(super) fn make(
@@ -106,6 +116,7 @@ impl<S: Storage> workers::Job for Work<S> {
                 Answer::Removed(name, channel, result)
             }
             Task::Check(check) => check.run(),
+            Task::Copy(lane, copying) => Answer::Copied(lane, copying.run()),
         })
     }
 }
@@ -144,6 +155,7 @@ impl<S: Storage> Engine<S> {
             Answer::Made(name, result) => self.made(&name, result.map(|made| *made), moment),
             Answer::Removed(name, channel, result) => self.removed(&name, channel, result),
             Answer::Checked(channel, report) => self.checked(channel, report),
+            Answer::Copied(lane, result) => self.copied(lane, result, moment),
         }
     }
 
@@ -157,6 +169,7 @@ impl<S: Storage> Engine<S> {
             return;
         }
         self.touch(queue);
+        self.wake_movers(queue);
         self.progressed(queue, progress, moment);
     }
 
