@@ -160,6 +160,17 @@ pub const COMMANDS_MAX: usize = 256;
 /// How long the processes of a command that were told to end may take before they are killed.
 pub const COMMAND_GRACE: Micros = Micros::from_secs(5);
 
+/// Messages that one command is given at most.
+pub const WORK_BATCH_MAX: usize = 1 << 16;
+
+/// Names and patterns that a receiver of several queues is given, so that they and what it holds
+/// fit a request.
+pub const PATTERNS_PER_RECEIVER_MAX: usize = 256;
+
+/// Bytes of messages that wait in a receiver for a command; beyond it nothing more is read, but
+/// what has been read is kept.
+pub const WORK_AHEAD_BYTES: usize = 8 * MIB;
+
 /// The stderr of commands that are over which a receiver still passes on because processes that
 /// they left behind hold it; the oldest is closed for another.
 pub const LINGERING_REPORTS_MAX: usize = 64;

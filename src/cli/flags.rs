@@ -5,8 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::Failure;
+use crate::client::envelope::parse_time;
+use crate::limits;
+use crate::settings::Start;
 use crate::store;
-use crate::units::{Micros, Name, SyncPolicy, parse_duration};
+use crate::units::{Count, Micros, Name, Offset, SyncPolicy, parse_duration};
+use crate::wire::QueuePattern;
 
 /// When to use colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -80,6 +84,61 @@ pub fn queue_name(text: &str) -> Result<Name, String> {
     Name::new(text).map_err(|error| error.to_string())
 }
 
+/// Reads a group's name, for clap.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn group_name(text: &str) -> Result<Name, String> {
+    Name::new(text).map_err(|error| error.to_string())
+}
+
+/// Reads a queue's name or a pattern for names, for clap.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn queue_pattern(text: &str) -> Result<QueuePattern, String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if text.contains(['*', '?', '[']) {
+        if let Some(bad) = text.chars().find(|c| !is_plain(*c) && !"*?[]!^".contains(*c)) {
+            return Err(format!("a pattern for names of queues must not contain {bad:?}"));
+        }
+        if text.len() > limits::NAME_BYTES_MAX {
+            return Err("a pattern has at most as many bytes as a name".to_owned());
+        }
+    } else if text.contains('/') {
+        return Err("no queue has a / in its name; a command to run stands behind --".to_owned());
+    } else {
+        Name::new(text).map_err(|error| error.to_string())?;
+    }
+    Ok(QueuePattern(text.to_owned()))
+}
+
+/// Reads where a group begins, for clap: `oldest`, `newest`, an offset, a time, or `-N` for the
+/// last N messages.
+///
+/// # Errors
+/// How to write it.
+pub fn start(text: &str) -> Result<Start, String> {
+    let bad = || {
+        format!(
+            "{text:?} is no place to begin at; write oldest, newest, an offset such as 1200, a \
+             time such as 2026-01-31T12:00:00Z, or -N for the last N messages"
+        )
+    };
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    Ok(match (text, text.strip_prefix('-')) {
+        ("oldest", _) => Start::Oldest,
+        ("newest", _) => Start::Newest,
+        (_, Some(count)) if is_number(count) => {
+            Start::Last(Count(count.parse().map_err(|_| bad())?))
+        }
+        (offset, None) if is_number(offset) => {
+            Start::Offset(Offset(offset.parse().map_err(|_| bad())?))
+        }
+        (time, _) => Start::Time(parse_time(time).map_err(|_| bad())?),
+    })
+}
+
 /// Reads a duration, for clap.
 ///
 /// # Errors
@@ -124,6 +183,27 @@ pub fn delimiter(text: &str) -> Result<u8, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn places_to_begin_at_read_as_written() {
+        assert_eq!(start("oldest"), Ok(Start::Oldest));
+        assert_eq!(start("17"), Ok(Start::Offset(Offset(17))));
+        assert_eq!(start("-17"), Ok(Start::Last(Count(17))));
+        assert!(matches!(start("2026-01-31T12:00:00+01:00"), Ok(Start::Time(_))));
+        for bad in ["", "-", "old", "1.5", "--1", "2026-01-31", "99999999999999999999"] {
+            assert!(start(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn patterns_are_made_of_what_names_are_made_of() {
+        for good in ["jobs", "*", "logs.*", "log[0-9]?"] {
+            assert_eq!(queue_pattern(good), Ok(QueuePattern(good.to_owned())));
+        }
+        for bad in ["", "./work", "a b", "a b*", ".x", "-x"] {
+            assert!(queue_pattern(bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn delimiters_read_as_written() {

@@ -13,7 +13,10 @@ mod status;
 mod tables;
 
 pub use failure::Failure;
-pub use flags::{ColorWhen, Shared, delimiter, duration, queue_name, sync_policy};
+pub use flags::{
+    ColorWhen, Shared, delimiter, duration, group_name, queue_name, queue_pattern, start,
+    sync_policy,
+};
 pub use hint::{binary_hint, is_terminal, terminal_hint};
 pub use output::{human_bytes, human_count, json_line, print, print_json};
 pub use signals::Signals;

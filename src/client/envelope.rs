@@ -63,6 +63,12 @@ impl<'a> Attributes<'a> {
         attributes
     }
 
+    /// All of them, as they stand in the record.
+    #[must_use]
+    pub fn bytes(&self) -> &'a [u8] {
+        self.all
+    }
+
     /// The headers, each as name and value, in the order in which they were given.
     pub fn headers(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
         in_order(self.all).filter_map(|(tag, value)| {

@@ -13,6 +13,7 @@
 //! send:    input ─▶ intake (cut, or pack with attributes) ─▶ window ─▶ PUBLISH, till CONFIRM
 //! receive: DELIVER ─▶ delivery (verify) ─▶ format ─▶ piece ─▶ ledger ─▶ outlet ─▶ the reader
 //!          CREDIT ◀─ credit ◀──────────────────── ACK ◀────────┴─── taken ◀───────────┘
+//!          or into work: messages ─▶ jobs ─BEGIN─▶ command (processes) ─▶ ACK, NACK
 //! ```
 
 pub mod admin;
@@ -39,6 +40,7 @@ pub mod start;
 pub mod tee;
 pub mod wait;
 pub mod window;
+pub mod work;
 
 pub use connection::{Connection, Filled};
 pub use error::ClientError;

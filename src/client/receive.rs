@@ -26,6 +26,8 @@ mod ranges;
 mod reach;
 mod sink;
 #[cfg(test)]
+pub(in crate::client) mod stage;
+#[cfg(test)]
 mod tests;
 
 use std::os::fd::AsFd;
@@ -33,6 +35,7 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags};
 
+use super::command::StartError;
 use super::credit::Credit;
 use super::delivery::DeliveryError;
 use super::outlet::{self, OutletError};
@@ -45,6 +48,7 @@ use link::{Buffers, Link};
 
 pub use members::{Member, MemberNumber, Members};
 pub use printer::Printer;
+pub use ranges::intersection;
 pub use sink::{Alarm, Sink, Turn};
 
 /// Where messages are received from.
@@ -141,6 +145,18 @@ pub enum ReceiveError {
         error: OutletError,
         /// For a regular file: whether it now ends with a whole message.
         cut: Option<bool>,
+    },
+    /// The command cannot be run.
+    #[error(transparent)]
+    Command(#[from] StartError),
+    /// The command says that it, or what it runs, cannot be run.
+    #[error("{command} ended with status {status}: {}; its messages are given back",
+        if *status == 127 { "a command was not found" } else { "a command cannot be run" })]
+    Unrunnable {
+        /// The command.
+        command: String,
+        /// How it ended.
+        status: u8,
     },
     /// Deliveries come damaged, and the server finds nothing wrong with what is stored.
     #[error("what the server delivers arrives damaged: {0}")]
@@ -458,7 +474,7 @@ impl<D: Dial, S: Sink> Receiver<D, S> {
 
     /// Sleeps until something happens.
     fn wait(&mut self, caller: &mut dyn Caller) -> Result<(), ReceiveError> {
-        if self.is_adrift() {
+        if self.is_adrift() || self.is_through() {
             return Ok(());
         }
         let until = self.deadline().and_then(|moment| self.instant(moment));

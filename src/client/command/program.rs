@@ -26,8 +26,17 @@ const SHELL: &str = "/bin/sh";
 
 /// Facts about a message in the environment. Those of an mq-recv that this process runs under
 /// are about another message, so they are not passed on.
-const FACTS: [&str; 8] =
-    ["MQ_QUEUE", "MQ_GROUP", "MQ_OFFSET", "MQ_ATTEMPT", "MQ_KEY", "MQ_ID", "MQ_TIME", "MQ_EPOCH"];
+const FACTS: [&str; 9] = [
+    "MQ_QUEUE",
+    "MQ_GROUP",
+    "MQ_OFFSET",
+    "MQ_ATTEMPT",
+    "MQ_KEY",
+    "MQ_ID",
+    "MQ_TIME",
+    "MQ_EPOCH",
+    "MQ_COUNT",
+];
 /// See [`FACTS`].
 const FACTS_PREFIX: &[u8] = b"MQ_HEADER_";
 

@@ -74,14 +74,20 @@ impl<D: Dial, S: Sink> Receiver<D, S> {
         self.sink.is_empty().then(|| self.waiting_since.plus(wait))
     }
 
-    fn go_on_finishing(&mut self, why: Why) -> Option<Why> {
-        let is_through = match &why {
-            Why::Failed(_) => !self.sink.is_begun(),
-            Why::End(End::ReaderGone) => true,
-            Why::End(_) => self.sink.is_empty(),
+    /// Whether it is finishing and what was begun has come to its end.
+    pub(super) fn is_through(&self) -> bool {
+        let is_done = match &self.phase {
+            Phase::Finishing(Why::Failed(_)) => !self.sink.is_begun(),
+            Phase::Finishing(Why::End(End::ReaderGone)) => true,
+            Phase::Finishing(Why::End(_)) => self.sink.is_empty(),
+            Phase::Running | Phase::Closing(..) => return false,
         };
+        is_done || self.sink.is_gone()
+    }
+
+    fn go_on_finishing(&mut self, why: Why) -> Option<Why> {
         self.phase = Phase::Finishing(why);
-        if !is_through && !self.sink.is_gone() {
+        if !self.is_through() {
             return None;
         }
         // The last look: one that is gone takes no more.

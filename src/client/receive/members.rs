@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use super::Taking;
 use super::link::{CHANNEL, Link};
-use super::ranges::{Acked, parts};
+use super::ranges::{Acked, intersection};
 use crate::client::delivery::Unpacker;
 use crate::client::ledger::Settled;
 use crate::units::{Name, Offset, OffsetRange, QueueId};
@@ -101,7 +101,7 @@ impl Member {
     /// The server says what is ours: failures of anything else are not told.
     pub(super) fn keep(&mut self, kept: &[OffsetRange]) {
         for nack in &mut self.reports.failed {
-            nack.ranges = parts(&nack.ranges, kept);
+            nack.ranges = intersection(&nack.ranges, kept);
         }
         self.reports.failed.retain(|nack| !nack.ranges.is_empty());
     }
@@ -287,9 +287,9 @@ impl Members {
     }
 }
 
-/// In an order in which each can be understood: a try begins before it ends.
+/// What is over comes before what begins: what was to begin and is given back instead was not
+/// tried.
 fn tell(link: &mut Link, channel: u16, mut reports: Reports, acked: &mut Acked) {
-    link.ranges(channel, &reports.begun.take(), Request::Begin);
     let settled = reports.settled.take();
     link.ranges(channel, &settled, Request::Ack);
     settled.into_iter().for_each(|range| acked.push(range));
@@ -297,4 +297,5 @@ fn tell(link: &mut Link, channel: u16, mut reports: Reports, acked: &mut Acked) 
         link.nack(channel, nack);
     }
     link.release(channel, &reports.released.take());
+    link.ranges(channel, &reports.begun.take(), Request::Begin);
 }

@@ -42,7 +42,8 @@ pub(super) fn gaps(whole: OffsetRange, ranges: &[OffsetRange]) -> Vec<OffsetRang
 }
 
 /// What of `ranges` lies in one of `others`.
-pub(super) fn parts(ranges: &[OffsetRange], others: &[OffsetRange]) -> Vec<OffsetRange> {
+#[must_use]
+pub fn intersection(ranges: &[OffsetRange], others: &[OffsetRange]) -> Vec<OffsetRange> {
     ranges
         .iter()
         .flat_map(|range| others.iter().filter_map(|other| range.intersection(other)))
@@ -68,7 +69,7 @@ mod tests {
         let held = [range(2, 4), range(6, 9)];
         assert_eq!(gaps(range(0, 10), &held), [range(0, 2), range(4, 6), range(9, 10)]);
         assert_eq!(gaps(range(2, 4), &held), []);
-        assert_eq!(parts(&[range(1, 3), range(8, 12)], &held), [range(2, 3), range(8, 9)]);
+        assert_eq!(intersection(&[range(1, 3), range(8, 12)], &held), [range(2, 3), range(8, 9)]);
         assert_eq!(without(&[range(1, 3), range(8, 12)], &held), [range(1, 2), range(9, 12)]);
     }
 
