@@ -139,10 +139,11 @@ pub const LEASE_MAX: Micros = Micros::from_secs(30 * 86_400);
 /// See [`LEASE_MAX`].
 pub const LEASE_MIN: Micros = Micros::from_millis(10);
 
-/// Ids that a queue remembers at most: 16 bytes each, and half again.
+/// Ids that a queue remembers at most, about 64 bytes each; also of those in a window of time.
 pub const UNIQUE_IDS_MAX: u64 = 1 << 18;
 
-/// Keys that a queue with unique keys has at most; 24 bytes each, and half again.
+/// Messages with keys that are pending in a queue with unique keys at most, about 40 bytes each;
+/// and so its different keys.
 pub const UNIQUE_KEYS_MAX: u64 = 1 << 18;
 
 /// Queues that one receiver takes from.
@@ -253,6 +254,12 @@ pub const CUT_CACHE_BYTES: usize = 16 * MIB;
 
 /// An active segment this large is rolled when everything in it is gone, to give back its space.
 pub const ROLL_GONE_BYTES: u64 = MIB as u64;
+
+/// A queue that keeps messages for replay goes on in another segment after an eighth of what it
+/// keeps, but not below so many bytes or before this time: a segment costs a few syncs.
+pub const RETENTION_ROLL_BYTES: u64 = 64 * KIB as u64;
+/// See [`RETENTION_ROLL_BYTES`].
+pub const RETENTION_ROLL_AGE: Micros = Micros::from_secs(1);
 
 /// Bytes of a queue's metadata file; a longer one is damaged.
 pub const QUEUE_META_BYTES_MAX: u64 = MIB as u64;

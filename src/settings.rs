@@ -133,21 +133,21 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// `settings` with what is asked for.
+    /// `settings` with what is asked for. A limit of 0 is none.
     #[must_use]
     pub fn applied_to(&self, settings: &Settings) -> Settings {
         let Wanted { dead_letter, .. } = self.clone();
         Settings {
             sync: self.sync.unwrap_or(settings.sync),
             retain: self.retain.unwrap_or(settings.retain),
-            max_age: self.max_age.or(settings.max_age),
-            max_bytes: self.max_bytes.or(settings.max_bytes),
-            max_messages: self.max_messages.or(settings.max_messages),
+            max_age: self.max_age.or(settings.max_age).filter(|most| most.0 > 0),
+            max_bytes: self.max_bytes.or(settings.max_bytes).filter(|most| *most > 0),
+            max_messages: self.max_messages.or(settings.max_messages).filter(|most| *most > 0),
             overflow: self.overflow.unwrap_or(settings.overflow),
             delivery_limit: self.delivery_limit.or(settings.delivery_limit),
             dead_letter: dead_letter.or_else(|| settings.dead_letter.clone()),
             unique_ids: self.unique_ids.or(settings.unique_ids),
-            unique_keys: self.unique_keys.or(settings.unique_keys),
+            unique_keys: self.unique_keys.or(settings.unique_keys).filter(|most| *most > 0),
         }
     }
 }
@@ -312,6 +312,9 @@ mod tests {
         assert_eq!(plain, r#"{"sync":"always"}"#);
         assert_eq!(serde_json::from_str::<Settings>("{}").unwrap(), Settings::default());
         let wanted = Wanted { max_messages: Some(7), ..Wanted::default() };
-        assert_eq!(wanted.applied_to(&Settings::default()).max_messages, Some(7));
+        let limited = wanted.applied_to(&Settings::default());
+        assert_eq!(limited.max_messages, Some(7));
+        let without = Wanted { max_messages: Some(0), ..Wanted::default() };
+        assert_eq!(without.applied_to(&limited), Settings::default());
     }
 }

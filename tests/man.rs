@@ -90,11 +90,19 @@ fn every_flag_of_a_tool_is_on_its_page_and_no_other() {
         let help = output(program, &["--help"]);
         let mut flags = flags_of_help(&help);
         for verb in verbs_of_help(&help) {
-            assert!(
-                page.lines().any(|line| line.starts_with(&format!(".It Cm {verb}"))),
-                "{tool}.1 has no item for the verb {verb}"
-            );
-            flags.extend(flags_of_help(&output(program, &[&verb, "--help"])));
+            let help = output(program, &[&verb, "--help"]);
+            flags.extend(flags_of_help(&help));
+            let below = verbs_of_help(&help);
+            for part in &below {
+                flags.extend(flags_of_help(&output(program, &[&verb, part, "--help"])));
+            }
+            let below = below.iter().map(|part| format!("{verb} {part}"));
+            for verb in std::iter::once(verb.clone()).chain(below) {
+                assert!(
+                    page.lines().any(|line| line.starts_with(&format!(".It Cm {verb}"))),
+                    "{tool}.1 has no item for the verb {verb}"
+                );
+            }
         }
         assert!(flags.contains("help"), "the help of {tool} is not read as it should be:\n{help}");
         let documented = flags_of_page(&page);

@@ -186,6 +186,25 @@ impl Broker {
         }
     }
 
+    /// The lowest message in `range` that is not gone. O(groups · log n).
+    #[must_use]
+    pub fn oldest_in(&self, q: QueueKey, range: OffsetRange) -> Option<Offset> {
+        self.first_present_in(q, range).map(|part| part.start)
+    }
+
+    /// How many messages in `range` are not gone. Walks the holes in it.
+    #[must_use]
+    pub fn present_in(&self, q: QueueKey, range: OffsetRange) -> Count {
+        let (mut at, mut present) = (range.start, 0);
+        while at < range.end
+            && let Some(part) = self.first_present_in(q, OffsetRange::new(at, range.end))
+        {
+            present += part.span();
+            at = part.end;
+        }
+        Count(present)
+    }
+
     /// How many messages are not gone: what a new group would have to do. O(1) with at most one
     /// group and [`Retention::Acked`], else it walks the holes of all.
     #[must_use]

@@ -7,6 +7,7 @@
 mod failure;
 mod flags;
 mod hint;
+mod measures;
 mod output;
 mod signals;
 mod status;
@@ -18,10 +19,11 @@ pub use flags::{
     sync_policy,
 };
 pub use hint::{binary_hint, is_terminal, terminal_hint};
+pub use measures::{duration_text, human_age, size};
 pub use output::{human_bytes, human_count, json_line, print, print_json};
 pub use signals::Signals;
 pub use status::Status;
-pub use tables::{queue_page, queue_table, rfc3339};
+pub use tables::{group_table, queue_page, queue_table, rfc3339, settings_flags};
 
 use std::ffi::OsString;
 use std::process::ExitCode;

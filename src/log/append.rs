@@ -291,7 +291,10 @@ impl<S: Storage> Log<S> {
     /// durable to here. One at each roll, so that sealed segments need not be read at a start.
     pub(super) fn take_snapshot(&mut self) {
         let covered = self.end_covered();
-        let bytes = snapshot::encode(self.id(), covered, &self.producers, Some(&self.unique));
+        self.producers.forget_old(self.time);
+        self.counters_kept = self.counters;
+        let (producers, unique) = (&self.producers, Some(&self.unique));
+        let bytes = snapshot::encode(self.id(), covered, self.counters, producers, unique);
         self.pending_snapshot = Some(PendingSnapshot { bytes, covered, needs: self.syncs.written });
     }
 

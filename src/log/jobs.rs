@@ -105,6 +105,7 @@ pub(super) enum Work<S: Storage> {
         path: PathBuf,
         bytes: Vec<u8>,
         settings: Settings,
+        change: u64,
     },
     Chain(ChainWork<S>),
     Read {
@@ -129,7 +130,7 @@ pub(super) enum Outcome<S: Storage> {
     Installed { group: GroupFile, point: SyncPoint, result: Result<(), Failure> },
     JournalsSynced { points: Vec<(GroupFile, SyncPoint)>, result: Result<(), Failure> },
     GroupRemoved { name: Name, result: Result<(), Failure> },
-    Settings { settings: Settings, result: Result<(), Failure> },
+    Settings { settings: Settings, change: u64, result: Result<(), Failure> },
     Chain { bytes: u64, header: BatchHeader, result: Result<(), Failure> },
     Read { number: SegmentNumber, position: u64, result: Result<(), Failure> },
     Swept(Result<(), Failure>),
@@ -199,8 +200,9 @@ impl<S: Storage> Job<S> {
             Work::RemoveGroup { path, name } => {
                 Outcome::GroupRemoved { name, result: remove_group(storage, &path) }
             }
-            Work::Settings { path, bytes, settings } => {
-                Outcome::Settings { settings, result: files::replace(storage, &path, &bytes) }
+            Work::Settings { path, bytes, settings, change } => {
+                let result = files::replace(storage, &path, &bytes);
+                Outcome::Settings { settings, change, result }
             }
             Work::Chain(work) => {
                 let result = copy_chain(&work);

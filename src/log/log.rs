@@ -18,7 +18,7 @@ use super::meta::Meta;
 use super::producers::Producers;
 use super::schedule::Chores;
 use super::segment::{HEADER_BYTES, Index, Summary};
-use super::snapshot::Covered;
+use super::snapshot::{Counters, Covered};
 use super::storage::Storage;
 use super::syncs::Syncs;
 use super::unique::Unique;
@@ -188,6 +188,9 @@ pub struct Log<S: Storage> {
     pub(super) syncs: Syncs,
     pub(super) producers: Producers,
     pub(super) unique: Unique,
+    pub(super) counters: Counters,
+    /// The counters as they stand in the snapshot on disk, or in the one under way.
+    pub(super) counters_kept: Counters,
     /// The log end that the snapshot on disk covers.
     pub(super) covered: Covered,
     pub(super) pending_snapshot: Option<PendingSnapshot>,
@@ -317,15 +320,40 @@ impl<S: Storage> Log<S> {
         )
     }
 
-    /// Changes the settings. What is stricter holds at once; the rest when
-    /// [`Progress::settings`](super::Progress::settings) says that it is recorded.
-    pub fn change_settings(&mut self, settings: &Settings) {
+    /// Changes the settings; returns the number of this change. What is stricter holds at once;
+    /// the rest when [`recorded_change`](Log::recorded_change) has reached it, which
+    /// [`Progress::settings`](super::Progress::settings) tells.
+    pub fn change_settings(&mut self, settings: &Settings) -> u64 {
         if settings.sync == SyncPolicy::Always {
             self.policy = SyncPolicy::Always;
             self.syncs.want_all();
         }
         self.unique.widen(settings);
-        self.chores.settings = Some(settings.clone());
+        self.chores.change(settings)
+    }
+
+    /// The settings as they are recorded, or will be when what was asked for is.
+    #[must_use]
+    pub fn wanted_settings(&self) -> &Settings {
+        self.chores.settings.as_ref().unwrap_or(&self.meta.settings)
+    }
+
+    /// The number of the newest change of settings, if it is not recorded yet.
+    #[must_use]
+    pub fn pending_change(&self) -> Option<u64> {
+        self.chores.settings.as_ref().map(|_| self.chores.changes)
+    }
+
+    /// The number of the newest change of settings that is recorded.
+    #[must_use]
+    pub fn recorded_change(&self) -> u64 {
+        self.chores.recorded_change
+    }
+
+    /// What is counted over the life of the queue: recorded now and then, so a crash may take a
+    /// little of it back.
+    pub fn counters(&mut self) -> &mut Counters {
+        &mut self.counters
     }
 
     /// The sealed segments that overlap any of `touching`, with all that they hold: each that

@@ -373,6 +373,8 @@ impl<S: Storage> Recovery<S> {
             time: state.time,
             producers: recalled.producers,
             unique: recalled.unique,
+            counters: recalled.counters,
+            counters_kept: recalled.counters,
             covered: recalled.covered,
             pending_snapshot: None,
             next_group: self.journals.len() as u32,

@@ -36,7 +36,7 @@
 //! # Map
 //!
 //! `log` the state and small questions · `append` · `named` producers · `staging` large messages ·
-//! `locate` and `cut` reading · `seek` times and counts · `schedule` which job when, `syncs` of
+//! `locate` and `cut` reading · `seek` times and counts · `retention` what is kept for replay · `schedule` which job when, `syncs` of
 //! them the syncs · `jobs` what they do · `recovery`, `recall` and `mend` opening · `scan`
 //! verifying · `check` · `queues` making and removing · `groups`, `position`, `journal` what groups
 //! have settled, tried and leased · `producers`, `unique` what is known beside the messages ·
@@ -64,6 +64,7 @@ mod queues;
 mod recall;
 mod record;
 mod recovery;
+mod retention;
 mod scan;
 mod schedule;
 mod seek;
@@ -91,5 +92,6 @@ pub use recovery::{Recovered, TornTail};
 pub use schedule::Progress;
 pub use seek::{Extent, Sought};
 pub use segment::FORMAT_VERSION;
+pub use snapshot::Counters;
 pub use staging::Staging;
 pub use unique::{Digest, Unique};

@@ -21,6 +21,11 @@ pub enum Judgement {
         /// The producer's last stored sequence.
         sequence: Sequence,
     },
+    /// The first of its messages were stored before, up to this sequence: store the rest.
+    Rest {
+        /// The producer's last stored sequence.
+        sequence: Sequence,
+    },
     /// It does not follow on what is stored; nothing is stored.
     Gap {
         /// The producer's last stored sequence.
@@ -77,6 +82,8 @@ pub struct Producers {
     annexes: HashMap<ProducerId, Vec<u8>>,
     /// How many have a name.
     named: usize,
+    /// When it was first asked who is idle for too long.
+    looked_since: Option<WallTime>,
 }
 
 impl Producers {
@@ -103,8 +110,8 @@ impl Producers {
         is_named || self.named < limits::NAMED_PRODUCERS_PER_QUEUE_MAX
     }
 
-    /// What to do with messages `expected + 1 ..= next` of a producer: they are stored only when
-    /// `expected` is its last sequence and `epoch` its newest. A producer that is not known has
+    /// What to do with messages `expected + 1 ..= next` of a producer: they are stored only as
+    /// they follow on its last sequence, and when `epoch` is its newest. A producer that is not known has
     /// stored nothing yet; ask [`connected`](Producers::connected) first whether that is so.
     #[must_use]
     pub fn judge(
@@ -121,6 +128,8 @@ impl Producers {
             Judgement::Store
         } else if next <= sequence {
             Judgement::Duplicate { sequence }
+        } else if expected < sequence {
+            Judgement::Rest { sequence }
         } else {
             Judgement::Gap { sequence }
         }
@@ -166,10 +175,12 @@ impl Producers {
         WallTime(wall.0.max(self.forgotten.0.saturating_add(1)))
     }
 
-    /// A connection that used this producer is gone. The producer is remembered for a while.
-    pub fn disconnected(&mut self, producer: ProducerId) {
+    /// A connection that used this producer is gone. The producer is remembered for
+    /// [`limits::PRODUCER_RETRY`] from `wall` on, unless too many others are.
+    pub fn disconnected(&mut self, producer: ProducerId, wall: WallTime) {
         let Some(entry) = self.table.get_mut(&producer) else { return };
         entry.connections = entry.connections.saturating_sub(1);
+        entry.active = entry.active.max(wall);
         if !entry.is_idle() {
             return;
         }
@@ -179,6 +190,22 @@ impl Producers {
             return;
         }
         self.idle.insert((entry.active, producer));
+        self.forget_old(wall);
+    }
+
+    /// Forgets those that were idle for longer than a sender has to come back. Those that were
+    /// idle when the log was opened have that time from the first such look on: the server may
+    /// have been away.
+    pub(super) fn forget_old(&mut self, wall: WallTime) {
+        let since = *self.looked_since.get_or_insert(wall);
+        let retry = limits::PRODUCER_RETRY.0;
+        while let Some(&(active, producer)) = self.idle.first()
+            && active.max(since).0.saturating_add(retry) <= wall.0
+        {
+            self.idle.pop_first();
+            self.table.remove(&producer);
+            self.forgotten = self.forgotten.max(active);
+        }
         self.forget();
     }
 
@@ -329,7 +356,7 @@ mod tests {
         assert_eq!(judge(&producers, 1, 0, 3), Judgement::Duplicate { sequence });
         assert_eq!(judge(&producers, 1, 3, 4), Judgement::Store);
         assert_eq!(judge(&producers, 1, 4, 5), Judgement::Gap { sequence });
-        assert_eq!(judge(&producers, 1, 0, 4), Judgement::Gap { sequence });
+        assert_eq!(judge(&producers, 1, 0, 4), Judgement::Rest { sequence });
         assert_eq!(judge(&producers, 0, 3, 4), Judgement::Fenced { epoch: Epoch(1) });
         assert_eq!(judge(&producers, 2, 3, 4), Judgement::Store);
     }
@@ -351,6 +378,31 @@ mod tests {
     }
 
     #[test]
+    fn idle_producers_are_remembered_for_the_retry_time() {
+        let retry = limits::PRODUCER_RETRY.0;
+        let mut producers = Producers::default();
+        for n in 1..=3 {
+            producers.connected(ProducerId(n), Epoch(1), WallTime(1)).unwrap();
+            producers.note_plain(&header(n, 7, 1));
+        }
+        producers.disconnected(ProducerId(1), WallTime(1000));
+        producers.disconnected(ProducerId(2), WallTime(2000));
+        let known = |producers: &Producers| {
+            (1..=3).filter(|n| producers.last(ProducerId(*n)).is_some()).count()
+        };
+        producers.forget_old(WallTime(999 + retry));
+        assert_eq!(known(&producers), 3);
+        producers.forget_old(WallTime(1000 + retry));
+        assert_eq!(known(&producers), 2);
+        let mut restored = Producers::restore(&producers.stored(), producers.forgotten());
+        restored.forget_old(WallTime(5000 + 9 * retry));
+        assert_eq!(known(&restored), 2, "the server was away");
+        restored.forget_old(WallTime(5000 + 10 * retry));
+        assert_eq!(known(&restored), 0);
+        assert!(restored.connected(ProducerId(1), Epoch(1), WallTime(1)).is_err());
+    }
+
+    #[test]
     fn connected_and_named_producers_are_kept() {
         let mut producers = Producers::default();
         producers.connected(ProducerId(1), Epoch(1), WallTime(1)).unwrap();
@@ -361,7 +413,7 @@ mod tests {
         }
         assert_eq!(producers.last(ProducerId(1)), Some((Epoch(1), Sequence(7))));
         assert_eq!(producers.last(ProducerId(2)), Some((Epoch(1), Sequence(9))));
-        producers.disconnected(ProducerId(1));
+        producers.disconnected(ProducerId(1), WallTime(1));
         assert_eq!(producers.last(ProducerId(1)), None);
     }
 }

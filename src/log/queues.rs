@@ -14,7 +14,7 @@ use super::jobs::{Job, Work, sweep};
 use super::meta::Meta;
 use super::producers::Producers;
 use super::segment::{HEADER_BYTES, SegmentHeader};
-use super::snapshot::{self, Covered};
+use super::snapshot::{self, Counters, Covered};
 use super::storage::{Storage, StorageFile};
 use crate::settings::Settings;
 use crate::units::{Name, Offset, Position, QueueId, SegmentNumber, WallTime};
@@ -74,7 +74,10 @@ pub(super) fn fill<S: Storage>(
     let contents = [
         (dir.join(files::META), Meta::new(id, now, settings.clone()).encode()),
         (dir.join(files::DROPPED), Dropped::default().encode(id)),
-        (dir.join(files::SNAPSHOT), snapshot::encode(id, covered, &Producers::default(), None)),
+        (
+            dir.join(files::SNAPSHOT),
+            snapshot::encode(id, covered, Counters::default(), &Producers::default(), None),
+        ),
         (files::segment_path(dir, first), header.encode(id, first).to_vec()),
     ];
     for (path, bytes) in contents {

@@ -8,7 +8,7 @@ use super::producers::Producers;
 use super::recovery::{End, Part, Recovery};
 use super::scan::walk_batches;
 use super::segment::HEADER_BYTES;
-use super::snapshot::{Covered, Snapshot};
+use super::snapshot::{Counters, Covered, Snapshot};
 use super::storage::Storage;
 use super::unique::Unique;
 use crate::batch::{BatchHeader, Record, flags};
@@ -18,6 +18,7 @@ use crate::units::{OffsetRange, WallTime};
 pub(super) struct Recalled {
     pub producers: Producers,
     pub unique: Unique,
+    pub counters: Counters,
     /// What the snapshot on disk covers.
     pub covered: Covered,
     /// The attributes of the chain that the walk is in.
@@ -54,6 +55,7 @@ impl<S: Storage> Recovery<S> {
         let mut recalled = Recalled {
             producers: Producers::default(),
             unique: Unique::new(self.id(), &self.meta.settings),
+            counters: snapshot.counters,
             covered: Covered::default(),
             chain: None,
         };

@@ -28,6 +28,9 @@ pub(super) struct Chores<S: Storage> {
     pub drops: Vec<SegmentNumber>,
     /// New settings that are not recorded yet.
     pub settings: Option<Settings>,
+    /// How often settings were changed, and up to which change that is recorded.
+    pub changes: u64,
+    pub recorded_change: u64,
     pub removed_groups: Vec<Name>,
     /// Not before this, because there was no room.
     retry_at: Option<Monotonic>,
@@ -43,6 +46,8 @@ impl<S: Storage> Default for Chores<S> {
             chain: None,
             drops: Vec::new(),
             settings: None,
+            changes: 0,
+            recorded_change: 0,
             removed_groups: Vec::new(),
             retry_at: None,
             staging: 0,
@@ -52,6 +57,12 @@ impl<S: Storage> Default for Chores<S> {
 }
 
 impl<S: Storage> Chores<S> {
+    pub fn change(&mut self, settings: &Settings) -> u64 {
+        self.settings = Some(settings.clone());
+        self.changes += 1;
+        self.changes
+    }
+
     pub fn next_staging(&mut self) -> u64 {
         self.staging += 1;
         self.staging
@@ -182,7 +193,7 @@ impl<S: Storage> Log<S> {
     /// Whether the snapshot on disk covers the whole log: an orderly stop leaves it so, and a
     /// start after it can tell that nothing is missing at the end.
     fn is_covered(&self) -> bool {
-        self.covered == self.end_covered()
+        self.covered == self.end_covered() && self.counters == self.counters_kept
     }
 
     fn may_mark(&self) -> bool {
@@ -311,7 +322,8 @@ impl<S: Storage> Log<S> {
         }
         let meta = self.meta.with_settings(settings.clone());
         let path = self.dir.join(files::META);
-        Some(Work::Settings { path, bytes: meta.encode(), settings: settings.clone() })
+        let (settings, change) = (settings.clone(), self.chores.changes);
+        Some(Work::Settings { path, bytes: meta.encode(), settings, change })
     }
 
     /// Drops all segments that wait for it. Everything that refers to them must be durable
@@ -491,8 +503,9 @@ impl<S: Storage> Log<S> {
                 self.chores.removed_groups.retain(|removed| *removed != name);
                 progress.removed_groups.push(name);
             }
-            Outcome::Settings { settings, result } => {
+            Outcome::Settings { settings, change, result } => {
                 result?;
+                self.chores.recorded_change = change;
                 self.settings_recorded(settings);
                 progress.settings = true;
             }

@@ -10,6 +10,7 @@ use super::log::Log;
 use super::segment::{HEADER_BYTES, Index};
 use super::storage::Storage;
 use crate::batch;
+use crate::limits;
 use crate::units::{Bytes, Count, Offset, OffsetRange, WallTime};
 
 /// An offset, or what has to happen first.
@@ -115,6 +116,26 @@ impl<S: Storage> Log<S> {
             position += header.length();
         }
         at(extent.range.end, self)
+    }
+
+    /// When the message at `offset` was stored; when its segment was begun, if more cannot be told
+    /// without waiting for the disk. None when it is not in the log.
+    pub fn time_of(&mut self, offset: Offset) -> Option<WallTime> {
+        let extent = self.extents().find(|extent| extent.range.contains(offset))?;
+        let target = self.target(offset).ok()?;
+        let (mut position, bytes) = (target.start, limits::INDEX_EVERY_BYTES);
+        if self.cold(&target, position, bytes).is_some() {
+            return Some(extent.first);
+        }
+        let mut walk = Walk::new(self.id(), &target);
+        while let Ok(header) = walk.checked(position, Offset(0)) {
+            if header.offset >= offset || header.end() > offset {
+                return Some(header.time);
+            }
+            position += header.length();
+        }
+        // What is damaged there is found when it is delivered.
+        Some(extent.first)
     }
 
     fn index_of(&mut self, target: &Target<S>) -> Result<Index, LogError> {

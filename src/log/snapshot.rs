@@ -21,6 +21,7 @@
 //! │ u64      │ u32    │ u32   │ u64      │ u64, µs     │   2 named and with an annex
 //! └──────────┴────────┴───────┴──────────┴─────────────┘
 //! then for each of kind 2, in the same order: u32 bytes of annex, the annex
+//! then u64 messages dropped ever, u64 messages expired ever
 //! then u64 ids, and for each, the oldest first: 16 bytes digest, u64 time stored, µs
 //! then u64 keys, and for each: 16 bytes digest, u64 offset
 //! then the CRC-32, seeded with the queue's id, of everything in front of it
@@ -38,7 +39,7 @@ use super::producers::{Producers, StoredProducer};
 use super::segment::FORMAT_VERSION;
 use super::unique::{Digest, Unique};
 use crate::limits;
-use crate::units::{Epoch, Offset, ProducerId, QueueId, SegmentNumber, Sequence, WallTime};
+use crate::units::{Count, Epoch, Offset, ProducerId, QueueId, SegmentNumber, Sequence, WallTime};
 
 const MAGIC: &[u8; 8] = b"mq-snap\0";
 const HEADER_BYTES: usize = 64;
@@ -61,10 +62,20 @@ pub(super) struct Covered {
     pub position: u64,
 }
 
+/// What is counted over the life of a queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Messages that were dropped to make room.
+    pub dropped: Count,
+    /// Messages that expired.
+    pub expired: Count,
+}
+
 /// A snapshot as it was read.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Snapshot {
     pub covered: Covered,
+    pub counters: Counters,
     pub producers: Producers,
     pub ids: Vec<(Digest, WallTime)>,
     pub keys: Vec<(Digest, Offset)>,
@@ -74,6 +85,7 @@ pub(super) struct Snapshot {
 pub(super) fn encode(
     queue: QueueId,
     covered: Covered,
+    counters: Counters,
     producers: &Producers,
     unique: Option<&Unique>,
 ) -> Vec<u8> {
@@ -102,6 +114,9 @@ pub(super) fn encode(
     for annex in stored.iter().filter_map(|one| one.annex) {
         out.extend_from_slice(&(annex.len() as u32).to_le_bytes());
         out.extend_from_slice(annex);
+    }
+    for count in [counters.dropped, counters.expired] {
+        out.extend_from_slice(&count.0.to_le_bytes());
     }
     push_unique(&mut out, unique);
     let crc = seeded_crc(queue, 0, 0, &out);
@@ -170,6 +185,9 @@ fn read(body: &[u8]) -> Option<Snapshot> {
         });
     }
     let producers = Producers::restore(&stored, WallTime(u64_at(body, 56)));
+    let counts = take(&mut rest, 16)?;
+    let counters =
+        Counters { dropped: Count(u64_at(counts, 0)), expired: Count(u64_at(counts, 8)) };
     let ids = digests(&mut rest)?.map(|(id, stored)| (id, WallTime(stored))).collect();
     let keys = digests(&mut rest)?.map(|(key, offset)| (key, Offset(offset))).collect();
     let covered = Covered {
@@ -177,7 +195,7 @@ fn read(body: &[u8]) -> Option<Snapshot> {
         segment: SegmentNumber(u64_at(body, 40)),
         position: u64_at(body, 48),
     };
-    rest.is_empty().then_some(Snapshot { covered, producers, ids, keys })
+    rest.is_empty().then_some(Snapshot { covered, counters, producers, ids, keys })
 }
 
 fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
@@ -238,9 +256,11 @@ mod tests {
             unique.note_record(&record, Offset(n.into()), WallTime(10 + u64::from(n)));
         }
         let covered = Covered { offset: Offset(9), segment: SegmentNumber(2), position: 100 };
-        let bytes = encode(queue, covered, &producers, Some(&unique));
+        let counters = Counters { dropped: Count(3), expired: Count(1 << 40) };
+        let bytes = encode(queue, covered, counters, &producers, Some(&unique));
         let read = decode(&bytes, queue, path).unwrap();
         assert_eq!((read.producers.stored(), read.covered), (producers.stored(), covered));
+        assert_eq!(read.counters, counters);
         assert_eq!(read.producers.annex(ProducerId(3)), Some(b"where I was".as_slice()));
         let (ids, keys) = unique.stored();
         assert_eq!((read.ids, read.keys), (ids.collect::<Vec<_>>(), keys.collect::<Vec<_>>()));

@@ -184,6 +184,12 @@ impl Unique {
         }
     }
 
+    /// Whether the key is in the table, pending or not.
+    #[must_use]
+    pub fn knows_key(&self, key: Digest) -> bool {
+        self.keys.as_ref().is_some_and(|keys| keys.has(key))
+    }
+
     /// Whether a message of this key can be stored, `more` others of other keys with it. `settled`
     /// grows whenever something may have gone: the table is not swept twice for the same.
     pub fn admits_key(

@@ -485,3 +485,83 @@ fn times_and_counts_are_found() {
         }
     }
 }
+
+/// Gives up what is overdue, as the server does; says from where on the log keeps messages.
+fn retain(bench: &mut Bench, wall: u64) -> u64 {
+    bench.log.roll_for_retention(WallTime(wall));
+    bench.settle();
+    if let Some(overdue) = bench.log.overdue(WallTime(wall)) {
+        for (number, extent) in bench.log.segment_extents(&[range(0, overdue.0)]) {
+            assert!(extent.end <= overdue, "whole segments go");
+            bench.log.drop_segment(number);
+        }
+        bench.settle();
+    }
+    bench.log.start().0
+}
+
+#[test]
+fn retention_keeps_what_it_says_and_little_more() {
+    use mq::settings::Retention;
+    let log = Settings { retain: Retention::Log, ..Settings::default() };
+    let options = Options { segment_bytes: 64 << 20, ..small() };
+    let line = "z".repeat(999);
+    // Each message has about a thousand bytes; each comes a second after the one before.
+    let cases = [
+        (Settings { max_messages: Some(1000), ..log.clone() }, 1000, 1000 / 8 + 70),
+        (Settings { max_bytes: Some(1 << 20), ..log.clone() }, 980, 980 / 8 + 70),
+        (Settings { max_age: Some(Micros::from_secs(500)), ..log.clone() }, 499, 500 / 8 + 2),
+        (Settings { max_messages: Some(10), ..log.clone() }, 10, 140),
+        (log.clone(), 3000, 0),
+    ];
+    for (settings, least, more) in cases {
+        let mut bench = bench_with(&settings, &options);
+        for n in 1..=1600u64 {
+            bench.now = mq::units::Monotonic(n * 1_000_000);
+            while bench.try_append(std::slice::from_ref(&line)) == Err(AppendError::NotYet) {
+                bench.settle();
+            }
+            let kept = n - retain(&mut bench, n * 1_000_000);
+            assert!(kept >= n.min(least), "{settings:?}: {kept} of {n}");
+            assert!(kept <= least + more, "{settings:?}: {kept} of {n}");
+        }
+        let boot = if settings.max_age.is_some() { REBOOTED } else { KILLED };
+        let start = bench.log.start();
+        bench = again(bench, boot, &options);
+        assert_eq!(bench.log.start(), start);
+        assert_eq!(bench.read(start, 1 << 20).unwrap().len() as u64, 1600 - start.0);
+    }
+}
+
+#[test]
+fn age_is_looked_at_when_it_is_due() {
+    use mq::settings::Retention;
+    let age = Micros::from_secs(80);
+    let settings = Settings { retain: Retention::Log, max_age: Some(age), ..Settings::default() };
+    let mut bench = bench_with(&settings, &small());
+    assert_eq!(bench.log.retention_due(WallTime(0), Offset(0)), None);
+    bench.now = mq::units::Monotonic(1_000_000);
+    bench.append(&["x"]);
+    bench.settle();
+    let due = |bench: &Bench, wall| bench.log.retention_due(WallTime(wall), Offset(0));
+    assert_eq!(due(&bench, 1_000_000), Some(WallTime(11_000_000)), "an eighth of the age");
+    assert_eq!(retain(&mut bench, 11_000_000), 0);
+    assert_eq!(due(&bench, 11_000_000), Some(WallTime(81_000_000)));
+    assert_eq!(retain(&mut bench, 81_000_000), 1);
+    assert_eq!(due(&bench, 81_000_000), None);
+}
+
+#[test]
+fn bytes_are_shared_out_by_messages() {
+    let mut bench = bench_with(&Settings::default(), &small());
+    for _ in 0..40 {
+        bench.append(&[&"b".repeat(100)]);
+        bench.settle();
+    }
+    let all = bench.log.bytes_of(|range| range.span()).0;
+    let each = (40.0 * 165.0) as u64;
+    assert!(all >= each && all < each + 1000, "{all}");
+    let half = bench.log.bytes_of(|range| range.span() / 2).0;
+    assert!(half < all * 6 / 10 && half > all * 4 / 10, "{half} of {all}");
+    assert_eq!(bench.log.bytes_of(|_| 0).0, 0);
+}

@@ -11,12 +11,16 @@ fn declaring_twice_is_fine_and_other_settings_are_not() {
     store.run("mq-admin", &["declare", "q"], b"").ok();
     let done = store.run("mq-admin", &["declare", "--sync", "never", "q"], b"").exits(1);
     done.says("--change");
-    assert_eq!(store.show("q").expect("a queue")["sync"], "interval=200ms");
+    assert_eq!(store.show("q").expect("a queue")["settings"]["sync"], "interval=200ms");
     store.run("mq-admin", &["declare", "--sync", "never", "--change", "q"], b"").ok();
-    assert_eq!(store.show("q").expect("a queue")["sync"], "never");
+    assert_eq!(store.show("q").expect("a queue")["settings"]["sync"], "never");
     store.run("mq-admin", &["stop"], b"").ok();
     store.send("q", b"x\n");
-    assert_eq!(store.show("q").expect("a queue")["sync"], "never", "a setting outlives a stop");
+    assert_eq!(
+        store.show("q").expect("a queue")["settings"]["sync"],
+        "never",
+        "a setting outlives a stop"
+    );
 }
 
 #[test]

@@ -69,7 +69,7 @@ def send(store, queue):
         head = struct.pack("<QIBBHII", sequence, len(part), 0, 10, 0, 0, 0)
         connection.say(PUBLISH, 1, head + b"".join(part))
     while lines:
-        stored, _ = struct.unpack("<QQ", connection.expect(CONFIRM)[1])
+        stored, _, _ = struct.unpack("<QQQ", connection.expect(CONFIRM)[1])
         if stored == sequence:
             break
     connection.say(CLOSE, 1)
@@ -89,8 +89,8 @@ def receive(store, queue):
             break
         if kind != DELIVER:
             continue
-        segment, position, end, _, _ = struct.unpack_from("<QQQII", body)
-        for batch in batches(body[32:], queue_id, segment, position):
+        segment, position, end, _, _, _ = struct.unpack_from("<QQQIIQ", body)
+        for batch in batches(body[40:], queue_id, segment, position):
             messages, chain = bodies(batch, chain)
             for message in messages:
                 sys.stdout.buffer.write(message + b"\n")

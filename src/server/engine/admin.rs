@@ -7,14 +7,13 @@ use crate::broker::GroupKey;
 use crate::limits;
 use crate::log::storage::Storage;
 use crate::server::findings;
-use crate::settings::{Settings, Wanted};
-use crate::units::{Count, Moment, Name};
+use crate::units::{Count, Moment, Name, OffsetRange, WallTime};
 use crate::wire::{Admin, CheckReport, ErrorCode, GroupInfo, QueueInfo, Reply, StoreInfo};
 
-use super::hosting::{Place, damaged};
+use super::hosting::Place;
 use super::receiving::DEFAULT_GROUP;
 use super::session::{Channel, RequeueWanted};
-use super::{ConnectionId, Engine, QueueNumber, Trouble, Work, fault, fault_with, protocol};
+use super::{ConnectionId, Engine, QueueNumber, Trouble, Work, fault, protocol};
 
 impl<S: Storage> Engine<S> {
     pub(super) fn admin(
@@ -37,7 +36,8 @@ impl<S: Storage> Engine<S> {
             }
             Admin::Show { queue } => {
                 let number = self.find(&queue)?;
-                self.answer(connection, channel, &self.info_of(number));
+                let info = self.info_of(number);
+                self.answer(connection, channel, &info);
                 Ok(())
             }
             Admin::Purge { queue } => self.purge(connection, channel, &queue),
@@ -65,76 +65,6 @@ impl<S: Storage> Engine<S> {
         self.reply(connection, channel, &Reply::Reply(&json));
     }
 
-    pub(super) fn declare(
-        &mut self,
-        connection: ConnectionId,
-        channel: u16,
-        name: &Name,
-        wanted: Wanted,
-        change: bool,
-        moment: Moment,
-    ) -> Result<(), Trouble> {
-        match self.places.get_mut(name) {
-            Some(Place::Live(number)) => {
-                let number = *number;
-                let hosted = self.hosted.get_mut(&number).expect("a live queue");
-                let now = hosted.log.settings();
-                let settings = wanted.applied_to(now);
-                if settings != *now {
-                    if !change {
-                        return Err(fault_with(
-                            ErrorCode::Different,
-                            format!("queue {name} exists with other settings"),
-                            "add --change to change them",
-                        )
-                        .into());
-                    }
-                    hosted.log.change_settings(&settings);
-                    hosted.settings_waiters.push((connection, channel));
-                    self.hold(connection, channel, Channel::Admin);
-                    self.touch(number);
-                    return Ok(());
-                }
-                self.answer(connection, channel, &self.info_of(number));
-                Ok(())
-            }
-            Some(Place::Making(waiting)) => {
-                waiting.push((connection, channel));
-                self.hold(
-                    connection,
-                    channel,
-                    Channel::Declaring(Box::new((name.clone(), wanted.clone(), change))),
-                );
-                Ok(())
-            }
-            Some(Place::Damaged(why)) => Err(damaged(name, why).into()),
-            Some(Place::Removing) => Err(super::hosting::being_removed(name).into()),
-            None => {
-                let settings = wanted.applied_to(&Settings::default());
-                self.hold(
-                    connection,
-                    channel,
-                    Channel::Declaring(Box::new((name.clone(), wanted.clone(), change))),
-                );
-                self.make(name, settings, (connection, channel), moment).inspect_err(|_| {
-                    if let Some(session) = self.sessions.get_mut(&connection) {
-                        session.channels.remove(&channel);
-                    }
-                })
-            }
-        }
-    }
-
-    /// Changed settings are recorded: whoever asked for them is told.
-    pub(super) fn settings_changed(&mut self, number: QueueNumber) {
-        let Some(hosted) = self.hosted.get_mut(&number) else { return };
-        for (connection, channel) in std::mem::take(&mut hosted.settings_waiters) {
-            if self.answered(connection, channel) {
-                self.answer(connection, channel, &self.info_of(number));
-            }
-        }
-    }
-
     /// Ends the wait of a request. False when nobody waits any more.
     pub(super) fn answered(&mut self, connection: ConnectionId, channel: u16) -> bool {
         let Some(session) = self.sessions.get_mut(&connection) else { return false };
@@ -151,9 +81,12 @@ impl<S: Storage> Engine<S> {
         session.channels.insert(channel, state);
     }
 
-    fn describe(&self, name: &Name) -> Option<QueueInfo> {
+    fn describe(&mut self, name: &Name) -> Option<QueueInfo> {
         match self.places.get(name)? {
-            Place::Live(number) => Some(self.info_of(*number)),
+            Place::Live(number) => {
+                let number = *number;
+                Some(self.info_of(number))
+            }
             Place::Damaged(why) => Some(QueueInfo {
                 queue: name.clone(),
                 trouble: Some(why.clone()),
@@ -164,11 +97,13 @@ impl<S: Storage> Engine<S> {
     }
 
     /// The queues behind `after`, as many as fit one answer.
-    fn page(&self, after: Option<Name>) -> StoreInfo {
+    fn page(&mut self, after: Option<Name>) -> StoreInfo {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let mut bytes = 0;
         let mut queues = Vec::new();
-        for (name, _) in self.places.range((start, Bound::Unbounded)) {
+        let names: Vec<Name> =
+            self.places.range((start, Bound::Unbounded)).map(|(name, _)| name.clone()).collect();
+        for name in &names {
             if bytes >= LIST_BYTES {
                 return StoreInfo { queues, more: true };
             }
@@ -179,7 +114,10 @@ impl<S: Storage> Engine<S> {
         StoreInfo { queues, more: false }
     }
 
-    fn info_of(&self, number: QueueNumber) -> QueueInfo {
+    pub(super) fn info_of(&mut self, number: QueueNumber) -> QueueInfo {
+        let (oldest, oldest_time) = self.oldest(number);
+        let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        let counters = *hosted.log.counters();
         let hosted = &self.hosted[&number];
         let mut groups: Vec<GroupInfo> = self
             .broker
@@ -216,8 +154,32 @@ impl<S: Storage> Engine<S> {
             senders: hosted.senders,
             groups,
             trouble: hosted.trouble.as_deref().or(self.movers_trouble(number)).map(str::to_owned),
+            oldest_time,
+            oldest_group: oldest,
+            dropped: counters.dropped,
+            expired: counters.expired,
             ..QueueInfo::default()
         }
+    }
+
+    /// The group that holds the oldest message that is not settled, and when that was stored.
+    fn oldest(&mut self, number: QueueNumber) -> (Option<Name>, Option<WallTime>) {
+        let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        let groups = self.broker.groups(hosted.key);
+        let oldest = groups
+            .filter_map(|(key, name)| Some((self.broker.counts(key).oldest?, Some(name))))
+            .min_by_key(|(offset, _)| *offset);
+        let all = OffsetRange::new(hosted.log.start(), self.broker.visible_end(hosted.key));
+        let (offset, group) = match oldest {
+            Some(oldest) => oldest,
+            None if self.broker.groups(hosted.key).next().is_some() => return (None, None),
+            None => match self.broker.oldest_in(hosted.key, all) {
+                Some(offset) => (offset, None),
+                None => return (None, None),
+            },
+        };
+        let group = group.cloned();
+        (group, hosted.log.time_of(offset))
     }
 
     pub(super) fn purge(

@@ -11,7 +11,10 @@ use crate::settings::Settings;
 use crate::units::{Count, Moment, Monotonic, Name, Offset, OffsetRange, Sequence};
 use crate::wire::{ErrorCode, Fault, Reply, Sending};
 
+use super::declaring::SettingsWaiter;
 use super::moving::Lane;
+use super::named::Opened;
+use super::room::{Occupied, Waiting};
 use super::session::Channel;
 use super::{ConnectionId, Engine, QueueNumber, Trouble, Work, fault, fault_with};
 
@@ -37,10 +40,21 @@ pub(super) struct Awaiting {
 
 /// See [`Awaiting`].
 pub(super) enum Say {
-    /// The append up to this sequence is stored.
-    Confirm(Sequence),
+    /// The append up to this sequence is stored; so many messages of the channel so far were there
+    /// already.
+    Confirm(Sequence, Count),
     /// A producer that comes back may count on what it stored before.
     Sending(Sending),
+}
+
+/// Confirmations of one channel that go out as one.
+struct Run {
+    connection: ConnectionId,
+    channel: u16,
+    sequence: Sequence,
+    there: Count,
+    end: Offset,
+    appends: usize,
 }
 
 /// Who waits for a large message that is being copied into the log.
@@ -66,8 +80,20 @@ pub(super) struct Hosted<S: Storage> {
     pub awaiting: VecDeque<Awaiting>,
     /// How far each group has been handed messages since its journal was last told.
     pub handed: BTreeMap<GroupKey, Offset>,
-    /// Connections with a parked PUBLISH.
+    /// Named producers that were opened and are not durable yet, in the order of their marks.
+    pub opened: VecDeque<Opened>,
+    /// Channels whose named producers wait for the log to be opened.
+    pub openers: Vec<(ConnectionId, u16)>,
+    /// Connections with a PUBLISH that waits for the log.
     pub parked: Vec<ConnectionId>,
+    /// Those with one that waits for room.
+    pub waiting: VecDeque<Waiting>,
+    /// What was in the queue when that was last asked, if it has limits.
+    pub occupied: Option<Occupied>,
+    /// Grows whenever something was settled.
+    pub settles: u64,
+    /// What lies below was given up for its age, bytes or number.
+    pub kept_from: Offset,
     /// Channels that wait for the queue to be quiet.
     pub quiet_waiters: Vec<(ConnectionId, u16)>,
     /// Channels that wait for cold bytes.
@@ -80,7 +106,7 @@ pub(super) struct Hosted<S: Storage> {
     /// Messages that are not visible yet and are for one group only, in the order of their offsets.
     pub only: VecDeque<(OffsetRange, Name)>,
     /// Channels that wait for changed settings to be recorded.
-    pub settings_waiters: Vec<(ConnectionId, u16)>,
+    pub settings_waiters: Vec<SettingsWaiter>,
     pub senders: u64,
     pub jobs_under_way: usize,
     /// Who asked for its removal; it goes when no job is under way.
@@ -142,7 +168,13 @@ impl<S: Storage> Engine<S> {
             group_waiters: Vec::new(),
             awaiting: VecDeque::new(),
             handed: BTreeMap::new(),
+            opened: VecDeque::new(),
+            openers: Vec::new(),
             parked: Vec::new(),
+            waiting: VecDeque::new(),
+            occupied: None,
+            settles: 0,
+            kept_from: recovered.start,
             quiet_waiters: Vec::new(),
             cold_waiters: Vec::new(),
             cold_read_under_way: false,
@@ -159,6 +191,7 @@ impl<S: Storage> Engine<S> {
         self.hosted.insert(number, hosted);
         self.by_key.insert(key, number);
         self.places.insert(name.clone(), Place::Live(number));
+        self.obey_settings(number);
         self.drop_gone_segments(number, None);
         self.touch(number);
         number
@@ -290,6 +323,9 @@ impl<S: Storage> Engine<S> {
             self.extend(number, known, visible);
         }
         self.confirm(number, visible);
+        self.say_opened(number);
+        self.keep_to_limits(number);
+        let retention_due = self.retain(number, moment);
         let Some(hosted) = self.hosted.get_mut(&number) else { return };
         let key = hosted.key;
         if !hosted.quiet_waiters.is_empty()
@@ -306,7 +342,7 @@ impl<S: Storage> Engine<S> {
             hosted.jobs_under_way += 1;
             self.jobs.push(Work::log(number, job));
         }
-        let deadline = hosted.log.next_deadline();
+        let deadline = hosted.log.next_deadline().into_iter().chain(retention_due).min();
         if deadline != hosted.deadline {
             if let Some(old) = hosted.deadline {
                 self.deadlines.remove(&(old, number));
@@ -348,18 +384,22 @@ impl<S: Storage> Engine<S> {
     /// Confirms what lies below `visible`; one frame for each run of one channel.
     fn confirm(&mut self, number: QueueNumber, visible: Offset) {
         let hosted = self.hosted.get_mut(&number).expect("a queue in its turn");
-        let mut run: Option<(ConnectionId, u16, Sequence, Offset, usize)> = None;
+        let mut run: Option<Run> = None;
         let mut said = Vec::new();
         let mut opened = Vec::new();
         while hosted.awaiting.front().is_some_and(|first| first.end <= visible) {
             let next = hosted.awaiting.pop_front().expect("there is a first");
             let Awaiting { connection, channel, end, say } = next;
             match (&mut run, say) {
-                (Some(run), Say::Confirm(sequence)) if (run.0, run.1) == (connection, channel) => {
-                    (run.2, run.3, run.4) = (sequence, end, run.4 + 1);
+                (Some(run), Say::Confirm(sequence, there))
+                    if (run.connection, run.channel) == (connection, channel) =>
+                {
+                    (run.sequence, run.there, run.end) = (sequence, there, end);
+                    run.appends += 1;
                 }
-                (_, Say::Confirm(sequence)) => {
-                    said.extend(run.replace((connection, channel, sequence, end, 1)));
+                (_, Say::Confirm(sequence, there)) => {
+                    let next = Run { connection, channel, sequence, there, end, appends: 1 };
+                    said.extend(run.replace(next));
                 }
                 (_, Say::Sending(sending)) => opened.push((connection, channel, sending)),
             }
@@ -369,28 +409,29 @@ impl<S: Storage> Engine<S> {
             // It is the first thing that is said on the channel: nothing was published on it yet.
             self.reply(connection, channel, &Reply::Sending(sending));
         }
-        for (connection, channel, sequence, end, appends) in said {
-            if self.is_sending(connection, channel) {
-                self.reply(connection, channel, &Reply::Confirm(sequence, end, Count(0)));
-                self.confirmed(connection, channel, appends);
+        for run in said {
+            if self.is_sending(run.connection, run.channel) {
+                let confirm = Reply::Confirm(run.sequence, run.end, run.there);
+                self.reply(run.connection, run.channel, &confirm);
+                self.confirmed(run.connection, run.channel, run.appends);
             }
         }
     }
 
     /// Whether whoever published on this channel is still there to be told.
-    fn is_sending(&self, connection: ConnectionId, channel: u16) -> bool {
+    pub(super) fn is_sending(&self, connection: ConnectionId, channel: u16) -> bool {
         let session = self.sessions.get(&connection);
         let channel = session.and_then(|session| session.channels.get(&channel));
         matches!(channel, Some(Channel::Sending(_)))
     }
 
-    /// A channel that is closing and has nothing unconfirmed any more is closed.
+    /// A channel that is closing or was refused and has nothing unconfirmed any more ends.
     fn confirmed(&mut self, connection: ConnectionId, channel: u16, appends: usize) {
         let Some(session) = self.sessions.get_mut(&connection) else { return };
         let Some(Channel::Sending(sender)) = session.channels.get_mut(&channel) else { return };
         sender.unconfirmed -= appends;
-        if sender.closing && sender.unconfirmed == 0 {
-            self.close_sender(connection, channel);
+        if sender.unconfirmed == 0 {
+            self.settle_sender(connection, channel);
         }
     }
 
@@ -424,6 +465,13 @@ impl<S: Storage> Engine<S> {
         let Some(hosted) = self.hosted.get_mut(&number) else { return };
         let fault = damaged(&hosted.name, &why);
         hosted.trouble = Some(why);
+        let waiting = std::mem::take(&mut hosted.waiting);
+        for Waiting { connection, .. } in waiting {
+            if let Some(session) = self.sessions.get_mut(&connection) {
+                session.parked = false;
+                self.dirty.push(connection);
+            }
+        }
         self.fail_channels_of(number, &fault);
     }
 
@@ -492,14 +540,16 @@ impl<S: Storage> Engine<S> {
             self.deadlines.remove(&(deadline, number));
         }
         let gone = fault(ErrorCode::Gone, format!("queue {} was removed", hosted.name));
-        for connection in hosted.parked {
+        let waiting = hosted.waiting.iter().map(|waiting| waiting.connection);
+        for connection in hosted.parked.into_iter().chain(waiting) {
             if let Some(session) = self.sessions.get_mut(&connection) {
                 session.parked = false;
                 self.dirty.push(connection);
             }
         }
-        for (connection, channel) in hosted.group_waiters.into_iter().chain(hosted.settings_waiters)
-        {
+        let settings = hosted.settings_waiters.iter().map(|w| (w.connection, w.channel));
+        let others = hosted.group_waiters.into_iter().chain(hosted.openers);
+        for (connection, channel) in others.chain(settings) {
             self.fail_channel(connection, channel, gone.clone());
         }
         for consumer in self.broker.remove_queue(hosted.key) {

@@ -14,6 +14,13 @@
 //!
 //! ```text
 //! sending.rs    OPEN_SEND, PUBLISH → log append → awaiting → CONFIRM
+//! large.rs      messages that come in parts
+//! named.rs      producers with a name
+//! portion.rs    what of a batch is stored: with uniqueness.rs and room.rs
+//! uniqueness.rs ids that are known, keys that are pending
+//! room.rs       limits: who waits, who is refused, what is dropped
+//! retaining.rs  queues that keep messages for replay
+//! declaring.rs  settings
 //! receiving.rs  OPEN_RECEIVE, CREDIT, ACK, RELEASE → broker, journal → segments dropped
 //! delivery.rs   broker's offer → log's range → outbox
 //! hosting.rs    queues coming and going, one turn of a queue
@@ -28,12 +35,19 @@
 //! own channels.
 
 mod admin;
+mod declaring;
 mod delivery;
 mod hosting;
+mod large;
 mod moving;
+mod named;
+mod portion;
 mod receiving;
+mod retaining;
+mod room;
 mod sending;
 mod session;
+mod uniqueness;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -134,6 +148,8 @@ pub struct Engine<S: Storage> {
     stop_asked: Option<String>,
     stopping: bool,
     failed: Option<String>,
+    /// The time as it was last told.
+    clock: Moment,
 }
 
 impl<S: Storage> Engine<S> {
@@ -173,6 +189,7 @@ impl<S: Storage> Engine<S> {
             stop_asked: None,
             stopping: false,
             failed: None,
+            clock: Moment::default(),
         };
         engine.host_all(setup.boot, report)?;
         engine.settle_waybills();
@@ -206,6 +223,7 @@ impl<S: Storage> Engine<S> {
         if self.stopping {
             return true;
         }
+        self.clock = moment;
         let served = match Request::decode(header, body) {
             Ok(request) => self.serve(connection, header, request, moment),
             Err(wrong) => Err(protocol(wrong.to_string())),
@@ -274,6 +292,7 @@ impl<S: Storage> Engine<S> {
 
     /// One turn; see the module's page.
     pub fn turn(&mut self, moment: Moment) {
+        self.clock = moment;
         self.end_ungreeted(moment);
         while let Some(&(due, queue)) = self.deadlines.first() {
             if due > moment.now {
@@ -386,6 +405,7 @@ impl<S: Storage> Engine<S> {
     /// A job is done.
     pub fn outcome(&mut self, outcome: Outcome<S>, moment: Moment) {
         self.jobs_under_way -= 1;
+        self.clock = moment;
         self.finish(outcome, moment);
     }
 

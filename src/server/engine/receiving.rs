@@ -219,6 +219,7 @@ impl<S: Storage> Engine<S> {
         }
         self.forget_failures(group, settled);
         let hosted = self.hosted.get_mut(&number).expect("a receiver's queue");
+        hosted.settles += 1;
         let file = hosted.groups[&group];
         let broker = &self.broker;
         let handed = broker.counts(group).handed;
@@ -287,7 +288,7 @@ impl<S: Storage> Engine<S> {
             Some(Channel::Sending(sender)) => {
                 sender.closing = true;
                 if sender.unconfirmed == 0 {
-                    self.close_sender(connection, channel);
+                    self.settle_sender(connection, channel);
                 }
                 Ok(())
             }
@@ -306,8 +307,10 @@ impl<S: Storage> Engine<S> {
             Channel::Sending(sender) => {
                 if let Some(hosted) = self.hosted.get_mut(&sender.queue) {
                     hosted.senders -= 1;
-                    hosted.log.producers().disconnected(sender.producer);
+                    hosted.log.producers().disconnected(sender.producer, self.clock.wall);
                 }
+                // Another may wait for the room that it would have taken.
+                self.touch(sender.queue);
             }
             Channel::Receiving(receiver) => {
                 if self.consumers.remove(&receiver.consumer).is_some() {
@@ -348,7 +351,8 @@ impl<S: Storage> Engine<S> {
                     let hosted = self.hosted.get_mut(number).expect("a live queue");
                     hosted.quiet_waiters.retain(|one| *one != gone);
                     hosted.group_waiters.retain(|one| *one != gone);
-                    hosted.settings_waiters.retain(|one| *one != gone);
+                    hosted.settings_waiters.retain(|one| (one.connection, one.channel) != gone);
+                    hosted.openers.retain(|one| *one != gone);
                 }
                 Standing::Removing | Standing::Damaged(_) => {}
             }

@@ -1,25 +1,34 @@
 //! From OPEN_SEND over PUBLISH to CONFIRM.
 
-use crate::batch::{self, BatchHeader, Framing, RECORD_HEADER_BYTES, Record, Traits, flags};
-use crate::limits;
+use crate::batch::{self, Framing, Record, Traits, flags};
 use crate::log::storage::Storage;
-use crate::log::{AppendError, Judgement, NewBatch, NewChain};
+use crate::log::{AppendError, Judgement, NewBatch};
 use crate::settings::Settings;
-use crate::units::{Epoch, Moment, Name, OffsetRange, Sequence};
+use crate::units::{Count, Epoch, Moment, Name, Offset, Sequence};
 use crate::wire::{ErrorCode, Fault, OpenSend, PublishHead, Reply, Sending};
 
-use super::hosting::{Awaiting, ChainOwner, Place, Say, being_removed, damaged};
-use super::session::{Channel, Large, Sender};
+use super::hosting::{Awaiting, Place, Say, being_removed, damaged};
+use super::portion::{self, Portion, Rest};
+use super::session::{Channel, Sender};
+use super::uniqueness::{self, Doorkeeper};
 use super::{ConnectionId, Engine, QueueNumber, Trouble, fault, fault_with, protocol};
 
-/// What became of an append.
-enum Appended {
-    /// Stored at these offsets.
-    Stored(OffsetRange),
-    /// It was stored before.
-    Before,
-    /// The log is not ready: try again after its next job.
-    NotYet,
+/// Where a PUBLISH comes from, and which queue it goes to.
+#[derive(Clone, Copy)]
+pub(super) struct Source {
+    pub connection: ConnectionId,
+    pub channel: u16,
+    pub number: QueueNumber,
+}
+
+/// A PUBLISH that comes next.
+#[derive(Clone, Copy)]
+struct Batch<'a> {
+    head: &'a PublishHead,
+    payload: &'a [u8],
+    traits: Traits,
+    /// Messages at its beginning that were stored before.
+    skip: u32,
 }
 
 impl<S: Storage> Engine<S> {
@@ -72,6 +81,17 @@ impl<S: Storage> Engine<S> {
         if open.resume.as_ref().is_some_and(|resume| resume.queue_id != id) {
             return Err(sent_to_another(&open.queue).into());
         }
+        if open.unless_pending && !hosted.log.unique().has_keys() {
+            return Err(fault_with(
+                ErrorCode::Usage,
+                format!("queue {} does not know which keys are pending", hosted.name),
+                format!("declare it so: `mq-admin declare {} --unique-keys N`", hosted.name),
+            )
+            .into());
+        }
+        if open.named {
+            return self.attach_named(connection, channel, number, open, moment);
+        }
         let producers = hosted.log.producers();
         let opened = match &open.resume {
             // Not later than now, whatever the peer says.
@@ -90,24 +110,42 @@ impl<S: Storage> Engine<S> {
             )
             .into());
         }
-        hosted.senders += 1;
-        let sender = Sender {
-            queue: number,
-            producer: open.producer,
-            epoch,
-            large: None,
-            unconfirmed: 0,
-            closing: false,
-        };
-        let session = self.sessions.get_mut(&connection).expect("a connected client");
-        session.channels.insert(channel, Channel::Sending(sender));
+        self.start_sending(connection, channel, number, open, epoch);
         let sending = Sending { queue_id: id, last, epoch, opened, annex: None };
         // What it stored may not be durable yet, and it would take `last` for a confirmation.
+        let hosted = self.hosted.get_mut(&number).expect("a live queue");
         let end = hosted.log.written_end();
         let say = Say::Sending(sending);
         hosted.awaiting.push_back(Awaiting { connection, channel, end, say });
         self.touch(number);
         Ok(())
+    }
+
+    /// The channel sends from now on.
+    pub(super) fn start_sending(
+        &mut self,
+        connection: ConnectionId,
+        channel: u16,
+        number: QueueNumber,
+        open: &OpenSend,
+        epoch: Epoch,
+    ) {
+        self.hosted.get_mut(&number).expect("a live queue").senders += 1;
+        let sender = Sender {
+            queue: number,
+            producer: open.producer,
+            epoch,
+            named: open.named,
+            unless_pending: open.unless_pending,
+            large: None,
+            unconfirmed: 0,
+            there: Count(0),
+            held: false,
+            refused: None,
+            closing: false,
+        };
+        let session = self.sessions.get_mut(&connection).expect("a connected client");
+        session.channels.insert(channel, Channel::Sending(sender));
     }
 
     pub(super) fn publish(
@@ -125,193 +163,183 @@ impl<S: Storage> Engine<S> {
             Some(Channel::Failed) => return Ok(()),
             _ => return Err(protocol("PUBLISH on a channel that does not send")),
         };
+        if sender.refused.is_some() {
+            return Ok(());
+        }
         if head.more || sender.large.is_some() {
             return self.publish_part(connection, channel, head, payload, moment);
+        }
+        if head.batch_flags & flags::ANNEX != 0 && !sender.named {
+            return Err(protocol("an annex from a producer without a name"));
         }
         let traits = check_payload(head, payload)?;
         let (number, epoch, producer) = (sender.queue, sender.epoch, sender.producer);
         let hosted = self.hosted.get_mut(&number).expect("a sender's queue");
         if hosted.chain.is_some() {
             // Whether this follows can be told once the large message before it is stored.
-            self.appended(connection, channel, number, head, Appended::NotYet);
+            self.park(connection, number);
             return Ok(());
         }
-        let selective = if traits.is_selective() { flags::SELECTIVE } else { 0 };
-        let batch_flags = head.batch_flags | selective;
         let expected = Sequence(head.sequence.0 - u64::from(head.count));
-        let verdict = hosted.log.producers().judge(producer, epoch, expected, head.sequence);
-        let appended = match verdict {
-            Judgement::Duplicate { .. } => Appended::Before,
-            Judgement::Store => {
-                let new = NewBatch {
-                    framing: head.framing,
-                    flags: batch_flags,
-                    count: head.count,
-                    payload,
-                    producer,
-                    sequence: head.sequence,
-                    epoch,
-                };
-                match hosted.log.append(moment.now, moment.wall, &new) {
-                    Ok(range) => Appended::Stored(range),
-                    Err(AppendError::NotYet) => Appended::NotYet,
-                    Err(error) => return Err(self.append_failed(number, &error).into()),
-                }
+        let skip = match hosted.log.producers().judge(producer, epoch, expected, head.sequence) {
+            Judgement::Store => 0,
+            Judgement::Rest { sequence } => (sequence.0 - expected.0) as u32,
+            Judgement::Duplicate { .. } => {
+                let end = hosted.log.written_end();
+                self.await_confirm(connection, channel, number, head.sequence, end);
+                return Ok(());
             }
             refused => return Err(refusal(&hosted.name, refused)),
         };
-        self.appended(connection, channel, number, head, appended);
-        Ok(())
+        let source = Source { connection, channel, number };
+        self.store(source, Batch { head, payload, traits, skip }, moment)
     }
 
-    /// A part of a large message, or its end.
-    fn publish_part(
-        &mut self,
-        connection: ConnectionId,
-        channel: u16,
-        head: &PublishHead,
-        payload: &[u8],
-        moment: Moment,
-    ) -> Result<(), Trouble> {
-        if head.count != 1 || head.framing != Framing::Records || head.batch_flags != 0 {
-            return Err(protocol("a part of a large message that is no record"));
-        }
+    /// Stores of a batch what the queue wants and has room for, and sees to the rest.
+    fn store(&mut self, source: Source, batch: Batch<'_>, moment: Moment) -> Result<(), Trouble> {
+        let Source { connection, channel, number } = source;
+        let head = batch.head;
+        let portion = self.portion(source, &batch, moment)?;
+        let hosted = self.hosted.get_mut(&number).expect("a sender's queue");
         let session = self.sessions.get_mut(&connection).expect("a connected client");
         let Some(Channel::Sending(sender)) = session.channels.get_mut(&channel) else {
             unreachable!("the caller has looked");
         };
-        let hosted = self.hosted.get_mut(&sender.queue).expect("a sender's queue");
-        let full = |error: AppendError| {
-            let doing = format!("cannot take in a large message for {}", hosted.name);
-            Trouble::from(append_fault(&doing, &error))
-        };
-        let mut large = match sender.large.take() {
-            Some(large) if large.sequence == head.sequence => large,
-            Some(_) => return Err(protocol("parts of two large messages in one another")),
-            None => Large {
-                sequence: head.sequence,
-                record_bytes: record_bytes(payload)?,
-                staging: hosted.log.stage_begin().map_err(full)?,
-            },
-        };
-        // An end that was parked comes again, when its bytes are staged already.
-        if large.staging.bytes() < large.record_bytes {
-            if large.staging.bytes() + payload.len() as u64 > large.record_bytes {
-                return Err(protocol("a large message that is longer than its header says"));
-            }
-            large.staging.push(payload).map_err(full)?;
-        }
-        if !head.more {
-            if large.staging.bytes() != large.record_bytes {
-                return Err(protocol("a large message that is shorter than its header says"));
-            }
-            return self.publish_staged(connection, channel, head, large, moment);
-        }
-        sender.large = Some(large);
-        Ok(())
-    }
-
-    /// The message is whole: a job copies it into the log.
-    fn publish_staged(
-        &mut self,
-        connection: ConnectionId,
-        channel: u16,
-        head: &PublishHead,
-        large: Large<S>,
-        moment: Moment,
-    ) -> Result<(), Trouble> {
-        let session = self.sessions.get_mut(&connection).expect("a connected client");
-        let Some(Channel::Sending(sender)) = session.channels.get_mut(&channel) else {
-            unreachable!("the caller has looked");
-        };
-        let (number, producer, epoch) = (sender.queue, sender.producer, sender.epoch);
-        let hosted = self.hosted.get_mut(&number).expect("a sender's queue");
-        if hosted.chain.is_some() {
-            sender.large = Some(large);
-            self.appended(connection, channel, number, head, Appended::NotYet);
-            return Ok(());
-        }
-        let expected = Sequence(head.sequence.0 - 1);
-        let appended = match hosted.log.producers().judge(producer, epoch, expected, head.sequence)
-        {
-            Judgement::Duplicate { .. } => Appended::Before,
-            Judgement::Store => {
-                let chain = NewChain { flags: 0, producer, sequence: head.sequence, epoch };
-                match hosted.log.append_chain(moment.wall, &large.staging, &chain) {
-                    Ok(()) => {
-                        sender.unconfirmed += 1;
-                        let owner = ChainOwner::Channel(connection, channel, head.sequence);
-                        hosted.chain = Some(owner);
-                        self.touch(number);
-                        return Ok(());
-                    }
-                    Err(AppendError::NotYet) => {
-                        sender.large = Some(large);
-                        Appended::NotYet
-                    }
-                    Err(error) => return Err(self.append_failed(number, &error).into()),
+        if portion.done > batch.skip {
+            let sequence = Sequence(head.sequence.0 - u64::from(head.count - portion.done));
+            let selective = if batch.traits.is_selective() { flags::SELECTIVE } else { 0 };
+            let empty = if portion.count == 0 { flags::EMPTY } else { 0 };
+            let new = NewBatch {
+                framing: head.framing,
+                flags: head.batch_flags | selective | empty,
+                count: portion.count,
+                payload: &portion.payload,
+                producer: sender.producer,
+                sequence,
+                epoch: sender.epoch,
+            };
+            match hosted.log.append(moment.now, moment.wall, &new) {
+                Ok(range) => {
+                    sender.there.0 += portion.there;
+                    self.await_confirm(connection, channel, number, sequence, range.end);
                 }
+                Err(AppendError::NotYet) => {
+                    self.park(connection, number);
+                    return Ok(());
+                }
+                Err(error) => return Err(self.append_failed(number, &error).into()),
             }
-            refused => return Err(refusal(&hosted.name, refused)),
-        };
-        self.appended(connection, channel, number, head, appended);
+        }
+        match portion.rest {
+            Rest::Nothing => self.let_go(connection, channel),
+            Rest::NoRoom(needed) => self.no_room(source, needed),
+            Rest::Refused(fault) => self.refuse(connection, channel, fault),
+        }
         Ok(())
     }
 
-    /// What came of copying a large message into the log.
-    pub(super) fn chain_appended(
+    /// What of a batch is stored now.
+    fn portion<'a>(
         &mut self,
-        number: QueueNumber,
-        result: Result<OffsetRange, AppendError>,
-    ) {
-        let hosted = self.hosted.get_mut(&number).expect("a queue with a job");
-        let (connection, channel, sequence) = match hosted.chain.take() {
-            Some(ChainOwner::Channel(connection, channel, sequence)) => {
-                (connection, channel, sequence)
-            }
-            Some(ChainOwner::Mover(lane)) => return self.large_moved(lane, number, result),
-            None => return,
-        };
-        match result {
-            Ok(range) => {
-                let say = Say::Confirm(sequence);
-                let awaiting = Awaiting { connection, channel, end: range.end, say };
-                hosted.awaiting.push_back(awaiting);
-            }
-            Err(error) => {
-                let fault = self.append_failed(number, &error);
-                self.fail_channel(connection, channel, fault);
-            }
+        source: Source,
+        batch: &Batch<'a>,
+        moment: Moment,
+    ) -> Result<Portion<'a>, Trouble> {
+        let Batch { head, payload, traits, skip } = *batch;
+        let count = head.count - skip;
+        let room = self.room(source.number, u64::from(count), payload.len());
+        let unless_pending = self.sender(source).is_some_and(|sender| sender.unless_pending);
+        let hosted = self.hosted.get_mut(&source.number).expect("a sender's queue");
+        let asks = uniqueness::asks(&mut hosted.log, &traits, unless_pending);
+        if !asks && skip == 0 && room.fits(u64::from(count), payload.len()) {
+            return Ok(Portion::whole(head, payload));
+        }
+        let malformed = |wrong| protocol(format!("malformed Publish frame: {wrong}"));
+        if !asks {
+            return Portion::of(head, payload, skip, room, None).map_err(malformed);
+        }
+        if head.framing != Framing::Records {
+            return Err(uniqueness::keyless(&hosted.name).into());
+        }
+        let (key, settles) = (hosted.key, hosted.settles);
+        let mut doorkeeper = Doorkeeper::new(
+            &mut hosted.log,
+            &self.broker,
+            key,
+            settles,
+            unless_pending,
+            moment.wall,
+        );
+        let mut verdict = |record: &Record<'_>| doorkeeper.verdict(record);
+        Portion::of(head, payload, skip, room, Some(&mut verdict)).map_err(malformed)
+    }
+
+    /// The sender of a channel.
+    pub(super) fn sender(&mut self, source: Source) -> Option<&mut Sender<S>> {
+        let session = self.sessions.get_mut(&source.connection)?;
+        match session.channels.get_mut(&source.channel) {
+            Some(Channel::Sending(sender)) => Some(sender),
+            _ => None,
         }
     }
 
-    fn appended(
+    /// The frame waits for the log: it comes again.
+    pub(super) fn park(&mut self, connection: ConnectionId, number: QueueNumber) {
+        let session = self.sessions.get_mut(&connection).expect("a connected client");
+        let hosted = self.hosted.get_mut(&number).expect("a sender's queue");
+        session.parked = true;
+        hosted.parked.push(connection);
+        // What it waits for may be a job that the log has yet to be asked for.
+        self.touch(number);
+    }
+
+    /// CONFIRM is to be said once everything below `end` is visible.
+    pub(super) fn await_confirm(
         &mut self,
         connection: ConnectionId,
         channel: u16,
         number: QueueNumber,
-        head: &PublishHead,
-        appended: Appended,
+        sequence: Sequence,
+        end: Offset,
     ) {
-        let session = self.sessions.get_mut(&connection).expect("a connected client");
-        let hosted = self.hosted.get_mut(&number).expect("a sender's queue");
-        let end = match appended {
-            Appended::Stored(range) => range.end,
-            Appended::Before => hosted.log.written_end(),
-            Appended::NotYet => {
-                session.parked = true;
-                hosted.parked.push(connection);
-                // What it waits for may be a job that the log has yet to be asked for.
-                self.touch(number);
-                return;
-            }
-        };
-        if let Some(Channel::Sending(sender)) = session.channels.get_mut(&channel) {
+        let source = Source { connection, channel, number };
+        let there = self.sender(source).map_or(Count(0), |sender| {
             sender.unconfirmed += 1;
-        }
-        let say = Say::Confirm(head.sequence);
+            sender.there
+        });
+        let hosted = self.hosted.get_mut(&number).expect("a sender's queue");
+        let say = Say::Confirm(sequence, there);
         hosted.awaiting.push_back(Awaiting { connection, channel, end, say });
         self.touch(number);
+    }
+
+    /// Nothing more is taken from the channel: it fails once all before is confirmed, so that
+    /// the client knows how far it came.
+    pub(super) fn refuse(&mut self, connection: ConnectionId, channel: u16, fault: Fault) {
+        let session = self.sessions.get_mut(&connection).expect("a connected client");
+        if let Some(Channel::Sending(sender)) = session.channels.get_mut(&channel) {
+            sender.refused = Some(fault);
+            if sender.unconfirmed == 0 {
+                self.settle_sender(connection, channel);
+            }
+        }
+    }
+
+    /// Everything that the channel published is confirmed: it fails if it was refused, and is
+    /// closed if that was asked for.
+    pub(super) fn settle_sender(&mut self, connection: ConnectionId, channel: u16) {
+        let Some(session) = self.sessions.get_mut(&connection) else { return };
+        let Some(Channel::Sending(sender)) = session.channels.get_mut(&channel) else { return };
+        let closing = sender.closing;
+        if let Some(fault) = sender.refused.take() {
+            if !closing {
+                return self.fail_channel(connection, channel, fault);
+            }
+            self.reply(connection, channel, &Reply::Error(fault));
+        }
+        if closing {
+            self.close_sender(connection, channel);
+        }
     }
 
     /// What was parked on a queue whose log has moved on may come again.
@@ -325,7 +353,7 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    fn append_failed(&mut self, number: QueueNumber, error: &AppendError) -> Fault {
+    pub(super) fn append_failed(&mut self, number: QueueNumber, error: &AppendError) -> Fault {
         let doing = format!("cannot store messages in {}", self.hosted[&number].name);
         if let AppendError::Failed(why) = error {
             self.failed.get_or_insert_with(|| format!("{doing}: {why}"));
@@ -341,13 +369,13 @@ impl<S: Storage> Engine<S> {
         };
         if let Some(hosted) = self.hosted.get_mut(&sender.queue) {
             hosted.senders -= 1;
-            hosted.log.producers().disconnected(sender.producer);
+            hosted.log.producers().disconnected(sender.producer, self.clock.wall);
         }
         self.reply(connection, channel, &Reply::Closed);
     }
 }
 
-fn append_fault(doing: &str, error: &AppendError) -> Fault {
+pub(super) fn append_fault(doing: &str, error: &AppendError) -> Fault {
     match error {
         AppendError::Full { .. } => fault_with(
             ErrorCode::Full,
@@ -363,50 +391,13 @@ fn append_fault(doing: &str, error: &AppendError) -> Fault {
     }
 }
 
-/// How long a record is, by the header and the attributes that its first part must hold.
-fn record_bytes(first: &[u8]) -> Result<u64, Trouble> {
-    let (attributes, body) = Record::lengths(first)
-        .and_then(|(attributes, body)| {
-            let held = first.get(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + attributes as usize)?;
-            let record = Record { attribute_bytes: held, body: &[] };
-            record.attributes().all(|one| one.is_ok()).then_some((attributes, body))
-        })
-        .ok_or_else(|| protocol("a large message whose first part does not hold its attributes"))?;
-    if attributes as usize > limits::ATTRIBUTE_BYTES_MAX {
-        return Err(protocol("a message with more attributes than there may be"));
-    }
-    if u64::from(body) > limits::MESSAGE_BYTES_MAX as u64 {
-        return Err(fault_with(
-            ErrorCode::BadInput,
-            format!("a message has at most {} MiB", limits::MESSAGE_BYTES_MAX >> 20),
-            "send it in parts, or keep it in a file and send the file's name",
-        )
-        .into());
-    }
-    Ok(RECORD_HEADER_BYTES as u64 + u64::from(attributes) + u64::from(body))
-}
-
 fn check_payload(head: &PublishHead, payload: &[u8]) -> Result<Traits, Trouble> {
-    let header = BatchHeader {
-        payload_bytes: payload.len() as u32,
-        framing: head.framing,
-        flags: head.batch_flags,
-        offset: crate::units::Offset(0),
-        count: head.count,
-        payload_crc: 0,
-        mark: crate::units::Offset(0),
-        time: crate::units::WallTime(0),
-        producer: crate::units::ProducerId(0),
-        sequence: head.sequence,
-        epoch: crate::units::Epoch(0),
-    };
-    header
-        .messages_part(payload)
+    portion::messages_part(head, payload)
         .and_then(|messages| batch::check_messages(head.framing, messages, head.count))
         .map_err(|wrong| protocol(format!("malformed Publish frame: {wrong}")))
 }
 
-fn refusal(name: &Name, judgement: Judgement) -> Trouble {
+pub(super) fn refusal(name: &Name, judgement: Judgement) -> Trouble {
     match judgement {
         Judgement::Fenced { .. } => fault(
             ErrorCode::Fenced,
@@ -416,11 +407,13 @@ fn refusal(name: &Name, judgement: Judgement) -> Trouble {
         Judgement::Gap { sequence } => protocol(format!(
             "a PUBLISH that does not follow: the producer's last stored sequence is {sequence}"
         )),
-        Judgement::Store | Judgement::Duplicate { .. } => unreachable!("no refusal"),
+        Judgement::Store | Judgement::Rest { .. } | Judgement::Duplicate { .. } => {
+            unreachable!("no refusal")
+        }
     }
 }
 
-fn sent_to_another(name: &Name) -> Fault {
+pub(super) fn sent_to_another(name: &Name) -> Fault {
     fault_with(
         ErrorCode::Gone,
         format!("queue {name} was removed while messages were being sent to it"),

@@ -9,7 +9,7 @@ use crate::log::storage::Storage;
 use crate::server::outbox::Outbox;
 use crate::settings::Wanted;
 use crate::units::{Count, Epoch, Name, ProducerId, Sequence};
-use crate::wire::{ClientInfo, OpenReceive, OpenSend};
+use crate::wire::{ClientInfo, Fault, OpenReceive, OpenSend};
 
 use super::QueueNumber;
 
@@ -57,10 +57,20 @@ pub(super) struct Sender<S: Storage> {
     pub queue: QueueNumber,
     pub producer: ProducerId,
     pub epoch: Epoch,
+    /// The producer has a name, and may say something in an annex.
+    pub named: bool,
+    /// Messages whose key is pending are not stored.
+    pub unless_pending: bool,
     /// A large message of which parts have come.
     pub large: Option<Large<S>>,
     /// Appends that have not been confirmed.
     pub unconfirmed: usize,
+    /// Messages so far that were there already.
+    pub there: Count,
+    /// It was told that it waits for room.
+    pub held: bool,
+    /// What comes is dropped; this is said when all before it is confirmed.
+    pub refused: Option<Fault>,
     /// CLOSE has come: CLOSED goes out when nothing is unconfirmed.
     pub closing: bool,
 }
@@ -71,6 +81,8 @@ pub(super) struct Large<S: Storage> {
     pub staging: Staging<S>,
     /// Bytes of the whole record, as its header says.
     pub record_bytes: u64,
+    /// Its end has come and waits for the log: it comes again.
+    pub ended: bool,
 }
 
 /// A channel that receives.

@@ -190,6 +190,7 @@ impl<S: Storage> Engine<S> {
         }
         if progress.retry {
             self.unpark(queue);
+            self.open_again(queue, moment);
         }
     }
 

@@ -1,25 +1,23 @@
-//! `mq-admin`: declare, list, show, purge, remove, check, wait, stop.
+//! `mq-admin`: what is done to queues and groups besides sending and receiving.
+
+mod check;
+mod declare;
+mod groups;
+mod settle;
 
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
 use mq::cli::{self, Failure, Outcome, Shared, Signals, Status};
 use mq::client::admin::{self, Stopped};
 use mq::client::wait::Patience;
 use mq::client::{ClientError, Connection, Dialer};
 use mq::limits;
-use mq::log::storage::Disk;
-use mq::log::{self, CheckBound};
-use mq::server::findings;
-use mq::settings::Wanted;
-use mq::store::{StoreDir, StoreError};
-use mq::units::{Bytes, Count, Micros, Name, SyncPolicy};
-use mq::wire::{Admin, CheckReport, ErrorCode, QueueInfo};
+use mq::units::{Count, Micros, Name};
+use mq::wire::{Admin, ErrorCode, QueueInfo, Settlement};
 
 const TOOL: &str = "mq-admin";
 
@@ -28,8 +26,13 @@ const WAIT_STEP: Duration = Duration::from_millis(100);
 
 const EXAMPLES: &str = "\
 Examples:
-  mq-admin ls                             the queues and what is in them
-  mq-admin wait jobs -w 1h && echo done   until nothing is ready or leased
+  mq-admin ls                              the queues and what is in them
+  mq-admin wait jobs -w 1h && echo done    until nothing is ready or leased
+  mq-admin declare --max-messages 1000 jobs
+                                           senders wait while it is full
+  mq-admin requeue jobs.dead               try what has failed again
+  mq-admin ack RECEIPT                     settle what mq-recv --lease printed
+  mq-admin group add jobs audit            one more reader, which sees all
 ";
 
 /// Look after the queues of a store.
@@ -37,12 +40,12 @@ Examples:
 #[command(
     name = TOOL,
     version,
-    about = "Look after queues: declare, list, show, purge, remove, check, wait, stop",
-    before_help = EXAMPLES,
+    about = "Look after queues, their groups and their dead letters",
+    before_long_help = EXAMPLES,
     max_term_width = 80,
     disable_version_flag = true,
     disable_help_subcommand = true,
-    help_template = "{about}\n\n{usage-heading} {usage}\n\n{before-help}{all-args}{after-help}"
+    help_template = "{about}\n{usage-heading} {usage}\n\n{before-help}{all-args}{after-help}"
 )]
 struct Args {
     #[command(subcommand)]
@@ -57,17 +60,7 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Make a queue; fine if it exists with the same settings
-    Declare {
-        /// The queue
-        #[arg(value_parser = cli::queue_name)]
-        queue: Name,
-        /// When to sync: always (the default), interval=DUR or never
-        #[arg(long, value_name = "WHEN", value_parser = cli::sync_policy)]
-        sync: Option<SyncPolicy>,
-        /// Change the settings of a queue that exists
-        #[arg(long)]
-        change: bool,
-    },
+    Declare(declare::Declare),
     /// List the queues
     Ls {
         /// Also receivers, senders, groups, sync policy, age
@@ -92,6 +85,36 @@ enum Verb {
         #[arg(value_parser = cli::queue_name)]
         queue: Name,
     },
+    /// Move dead letters back home, for the group that failed them
+    Requeue {
+        /// The queue of dead letters, such as jobs.dead
+        #[arg(value_parser = cli::queue_name)]
+        queue: Name,
+        /// At most so many, the oldest [default: all that are ready]
+        #[arg(short = 'n', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        count: Option<u64>,
+        /// To this queue and all its groups, rather than home
+        #[arg(long, value_name = "QUEUE", value_parser = cli::queue_name)]
+        to: Option<Name>,
+        /// Only those whose reason holds this text
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Settle leased messages: they are done
+    Ack(settle::Receipts),
+    /// Settle leased messages: they failed; ready again after a pause
+    Nack(settle::Receipts),
+    /// Have leased messages end their leases later
+    Extend {
+        /// So long from now, unless they end later anyway
+        #[arg(long = "for", value_name = "DUR", value_parser = settle::lease)]
+        until: Micros,
+        #[command(flatten)]
+        receipts: settle::Receipts,
+    },
+    /// The groups of a queue: ls, add, rm, seek
+    #[command(subcommand)]
+    Group(groups::Verb),
     /// Verify every checksum and position; 1 if something is wrong
     Check {
         /// Only this queue
@@ -136,12 +159,20 @@ fn main() -> ExitCode {
 
 fn run(verb: Verb, flags: &Flags) -> Outcome {
     match verb {
-        Verb::Declare { queue, sync, change } => declare(queue, sync, change, flags),
+        Verb::Declare(declare) => declare.run(flags),
         Verb::Ls { long } => list(long, flags),
         Verb::Show { queue } => show(queue, flags),
         Verb::Purge { queue } => purge(queue, flags),
         Verb::Rm { queue } => remove(queue, flags),
-        Verb::Check { queue, offline } => check(queue, offline, flags),
+        Verb::Requeue { queue, count, to, reason } => {
+            let count = count.map(Count);
+            requeue(Admin::Requeue { queue: queue.clone(), count, to, reason }, queue, flags)
+        }
+        Verb::Ack(receipts) => receipts.settle(Settlement::Ack, flags),
+        Verb::Nack(receipts) => receipts.settle(Settlement::Nack, flags),
+        Verb::Extend { until, receipts } => receipts.settle(Settlement::Extend(until), flags),
+        Verb::Group(verb) => groups::run(verb, flags),
+        Verb::Check { queue, offline } => check::check(queue, offline, flags),
         Verb::Wait { queue, wait } => wait_for_quiet(&queue, wait, flags),
         Verb::Stop { wait } => stop(wait, flags),
     }
@@ -174,21 +205,6 @@ fn say(flags: &Flags, text: &str) {
         // A stderr that is closed changes nothing.
         let _ = std::io::stderr().write_all(format!("{TOOL}: {text}\n").as_bytes());
     }
-}
-
-fn declare(queue: Name, sync: Option<SyncPolicy>, change: bool, flags: &Flags) -> Outcome {
-    let doing = format!("declaring {queue}");
-    let fail = |error| Failure::from(error).while_doing(&doing);
-    let mut dialer = Dialer::new(flags.shared.store()?, TOOL, true);
-    let mut connection = dialer.dial(patience()).map_err(fail)?;
-    let request = Admin::Declare { queue, wanted: Wanted { sync, ..Wanted::default() }, change };
-    let info: QueueInfo = admin::call(&mut connection, request, patience()).map_err(fail)?;
-    if flags.json {
-        cli::print_json(&info)?;
-    } else if flags.shared.verbose {
-        say(flags, &format!("queue {} is there, --sync {}", info.queue, info.settings.sync));
-    }
-    Ok(Status::Done)
 }
 
 fn list(long: bool, flags: &Flags) -> Outcome {
@@ -237,94 +253,17 @@ fn remove(queue: Name, flags: &Flags) -> Outcome {
     Ok(Status::Done)
 }
 
-/// Asks the server to check; without one the files are read here.
-fn check(queue: Option<Name>, offline: bool, flags: &Flags) -> Outcome {
-    let doing = match &queue {
-        Some(queue) => format!("checking {queue}"),
-        None => "checking the store".to_owned(),
-    };
-    let path = flags.shared.store()?;
-    let dialer = Dialer::new(path.clone(), TOOL, false);
-    let report = if offline {
-        check_offline(&path, queue, flags)?
-    } else {
-        match dialer.reach(patience()) {
-            Ok(mut connection) => {
-                // However long it takes: a large store takes minutes.
-                let patience = Patience { until: None, interrupt: None };
-                admin::call(&mut connection, Admin::Check { queue }, patience)
-                    .map_err(|error| Failure::from(error).while_doing(&doing))?
-            }
-            Err(ClientError::NoServer { .. }) => check_offline(&path, queue, flags)?,
-            Err(error) => return Err(Failure::from(error).while_doing(&doing)),
-        }
-    };
-    tell_report(&report, flags)
-}
-
-/// Reads the files, while servers are kept away.
-fn check_offline(path: &Path, queue: Option<Name>, flags: &Flags) -> Result<CheckReport, Failure> {
-    let store = StoreDir::open(path, false)?;
-    let Some(_lock) = store.keep_servers_away()? else {
-        let pid = store.server_pid();
-        let locked = StoreError::Locked { path: path.to_path_buf(), pid };
-        return Err(Failure::from(locked).with_remedy("mq-admin check, which asks the server"));
-    };
-    let storage = Disk::new(path);
-    let failed = |error: log::LogError| {
-        Failure::new(Status::Failure, format!("checking {}: {error}", path.display()))
-    };
-    let mut names = log::list_queues(&storage).map_err(failed)?;
-    if let Some(queue) = queue {
-        if !names.contains(&queue) {
-            let text = format!("checking {queue}: there is no such queue in {}", path.display());
-            return Err(Failure::new(Status::Failure, text));
-        }
-        names = vec![queue];
-    }
-    let bar = progress(flags);
-    let mut report = CheckReport::default();
-    for name in names {
-        let before = report.bytes;
-        let mut on_bytes = |bytes: Bytes| bar.set_position(before + bytes.0);
-        let checked = log::check(&storage, &name, CheckBound::All, &mut on_bytes);
-        findings::add_to_report(&mut report, &name, checked);
-    }
-    bar.finish_and_clear();
-    Ok(report)
-}
-
-/// Shows on a terminal how much has been read; hidden elsewhere.
-fn progress(flags: &Flags) -> ProgressBar {
-    if flags.shared.quiet {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::no_length();
-    let template = "{spinner} {binary_bytes} checked, {binary_bytes_per_sec} {elapsed}";
-    bar.set_style(ProgressStyle::with_template(template).expect("a template of ours"));
-    bar
-}
-
-fn tell_report(report: &CheckReport, flags: &Flags) -> Outcome {
+fn requeue(request: Admin, queue: Name, flags: &Flags) -> Outcome {
+    let doing = format!("requeueing from {queue}");
+    // However long it takes: each message is stored before it is gone here.
+    let patience = Patience { until: None, interrupt: None };
+    let requeued: Count = ask(request, patience, flags, &doing)?;
     if flags.json {
-        cli::print_json(report)?;
-    } else {
-        let mut lines = String::new();
-        for finding in &report.findings {
-            let position = finding.position.map_or(String::new(), |at| format!(" at byte {at}"));
-            let offset = finding.offset.map_or(String::new(), |at| format!(" (message {at})"));
-            lines.push_str(&format!("{}{position}{offset}: {}\n", finding.file, finding.what));
-        }
-        cli::print(lines.as_bytes())?;
+        cli::print_json(&serde_json::json!({ "queue": queue, "requeued": requeued }))?;
+    } else if flags.shared.verbose {
+        say(flags, &format!("{requeued} messages of {queue} are requeued"));
     }
-    let CheckReport { queues, batches, messages, bytes, findings } = report;
-    let read = format!("{queues} queues, {batches} batches, {messages} messages, {bytes} bytes");
-    if findings.is_empty() {
-        say(flags, &format!("all is well: {read}"));
-        return Ok(Status::Done);
-    }
-    let text = format!("{} findings in {read}; nothing was changed", findings.len());
-    Err(Failure::new(Status::Failure, text))
+    Ok(Status::Done)
 }
 
 /// Waits until the queue is quiet. A server and a queue that are not there yet are waited for: a

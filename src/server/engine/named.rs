@@ -1,0 +1,82 @@
+//! Producers with a name: opened by an append that raises their epoch, and told so when that is
+//! durable; so an older instance is fenced off for good.
+//!
+//! Called by `sending` for OPEN_SEND with `named`, and in each turn of a queue.
+
+use crate::log::AppendError;
+use crate::log::storage::Storage;
+use crate::units::{Bytes, Moment};
+use crate::wire::{OpenSend, Reply, Sending};
+
+use super::session::Channel;
+use super::{ConnectionId, Engine, QueueNumber, Trouble};
+
+/// What is said to the sender of a named producer once it holds for good.
+pub(super) struct Opened {
+    pub connection: ConnectionId,
+    pub channel: u16,
+    /// When the log is durable so far.
+    pub mark: Bytes,
+    pub sending: Sending,
+}
+
+impl<S: Storage> Engine<S> {
+    pub(super) fn attach_named(
+        &mut self,
+        connection: ConnectionId,
+        channel: u16,
+        number: QueueNumber,
+        open: &OpenSend,
+        moment: Moment,
+    ) -> Result<(), Trouble> {
+        let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        let opened = match hosted.log.open_producer(moment.now, moment.wall, open.producer) {
+            Ok(opened) => opened,
+            Err(AppendError::NotYet) => {
+                hosted.openers.push((connection, channel));
+                let session = self.sessions.get_mut(&connection).expect("a connected client");
+                session.channels.insert(channel, Channel::OpeningSend(open.clone()));
+                self.touch(number);
+                return Ok(());
+            }
+            Err(error) => return Err(self.append_failed(number, &error).into()),
+        };
+        let connected = hosted.log.producers().connected(open.producer, opened.epoch, moment.wall);
+        assert!(connected.is_ok(), "a producer that was just opened is known");
+        let sending = Sending {
+            queue_id: hosted.log.id(),
+            last: opened.sequence,
+            epoch: opened.epoch,
+            opened: moment.wall,
+            annex: opened.annex,
+        };
+        let mark = opened.mark;
+        hosted.opened.push_back(Opened { connection, channel, mark, sending });
+        self.start_sending(connection, channel, number, open, opened.epoch);
+        self.touch(number);
+        Ok(())
+    }
+
+    /// Tells the senders whose producers are open for good.
+    pub(super) fn say_opened(&mut self, number: QueueNumber) {
+        loop {
+            let hosted = self.hosted.get_mut(&number).expect("a queue in its turn");
+            let durable = hosted.log.durable_bytes();
+            if hosted.opened.front().is_none_or(|first| first.mark > durable) {
+                return;
+            }
+            let opened = hosted.opened.pop_front().expect("there is a first");
+            if self.is_sending(opened.connection, opened.channel) {
+                self.reply(opened.connection, opened.channel, &Reply::Sending(opened.sending));
+            }
+        }
+    }
+
+    /// The log has moved on: producers that could not be opened are tried again.
+    pub(super) fn open_again(&mut self, number: QueueNumber, moment: Moment) {
+        let Some(hosted) = self.hosted.get_mut(&number) else { return };
+        for (connection, channel) in std::mem::take(&mut hosted.openers) {
+            self.reopen(connection, channel, moment);
+        }
+    }
+}

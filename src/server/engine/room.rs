@@ -1,0 +1,229 @@
+//! Limits: how much a queue may hold, and what happens at that limit.
+//!
+//! What counts is what is not gone, and what waits for its time; bytes by the share of a segment's
+//! messages that are not gone. A sender that finds no room waits (`block`), with the word HELD, or
+//! is refused (`reject`); or the oldest messages go (`drop-oldest`), those in no one's hands. Called
+//! by `sending`, and in each turn of a queue with limits.
+
+use crate::broker::{Broker, QueueKey};
+use crate::log::Log;
+use crate::log::storage::Storage;
+use crate::settings::{Overflow, Retention};
+use crate::units::{Count, Offset, OffsetRange};
+use crate::wire::{ErrorCode, Fault, Reply};
+
+use super::hosting::Hosted;
+use super::portion::Room;
+use super::sending::Source;
+use super::{ConnectionId, Engine, QueueNumber, fault_with};
+
+/// A connection whose last PUBLISH waits for room.
+pub(super) struct Waiting {
+    pub connection: ConnectionId,
+    /// What the next message takes.
+    pub needed: Room,
+}
+
+/// At most so much was in the queue at that end of its log.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Occupied {
+    messages: u64,
+    bytes: u64,
+    /// Where the log ended then: what came behind is added.
+    end: Offset,
+    written: u64,
+}
+
+impl<S: Storage> Hosted<S> {
+    /// Whether it has limits that senders can meet.
+    fn is_limited(&self) -> bool {
+        let settings = self.log.settings();
+        let limited = settings.max_messages.is_some() || settings.max_bytes.is_some();
+        limited && settings.retain == Retention::Acked
+    }
+
+    /// Its limits; what is not limited has room without end.
+    fn limits(&self) -> Room {
+        let settings = self.log.settings();
+        Room {
+            messages: settings.max_messages.unwrap_or(u64::MAX),
+            bytes: settings.max_bytes.unwrap_or(u64::MAX),
+        }
+    }
+
+    /// What is in it: exactly.
+    fn occupied(&self, broker: &Broker) -> Occupied {
+        let (end, written) = (self.log.written_end(), self.log.written_bytes().0);
+        let hidden = end.0 - broker.visible_end(self.key).0;
+        let messages = broker.counts_without_group(self.key).0 + hidden + self.delayed();
+        let bytes = match self.log.settings().max_bytes {
+            Some(_) => present_bytes(&self.log, broker, self.key),
+            None => 0,
+        };
+        Occupied { messages, bytes, end, written }
+    }
+
+    /// What it takes beside what is in it.
+    fn room(&self, occupied: &Occupied) -> Room {
+        let limits = self.limits();
+        let messages = occupied.messages + (self.log.written_end().0 - occupied.end.0);
+        let bytes = occupied.bytes + (self.log.written_bytes().0 - occupied.written);
+        Room {
+            messages: limits.messages.saturating_sub(messages),
+            bytes: limits.bytes.saturating_sub(bytes),
+        }
+    }
+
+    /// Messages that wait for their time.
+    fn delayed(&self) -> u64 {
+        0
+    }
+}
+
+/// Bytes of the messages that are not gone.
+fn present_bytes<S: Storage>(log: &Log<S>, broker: &Broker, queue: QueueKey) -> u64 {
+    let visible = broker.visible_end(queue);
+    let present = |range: OffsetRange| {
+        let behind = range.end.0.saturating_sub(range.start.max(visible).0);
+        let below = range.intersection(&OffsetRange::new(Offset(0), visible));
+        behind + below.map_or(0, |range| broker.present_in(queue, range).0)
+    };
+    log.bytes_of(present).0
+}
+
+impl<S: Storage> Engine<S> {
+    /// The room that a queue has for so many messages in so many bytes of payload. At least what
+    /// there is, if that is enough; else exactly.
+    pub(super) fn room(&mut self, number: QueueNumber, messages: u64, bytes: usize) -> Room {
+        let hosted = self.hosted.get_mut(&number).expect("a sender's queue");
+        let overflow = hosted.log.settings().overflow;
+        if !hosted.is_limited() || overflow == Overflow::DropOldest {
+            return Room::ANY;
+        }
+        if let Some(occupied) = &hosted.occupied {
+            let room = hosted.room(occupied);
+            if room.fits(messages, bytes) {
+                return room;
+            }
+        }
+        let occupied = hosted.occupied(&self.broker);
+        hosted.occupied = Some(occupied);
+        hosted.room(&occupied)
+    }
+
+    /// The next message of a PUBLISH finds no room.
+    pub(super) fn no_room(&mut self, source: Source, needed: Room) {
+        let Source { connection, channel, number } = source;
+        let hosted = self.hosted.get_mut(&number).expect("a sender's queue");
+        let limits = hosted.limits();
+        let never = needed.messages > limits.messages || needed.bytes > limits.bytes;
+        let fault = full(hosted);
+        if never {
+            let what = format!("it does not fit queue {} even when that is empty", hosted.name);
+            let fault = Fault { code: ErrorCode::BadInput, message: what, ..fault };
+            return self.refuse(connection, channel, fault);
+        }
+        if hosted.log.settings().overflow == Overflow::Reject {
+            return self.refuse(connection, channel, fault);
+        }
+        hosted.waiting.push_back(Waiting { connection, needed });
+        let session = self.sessions.get_mut(&connection).expect("a connected client");
+        session.parked = true;
+        if let Some(sender) = self.sender(source)
+            && !std::mem::replace(&mut sender.held, true)
+        {
+            self.reply(connection, channel, &Reply::Held(fault));
+        }
+    }
+
+    /// The channel's last PUBLISH found room.
+    pub(super) fn let_go(&mut self, connection: ConnectionId, channel: u16) {
+        let session = self.sessions.get_mut(&connection).expect("a connected client");
+        if let Some(super::session::Channel::Sending(sender)) = session.channels.get_mut(&channel) {
+            sender.held = false;
+        }
+    }
+
+    /// In each turn of a queue: what is over its limits goes, or the first of those that wait for
+    /// room may try again; when it has, it is the next one's turn.
+    pub(super) fn keep_to_limits(&mut self, number: QueueNumber) {
+        let hosted = self.hosted.get_mut(&number).expect("a queue in its turn");
+        if hosted.is_limited() && hosted.log.settings().overflow == Overflow::DropOldest {
+            self.drop_surplus(number);
+        }
+        let hosted = self.hosted.get_mut(&number).expect("a queue in its turn");
+        let Some(first) = hosted.waiting.front() else { return };
+        let room = if hosted.is_limited() {
+            let occupied = hosted.occupied(&self.broker);
+            hosted.occupied = Some(occupied);
+            hosted.room(&occupied)
+        } else {
+            Room::ANY
+        };
+        if room.messages >= first.needed.messages && room.bytes >= first.needed.bytes {
+            let first = hosted.waiting.pop_front().expect("there is a first");
+            if let Some(session) = self.sessions.get_mut(&first.connection) {
+                session.parked = false;
+                self.dirty.push(first.connection);
+            }
+        }
+    }
+
+    /// Drops the oldest messages until the queue is within its limits, or what is left is in
+    /// someone's hands.
+    fn drop_surplus(&mut self, number: QueueNumber) {
+        loop {
+            let hosted = self.hosted.get_mut(&number).expect("a queue in its turn");
+            if let Some(occupied) = &hosted.occupied
+                && hosted.room(occupied).fits_more()
+            {
+                return;
+            }
+            let occupied = hosted.occupied(&self.broker);
+            hosted.occupied = Some(occupied);
+            let surplus = hosted.surplus(&occupied);
+            if surplus == 0 {
+                return;
+            }
+            let dropped = self.broker.drop_oldest(hosted.key, Count(surplus));
+            if dropped.messages.is_empty() {
+                return;
+            }
+            hosted.log.counters().dropped.0 += dropped.messages.span();
+            self.settle_dropped(number, dropped);
+        }
+    }
+}
+
+impl Room {
+    /// Whether anything is left.
+    fn fits_more(&self) -> bool {
+        self.messages > 0 && self.bytes > 0
+    }
+}
+
+impl<S: Storage> Hosted<S> {
+    /// About how many messages are too many.
+    fn surplus(&self, occupied: &Occupied) -> u64 {
+        let limits = self.limits();
+        let messages = occupied.messages.saturating_sub(limits.messages);
+        let bytes = occupied.bytes.saturating_sub(limits.bytes);
+        // By the average of what is there; the caller asks again until it is enough.
+        let each = (occupied.bytes / occupied.messages.max(1)).max(1);
+        messages.max(bytes.div_ceil(each))
+    }
+}
+
+fn full<S: Storage>(hosted: &Hosted<S>) -> Fault {
+    let settings = hosted.log.settings();
+    let limits = [
+        settings.max_messages.map(|most| format!("{most} messages")),
+        settings.max_bytes.map(|most| format!("{most} bytes")),
+    ];
+    let limits: Vec<String> = limits.into_iter().flatten().collect();
+    fault_with(
+        ErrorCode::Full,
+        format!("queue {} is full: it holds its limit of {}", hosted.name, limits.join(" or ")),
+        "it takes more when messages have been dealt with",
+    )
+}
