@@ -50,6 +50,10 @@ pub const CHANNELS_PER_CONNECTION_MAX: usize = 64;
 /// Connections of one server; the next one is told that the server is full.
 pub const CONNECTIONS_MAX: usize = 4096;
 
+/// Descriptors that connections leave to the files of queues, or an eighth of what the system
+/// allows: enough for every helper thread to make a queue or roll a segment.
+pub const DESCRIPTORS_FOR_FILES: u64 = 32;
+
 /// Queues of one store.
 pub const QUEUES_MAX: usize = 10_000;
 
@@ -325,6 +329,10 @@ pub const SLICES_PER_WRITE_MAX: usize = 1024;
 
 /// Bytes of `server.log` before it is cut.
 pub const SERVER_LOG_BYTES_MAX: u64 = MIB as u64;
+
+/// After a restart, how long receivers wait for each other to come back with what they hold: a
+/// client looks for a new server every 50 ms.
+pub const RETURN_GRACE: Micros = Micros::from_millis(300);
 
 /// How long clients wait for a server, unless told otherwise.
 pub const SERVER_WAIT: Micros = Micros::from_secs(30);

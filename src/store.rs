@@ -36,9 +36,25 @@ pub const STORE_VERSION: u32 = 1;
 /// The longest path that fits `sun_path` with its closing NUL.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
+/// What stands in a store, and what a file system puts into each of its own.
+const NAMES: [&str; 9] = [
+    "lock",
+    "sock",
+    "server.log",
+    "server.log.old",
+    "running",
+    "version",
+    "version.new",
+    "queues",
+    "lost+found",
+];
+
 /// How long [`StoreDir::lock_server`] waits: a server that was just killed holds its lock until
 /// the kernel has ended its last system call.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// So much of the end of `server.log` is looked at for the last line.
+const LAST_WORDS_BYTES_MAX: usize = 2048;
 
 /// The version file is a number; whatever is longer is none.
 const VERSION_BYTES_MAX: usize = 64;
@@ -105,7 +121,8 @@ impl StoreDir {
     ///
     /// # Errors
     /// Whatever forbids its use: it is not a directory, not ours, open to others, not writable,
-    /// on a network file system, or of a newer version. Nothing is changed then.
+    /// on a network file system, of a newer version, or holds other things than a store. Nothing
+    /// is changed then.
     pub fn open(path: &Path, create: bool) -> Result<StoreDir, StoreError> {
         if path.is_symlink() && !path.exists() {
             return Err(StoreError::NotADirectory { path: path.to_path_buf() });
@@ -266,6 +283,21 @@ impl StoreDir {
         open()
     }
 
+    /// The last line of `server.log` without its time: why a server that a client started ended,
+    /// if it had a word to say.
+    #[must_use]
+    pub fn last_words(&self) -> Option<String> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = rustix::fs::openat(&self.dir, "server.log", flags, Mode::empty()).ok()?;
+        let length = rustix::fs::fstat(&file).ok()?.st_size.unsigned_abs();
+        let mut bytes = [0u8; LAST_WORDS_BYTES_MAX];
+        let from = length.saturating_sub(bytes.len() as u64);
+        let read = rustix::io::pread(&file, &mut bytes, from).ok()?;
+        let text = String::from_utf8_lossy(&bytes[..read]);
+        let line = text.lines().last()?;
+        Some(line.split_once("]: ").map_or(line, |(_, said)| said).to_owned())
+    }
+
     fn io_error(&self, doing: &'static str, name: &str, source: io::Error) -> StoreError {
         StoreError::Io { doing, path: self.path.join(name), source }
     }
@@ -313,7 +345,7 @@ impl StoreDir {
         let found = match self.read_small("version") {
             Ok(found) => found,
             // A store that no server has used yet.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.check_names(),
             Err(error) => return Err(self.io_error("read", "version", error)),
         };
         let found = found.trim();
@@ -321,6 +353,21 @@ impl StoreDir {
             Ok(version) if version <= STORE_VERSION => Ok(()),
             _ => Err(StoreError::NewerVersion { path: self.path.clone(), found: found.to_owned() }),
         }
+    }
+
+    /// A directory that nobody has made a store of yet must not hold anything else: it was named
+    /// by mistake.
+    fn check_names(&self) -> Result<(), StoreError> {
+        let error = |errno: rustix::io::Errno| self.io_error("list the store", "", errno.into());
+        for entry in rustix::fs::Dir::read_from(&self.dir).map_err(error)? {
+            let entry = entry.map_err(error)?;
+            let name = entry.file_name().to_string_lossy();
+            if !matches!(&*name, "." | "..") && !NAMES.contains(&&*name) {
+                let found = name.into_owned();
+                return Err(StoreError::NotAStore { path: self.path.clone(), found });
+            }
+        }
+        Ok(())
     }
 
     fn write_version(&self) -> Result<(), StoreError> {

@@ -14,6 +14,7 @@ use mq::cli::{self, Failure, Outcome, Shared, Signals, Status};
 use mq::client::Dialer;
 use mq::client::cut::{Cut, Misfit};
 use mq::client::given::{Delay, Given};
+use mq::client::inherited::{stdin_was_open, stdout_was_open};
 use mq::client::intake::Intake;
 use mq::client::packer::Packing;
 use mq::client::rerun::Rerun;
@@ -255,6 +256,10 @@ fn open_sources(args: &Args) -> Result<Vec<Source>, Failure> {
     } else {
         args.files.iter().map(|path| open_file(path, args)).collect::<Result<_, _>>()?
     };
+    if sources.iter().any(|source| source.name() == "stdin") && !stdin_was_open() {
+        let text = "cannot read stdin: it is closed\n  confirmed: 0 leading messages";
+        return Err(Failure::new(Status::Failure, text));
+    }
     let asks = |source: &Source| source.name() == "stdin" && source.is_terminal();
     if !args.shared.quiet && sources.iter().any(asks) {
         say(&cli::terminal_hint(TOOL));
@@ -285,6 +290,10 @@ fn open_file(path: &Path, args: &Args) -> Result<Source, Failure> {
 }
 
 fn open_tee(cut: Cut) -> Result<Tee, Failure> {
+    if !stdout_was_open() {
+        let text = "cannot copy to stdout: it is closed\n  confirmed: 0 leading messages";
+        return Err(Failure::new(Status::Failure, text));
+    }
     let out = std::io::stdout().as_fd().try_clone_to_owned().map_err(|error| {
         Failure::new(Status::Failure, format!("cannot write to stdout: {error}"))
     })?;

@@ -517,6 +517,13 @@ impl Broker {
         }
     }
 
+    /// Whether anything is ready that may have been delivered before.
+    #[must_use]
+    pub fn has_handed_ready(&self, g: GroupKey) -> bool {
+        let group = self.group(g);
+        group.ready.first().is_some_and(|first| first.start < group.handed)
+    }
+
     /// Calls the next consumer if there is reason to, tells of dying messages, and keeps the
     /// queue's count of busy groups. To be called after each change of a group.
     pub(super) fn group_changed(&mut self, g: GroupKey) {

@@ -65,6 +65,7 @@ impl From<ClientError> for Failure {
             | ClientError::StartFailed { .. }
             | ClientError::NoProgram { .. }
             | ClientError::Silent { .. }
+            | ClientError::Dying { .. }
             | ClientError::Lost => Status::NoServer,
             ClientError::Name(..) => Status::Usage,
             ClientError::Refused(fault) => of_code(fault.code),

@@ -10,6 +10,7 @@ mod hint;
 mod measures;
 mod output;
 mod signals;
+mod slow;
 mod status;
 mod tables;
 
@@ -22,6 +23,7 @@ pub use hint::{binary_hint, is_terminal, terminal_hint};
 pub use measures::{duration_text, human_age, size};
 pub use output::{human_bytes, human_count, json_line, print, print_json};
 pub use signals::Signals;
+pub use slow::Slow;
 pub use status::Status;
 pub use tables::{group_table, queue_page, queue_table, rfc3339, settings_flags};
 

@@ -5,6 +5,7 @@ use std::io::Write;
 use serde::Serialize;
 
 use super::{Failure, Status};
+use crate::client::inherited::stdout_was_open;
 
 /// One value as a line of JSON, with its newline.
 ///
@@ -29,6 +30,9 @@ pub fn print_json<T: Serialize>(value: &T) -> Result<(), Failure> {
 /// # Errors
 /// See [`print_json`].
 pub fn print(bytes: &[u8]) -> Result<(), Failure> {
+    if !stdout_was_open() {
+        return Err(Failure::new(Status::Failure, "cannot write to stdout: it is closed"));
+    }
     let mut stdout = std::io::stdout().lock();
     stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| match error.kind() {
         std::io::ErrorKind::BrokenPipe => {

@@ -78,6 +78,12 @@ pub enum ClientError {
     /// The connection ended.
     #[error("the connection to the server was lost")]
     Lost,
+    /// Servers end again and again, before they have done anything.
+    #[error("one server after the other ends{}", said_text(said.as_deref()))]
+    Dying {
+        /// The last line of the log of those that clients start.
+        said: Option<String>,
+    },
     /// A system call failed.
     #[error("cannot {doing}: {source}")]
     Io {
@@ -89,6 +95,10 @@ pub enum ClientError {
     /// A signal came while waiting.
     #[error("interrupted")]
     Interrupted,
+}
+
+fn said_text(said: Option<&str>) -> String {
+    said.map_or(String::new(), |said| format!("; the last line in server.log is: {said}"))
 }
 
 fn waited_text(waited: Duration) -> String {

@@ -27,6 +27,7 @@ pub mod envelope;
 pub mod error;
 pub mod format;
 pub mod given;
+pub mod inherited;
 pub mod intake;
 pub mod ledger;
 pub mod outlet;

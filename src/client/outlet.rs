@@ -12,7 +12,6 @@
 //! descriptor that other processes share. The receiver calls it.
 
 mod file;
-mod inherited;
 mod pipe;
 
 use std::io::IoSlice;
@@ -21,8 +20,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::PollFlags;
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
-
-pub use inherited::stdout_was_open;
 
 use file::RegularFile;
 use pipe::Pipe;
@@ -89,7 +86,7 @@ impl Outlet {
     /// # Errors
     /// [`OutletError::Closed`] when there was none at the start, [`OutletError::Unusable`].
     pub fn stdout() -> Result<Outlet, OutletError> {
-        if !stdout_was_open() {
+        if !super::inherited::stdout_was_open() {
             return Err(OutletError::Closed);
         }
         let fd = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)

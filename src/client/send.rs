@@ -299,7 +299,7 @@ impl<'a, H: Host> Sender<'a, H> {
             // A server that ends again and again, before it confirms anything.
             let wait = self.wait.unwrap_or(limits::SERVER_WAIT).to_duration();
             if tries.since.elapsed() >= wait {
-                return Err(SendError::Away(ClientError::Lost));
+                return Err(SendError::Away(self.dialer.why_dying()));
             }
             self.pause(tries.count)?;
         }

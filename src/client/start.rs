@@ -47,6 +47,8 @@ pub struct Dialer {
     children: Vec<Child>,
     /// Servers in a row that were killed while they started.
     killed: u32,
+    /// Servers that were started and got ready since one was last reached.
+    started: u32,
 }
 
 /// What one attempt to connect led to.
@@ -67,7 +69,15 @@ impl Dialer {
         let forbidden = std::env::var_os("MQ_NO_AUTOSTART")
             .is_some_and(|value| !value.is_empty() && value != "0");
         let may_start = may_start && !forbidden;
-        Dialer { store, tool, may_start, program: None, children: Vec::new(), killed: 0 }
+        Dialer {
+            store,
+            tool,
+            may_start,
+            program: None,
+            children: Vec::new(),
+            killed: 0,
+            started: 0,
+        }
     }
 
     /// The store.
@@ -123,6 +133,13 @@ impl Dialer {
         self.dial_as(self.may_start && !orderly, patience)
     }
 
+    /// Why servers end again and again, as far as it can be known.
+    #[must_use]
+    pub fn why_dying(&self) -> ClientError {
+        let store = StoreDir::open(&self.store, false).ok();
+        ClientError::Dying { said: store.and_then(|store| store.last_words()) }
+    }
+
     fn dial_as(
         &mut self,
         may_start: bool,
@@ -134,6 +151,7 @@ impl Dialer {
             match StoreDir::open(&self.store, may_start) {
                 Ok(store) => {
                     if let Some(connection) = self.attempt(&store, may_start, patience)? {
+                        self.started = 0;
                         return Ok(connection);
                     }
                 }
@@ -142,7 +160,7 @@ impl Dialer {
                 Err(error) => return Err(error.into()),
             }
             if patience.is_over() {
-                return Err(self.no_server(began));
+                return Err(self.gives_up(began));
             }
             patience.sleep(pause)?;
             pause = (pause * 2).min(PAUSES.1);
@@ -176,7 +194,7 @@ impl Dialer {
         let started = self.start(store, patience);
         drop(lock);
         match started {
-            Ok(()) => self.killed = 0,
+            Ok(()) => (self.killed, self.started) = (0, self.started + 1),
             // It may have found that another one had been started by hand meanwhile.
             Err(ClientError::StartFailed { .. }) if store.has_server()? => return Ok(None),
             // Somebody ended it before it could be reached: that says nothing about the next.
@@ -212,6 +230,11 @@ impl Dialer {
         }
     }
 
+    /// The patience is over.
+    fn gives_up(&self, began: Instant) -> ClientError {
+        if self.started + self.killed > 1 { self.why_dying() } else { self.no_server(began) }
+    }
+
     fn no_server(&self, began: Instant) -> ClientError {
         ClientError::NoServer {
             store: self.store.clone(),
@@ -242,7 +265,7 @@ impl Dialer {
             }
             Err(error) => return Err(ClientError::io("start mq-serve")(error)),
         }
-        let said = listen(ready, patience)?.ok_or_else(|| self.no_server(Instant::now()))?;
+        let said = listen(ready, patience)?.ok_or_else(|| self.gives_up(Instant::now()))?;
         if said == READY {
             return Ok(());
         }

@@ -38,7 +38,7 @@ impl std::fmt::Display for Damage {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The system refused something.
-    #[error("{doing} {}: {source}", path.display())]
+    #[error("{doing} {}: {source}", shown(path))]
     Io {
         /// What was being done.
         doing: &'static str,
@@ -133,8 +133,13 @@ impl Failure {
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}: {}", self.doing, self.path.display(), self.error)
+        write!(f, "{} {}: {}", self.doing, shown(&self.path), self.error)
     }
+}
+
+/// A path as users are told of it: relative to the store, which itself has an empty one.
+fn shown(path: &Path) -> std::path::Display<'_> {
+    if path.as_os_str().is_empty() { Path::new("the store").display() } else { path.display() }
 }
 
 impl From<Failure> for LogError {

@@ -21,6 +21,8 @@ pub(super) const DROPPED: &str = "dropped";
 pub(super) const SNAPSHOT: &str = "snapshot";
 /// The directory of the ack journals.
 pub(super) const GROUPS: &str = "groups";
+/// The file kept in reserve for a journal, among the journals.
+pub(super) const SPARE: &str = "spare";
 /// What a file is called until it is complete.
 pub(super) const TEMPORARY: &str = ".tmp";
 /// What the file of a large message is called, between its creation and its unlinking.

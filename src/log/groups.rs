@@ -31,7 +31,8 @@ impl<S: Storage> Log<S> {
         if self.find_group(name).is_some() || self.chores.removed_groups.contains(name) {
             return Err(LogError::Exists(name.clone()));
         }
-        let journal = Journal::create(&*self.storage, &self.dir, self.id(), name, position)?;
+        let (id, spare) = (self.id(), &mut self.chores.spare);
+        let journal = Journal::create(&*self.storage, spare, &self.dir, id, name, position)?;
         let group = GroupFile(self.next_group);
         self.next_group += 1;
         self.journals.insert(group, journal);
@@ -96,10 +97,9 @@ impl<S: Storage> Log<S> {
         group: GroupFile,
         compact: impl FnOnce() -> GroupPosition,
     ) -> Result<(), LogError> {
-        let storage = self.storage.clone();
-        let journal = self.journal(group);
+        let journal = self.journals.get_mut(&group).expect("the group exists");
         if journal.wants_compaction() {
-            journal.compact(&*storage, &compact())?;
+            journal.compact(&*self.storage, &mut self.chores.spare, &compact())?;
         }
         Ok(())
     }
@@ -148,8 +148,8 @@ impl<S: Storage> Log<S> {
         group: GroupFile,
         position: &GroupPosition,
     ) -> Result<(), LogError> {
-        let storage = self.storage.clone();
-        self.journal(group).reset(&*storage, position)
+        let journal = self.journals.get_mut(&group).expect("the group exists");
+        journal.reset(&*self.storage, &mut self.chores.spare, position)
     }
 
     fn journal(&mut self, group: GroupFile) -> &mut Journal<S> {

@@ -13,6 +13,7 @@ use super::files;
 use super::journal::SyncPoint;
 use super::log::GroupFile;
 use super::snapshot::Covered;
+use super::spare;
 use super::storage::{Storage, StorageFile};
 use crate::batch::{self, BatchHeader, Place, flags};
 use crate::limits;
@@ -101,6 +102,9 @@ pub(super) enum Work<S: Storage> {
         path: PathBuf,
         name: Name,
     },
+    Spare {
+        path: PathBuf,
+    },
     Settings {
         path: PathBuf,
         bytes: Vec<u8>,
@@ -130,6 +134,7 @@ pub(super) enum Outcome<S: Storage> {
     Installed { group: GroupFile, point: SyncPoint, result: Result<(), Failure> },
     JournalsSynced { points: Vec<(GroupFile, SyncPoint)>, result: Result<(), Failure> },
     GroupRemoved { name: Name, result: Result<(), Failure> },
+    Spare(Result<(), Failure>),
     Settings { settings: Settings, change: u64, result: Result<(), Failure> },
     Chain { bytes: u64, header: BatchHeader, result: Result<(), Failure> },
     Read { number: SegmentNumber, position: u64, result: Result<(), Failure> },
@@ -156,6 +161,7 @@ impl<S: Storage> Job<S> {
             Work::Install { .. } => "install an ack journal",
             Work::SyncJournals { .. } => "sync the ack journals",
             Work::RemoveGroup { .. } => "remove a group",
+            Work::Spare { .. } => "keep room for an ack journal",
             Work::Settings { .. } => "write the settings",
             Work::Chain(_) => "append a large message",
             Work::Read { .. } => "read ahead",
@@ -200,6 +206,7 @@ impl<S: Storage> Job<S> {
             Work::RemoveGroup { path, name } => {
                 Outcome::GroupRemoved { name, result: remove_group(storage, &path) }
             }
+            Work::Spare { path } => Outcome::Spare(spare::make(storage, &path)),
             Work::Settings { path, bytes, settings, change } => {
                 let result = files::replace(storage, &path, &bytes);
                 Outcome::Settings { settings, change, result }
@@ -234,6 +241,7 @@ impl<S: Storage> Done<S> {
             Outcome::Prepared(result) => result.as_ref().err(),
             Outcome::Delayed(finished) => return finished.error(),
             Outcome::Swept(result)
+            | Outcome::Spare(result)
             | Outcome::Synced { result, .. }
             | Outcome::Sealed { result, .. }
             | Outcome::Snapshot { result, .. }

@@ -17,6 +17,7 @@ use super::position::{GroupFact, GroupPosition};
 use super::record::{
     Fact, HEADER_BYTES, RECORD_BYTES, Replay, encode_state, push_facts, push_record,
 };
+use super::spare::{self, Spare};
 use super::storage::{Storage, StorageFile};
 use crate::limits;
 use crate::units::{Bytes, Monotonic, Name, Offset, OffsetRange, Position, QueueId};
@@ -160,13 +161,14 @@ impl<S: Storage> Journal<S> {
     /// Makes the journal of a new group under its temporary name; a job installs it.
     pub fn create(
         storage: &S,
+        spare: &mut Spare,
         dir: &Path,
         queue: QueueId,
         name: &Name,
         state: &GroupPosition,
     ) -> Result<Journal<S>, LogError> {
         let path = files::journal_path(dir, name);
-        let sheet = write_sheet(storage, &path, queue, name, 1, state)?;
+        let sheet = write_sheet(storage, spare, &path, queue, name, 1, state)?;
         Ok(Journal::with(path, queue, name.clone(), sheet, state.handed))
     }
 
@@ -307,8 +309,13 @@ impl<S: Storage> Journal<S> {
     }
 
     /// Writes the whole state to a new sheet; a job installs it.
-    pub fn compact(&mut self, storage: &S, state: &GroupPosition) -> Result<(), LogError> {
-        match self.begin_next(storage, state) {
+    pub fn compact(
+        &mut self,
+        storage: &S,
+        spare: &mut Spare,
+        state: &GroupPosition,
+    ) -> Result<(), LogError> {
+        match self.begin_next(storage, spare, state) {
             Err(LogError::Io { source, .. }) if super::error::is_full(&source) => {
                 // The old journal is still good; it may grow until there is room.
                 self.compact_at = self.sheet.position + limits::JOURNAL_COMPACT_BYTES;
@@ -318,9 +325,15 @@ impl<S: Storage> Journal<S> {
         }
     }
 
-    fn begin_next(&mut self, storage: &S, state: &GroupPosition) -> Result<(), LogError> {
+    fn begin_next(
+        &mut self,
+        storage: &S,
+        spare: &mut Spare,
+        state: &GroupPosition,
+    ) -> Result<(), LogError> {
         let generation = self.sheet.generation + 1;
-        let mut next = write_sheet(storage, &self.path, self.queue, &self.name, generation, state)?;
+        let mut next =
+            write_sheet(storage, spare, &self.path, self.queue, &self.name, generation, state)?;
         next.noted = self.noted;
         self.next = Some(next);
         Ok(())
@@ -331,14 +344,19 @@ impl<S: Storage> Journal<S> {
     ///
     /// # Errors
     /// What the system says; then nothing has changed.
-    pub fn reset(&mut self, storage: &S, state: &GroupPosition) -> Result<(), LogError> {
+    pub fn reset(
+        &mut self,
+        storage: &S,
+        spare: &mut Spare,
+        state: &GroupPosition,
+    ) -> Result<(), LogError> {
         self.handed = state.handed;
         if !self.may_rewrite() {
             self.reset = Some((state.clone(), Vec::new()));
             return Ok(());
         }
         self.noted.0 += 1;
-        self.begin_next(storage, state)?;
+        self.begin_next(storage, spare, state)?;
         self.resetting = true;
         Ok(())
     }
@@ -347,13 +365,13 @@ impl<S: Storage> Journal<S> {
     ///
     /// # Errors
     /// What the system says; it still waits then.
-    pub fn reset_waiting(&mut self, storage: &S) -> Result<(), LogError> {
+    pub fn reset_waiting(&mut self, storage: &S, spare: &mut Spare) -> Result<(), LogError> {
         if !self.installed || self.next.is_some() {
             return Ok(());
         }
         let Some((state, since)) = self.reset.take() else { return Ok(()) };
         self.noted.0 += 1;
-        if let Err(error) = self.begin_next(storage, &state) {
+        if let Err(error) = self.begin_next(storage, spare, &state) {
             self.reset = Some((state, since));
             return Err(error);
         }
@@ -489,6 +507,7 @@ impl<S: Storage> Journal<S> {
 /// Writes a whole state to the temporary file beside `path`.
 fn write_sheet<S: Storage>(
     storage: &S,
+    spare: &mut Spare,
     path: &Path,
     queue: QueueId,
     group: &Name,
@@ -497,20 +516,13 @@ fn write_sheet<S: Storage>(
 ) -> Result<Sheet<S::File>, LogError> {
     let temporary = files::temporary(path);
     let (bytes, records) = encode_state(queue, group, generation, state);
-    let make = || {
-        let file = files::create_anew(storage, &temporary)?;
-        let step = limits::JOURNAL_ALLOCATE_BYTES_MIN;
-        let allocated = (bytes.len() as u64).next_multiple_of(step) + step;
-        let written = file
-            .allocate(Position(0), Bytes(allocated))
-            .and_then(|()| file.write_all_at(&[&bytes], Position(0)));
-        if let Err(error) = written {
-            let _ = storage.remove_file(&temporary);
-            return Err(error);
-        }
-        Ok((file, allocated))
-    };
-    let (file, allocated) = make().map_err(|source| LogError::Io {
+    let mut written = write_new(storage, &temporary, &bytes);
+    if *spare == Spare::Ready && written.as_ref().is_err_and(super::error::is_full) {
+        // Whatever comes of it, it is not a spare file any more.
+        *spare = Spare::Missing;
+        written = write_spare(storage, &temporary, &bytes);
+    }
+    let (file, allocated) = written.map_err(|source| LogError::Io {
         doing: "writing the acks of a group to",
         path: temporary.clone(),
         source,
@@ -519,4 +531,38 @@ fn write_sheet<S: Storage>(
         allocated,
         ..Sheet::new(Arc::new(file), generation, HEADER_BYTES + records * RECORD_BYTES)
     })
+}
+
+/// Into a new file; gives it with the room in it.
+fn write_new<S: Storage>(
+    storage: &S,
+    temporary: &Path,
+    bytes: &[u8],
+) -> std::io::Result<(S::File, u64)> {
+    let file = files::create_anew(storage, temporary)?;
+    let step = limits::JOURNAL_ALLOCATE_BYTES_MIN;
+    let allocated = (bytes.len() as u64).next_multiple_of(step) + step;
+    let written = file
+        .allocate(Position(0), Bytes(allocated))
+        .and_then(|()| file.write_all_at(&[bytes], Position(0)));
+    if written.is_err() {
+        let _ = storage.remove_file(temporary);
+    }
+    written.map(|()| (file, allocated))
+}
+
+/// Into the spare file.
+fn write_spare<S: Storage>(
+    storage: &S,
+    temporary: &Path,
+    bytes: &[u8],
+) -> std::io::Result<(S::File, u64)> {
+    let written = spare::take(storage, temporary, bytes.len() as u64).and_then(|taken| {
+        taken.0.write_all_at(&[bytes], Position(0))?;
+        Ok(taken)
+    });
+    if written.is_err() {
+        let _ = storage.remove_file(temporary);
+    }
+    written
 }

@@ -23,6 +23,7 @@ use super::scan::{Scan, Stop};
 use super::schedule::Chores;
 use super::segment::{HEADER_BYTES, SegmentHeader, Summary, encode_footer};
 use super::snapshot::Snapshot;
+use super::spare::{self, Spare};
 use super::storage::{Storage, StorageFile};
 use super::syncs::Syncs;
 use crate::batch::{BatchHeader, Framing, Place, flags};
@@ -50,6 +51,9 @@ impl<S: Storage> Recovery<S> {
         }
         for path in std::mem::take(&mut self.litter) {
             self.storage.remove_file(&path).doing("removing", &path)?;
+        }
+        if !self.boot.clean && self.spare == Spare::Ready {
+            spare::renew(&*self.storage, &spare::path(&self.dir));
         }
         let torn = self.cut_tail(&end)?;
         if !self.boot.clean {
@@ -350,6 +354,7 @@ impl<S: Storage> Recovery<S> {
     ) -> Result<(Log<S>, Recovered), LogError> {
         let end = state.active.end;
         let mut chores = Chores::default();
+        chores.spare = self.spare;
         // A segment without messages serves no one.
         let empty = state.sealed.iter().filter(|sealed| sealed.range().is_empty());
         chores.drops.extend(empty.map(|sealed| sealed.number));

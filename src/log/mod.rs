@@ -14,6 +14,7 @@
 //! | `queue.json` | id and settings (`meta`) |
 //! | `0000000000000001.seg` ... | segments of batches (`segment`) |
 //! | `groups/NAME.acks` | the ack journal of a group (`record`) |
+//! | `groups/spare` | room kept for an ack journal (`spare`) |
 //! | `dropped` | which segments were dropped (`dropped`) |
 //! | `snapshot` | producers, ids and keys (`snapshot`) |
 //! | `delayed/` | messages that wait for their time: a log and its runs (`delayed`) |
@@ -39,7 +40,7 @@
 //! `locate` and `cut` reading · `seek` times and counts · `retention` what is kept for replay · `schedule` which job when, `syncs` of
 //! them the syncs · `jobs` what they do · `recovery`, `recall` and `mend` opening · `scan`
 //! verifying · `check` · `queues` making and removing · `groups`, `position`, `journal` what groups
-//! have settled, tried and leased · `producers`, `unique` what is known beside the messages ·
+//! have settled, tried and leased, `spare` room for that · `producers`, `unique` what is known beside the messages ·
 //! `delayed` messages that wait for their time · `segment`, `record`, `dropped`, `snapshot`, `meta` the formats.
 
 mod append;
@@ -70,6 +71,7 @@ mod schedule;
 mod seek;
 mod segment;
 mod snapshot;
+mod spare;
 mod staging;
 pub mod storage;
 mod syncs;

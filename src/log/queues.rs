@@ -15,6 +15,7 @@ use super::meta::Meta;
 use super::producers::Producers;
 use super::segment::{HEADER_BYTES, SegmentHeader};
 use super::snapshot::{self, Counters, Covered};
+use super::spare;
 use super::storage::{Storage, StorageFile};
 use crate::settings::Settings;
 use crate::units::{Name, Offset, Position, QueueId, SegmentNumber, WallTime};
@@ -85,6 +86,7 @@ pub(super) fn fill<S: Storage>(
         file.write_all_at(&[&bytes], Position(0)).doing("writing", &path)?;
         file.sync().syncing(&path)?;
     }
+    spare::make(storage, &spare::path(dir))?;
     storage.sync_dir(&groups).syncing(&groups)?;
     storage.sync_dir(dir).syncing(dir)
 }

@@ -31,6 +31,7 @@ use super::segment::{
     decode_trailer,
 };
 use super::snapshot::{self, Covered, SNAPSHOT_BYTES_MAX, Snapshot};
+use super::spare::{self, Spare};
 use super::storage::{Storage, StorageFile};
 use crate::limits;
 use crate::units::{
@@ -123,6 +124,7 @@ pub(super) struct Recovery<S: Storage> {
     pub replays: Vec<(Replay, Vec<u8>)>,
     pub groups: Vec<(Name, GroupPosition)>,
     pub mark: Offset,
+    pub spare: Spare,
     /// Files that nothing refers to.
     pub litter: Vec<PathBuf>,
 }
@@ -198,6 +200,7 @@ impl<S: Storage> Recovery<S> {
             replays: Vec::new(),
             groups: Vec::new(),
             mark: Offset(0),
+            spare: Spare::Missing,
             litter: Vec::new(),
         })
     }
@@ -341,6 +344,12 @@ impl<S: Storage> Recovery<S> {
                 self.litter.push(path);
             } else if let Some(group) = files::journal_group(&name) {
                 self.read_journal(group, path)?;
+            } else if name == files::SPARE {
+                if spare::is_one(&*self.storage, &path).doing("opening", &path)? {
+                    self.spare = Spare::Ready;
+                } else {
+                    self.litter.push(path);
+                }
             }
         }
         Ok(())

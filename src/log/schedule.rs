@@ -15,6 +15,7 @@ use super::journal::{Journal, SyncPoint};
 use super::log::{GroupFile, Log, Sealed};
 use super::segment::{SegmentHeader, encode_footer};
 use super::snapshot::Covered;
+use super::spare::{self, Spare};
 use super::storage::Storage;
 use crate::limits;
 use crate::settings::Settings;
@@ -34,6 +35,8 @@ pub(super) struct Chores<S: Storage> {
     pub removed_groups: Vec<Name>,
     /// Not before this, because there was no room.
     retry_at: Option<Monotonic>,
+    /// What is kept in reserve for a journal.
+    pub spare: Spare,
     staging: u64,
     /// The last mark could not be written: not tried again before the next batch, or a stop.
     pub mark_failed: bool,
@@ -50,6 +53,7 @@ impl<S: Storage> Default for Chores<S> {
             recorded_change: 0,
             removed_groups: Vec::new(),
             retry_at: None,
+            spare: Spare::Missing,
             staging: 0,
             mark_failed: false,
         }
@@ -255,7 +259,7 @@ impl<S: Storage> Log<S> {
     fn go_on_resetting(&mut self, now: Monotonic) {
         let mut failed = None;
         for journal in self.journals.values_mut() {
-            if let Err(error) = journal.reset_waiting(&*self.storage) {
+            if let Err(error) = journal.reset_waiting(&*self.storage, &mut self.chores.spare) {
                 failed = Some(error);
             }
         }
@@ -277,6 +281,7 @@ impl<S: Storage> Log<S> {
             .or_else(|| self.drop_work())
             .or_else(|| self.snapshot_work())
             .or_else(|| self.journals_work(now))
+            .or_else(|| self.spare_work())
     }
 
     fn install_work(&mut self) -> Option<Work<S>> {
@@ -293,6 +298,15 @@ impl<S: Storage> Log<S> {
     fn remove_group_work(&mut self) -> Option<Work<S>> {
         let name = self.chores.removed_groups.first()?.clone();
         Some(Work::RemoveGroup { path: files::journal_path(&self.dir, &name), name })
+    }
+
+    /// The next start makes what an orderly stop does not.
+    fn spare_work(&mut self) -> Option<Work<S>> {
+        if self.closing || self.chores.spare != Spare::Missing {
+            return None;
+        }
+        self.chores.spare = Spare::Making;
+        Some(Work::Spare { path: spare::path(&self.dir) })
     }
 
     fn seal_work(&mut self) -> Option<Work<S>> {
@@ -438,6 +452,7 @@ impl<S: Storage> Log<S> {
         progress.retry = true;
         match result {
             Ok(prepared) => {
+                self.chores.spare.try_again();
                 self.prepared.push_back(prepared);
                 self.roll_when_prepared();
             }
@@ -473,6 +488,7 @@ impl<S: Storage> Log<S> {
                 self.chores.drops.retain(|number| !segments.contains(number));
                 self.covered = covered.unwrap_or(self.covered);
                 self.segments_dropped(&segments);
+                self.chores.spare.try_again();
                 progress.dropped = segments;
             }
             Outcome::Installed { group, point, result } => {
@@ -485,6 +501,7 @@ impl<S: Storage> Log<S> {
                     if journal.installed(point) {
                         progress.groups_reset.push(group);
                     }
+                    self.chores.spare.try_again();
                     progress.groups.push(group);
                     progress.groups_durable.push(group);
                 }
@@ -502,6 +519,11 @@ impl<S: Storage> Log<S> {
                 result?;
                 self.chores.removed_groups.retain(|removed| *removed != name);
                 progress.removed_groups.push(name);
+            }
+            Outcome::Spare(result) => {
+                let full = result.as_ref().is_err_and(Failure::is_full);
+                self.chores.spare = if full { Spare::Refused } else { Spare::Ready };
+                return if full { Ok(()) } else { result };
             }
             Outcome::Settings { settings, change, result } => {
                 result?;

@@ -3,10 +3,23 @@
 //! One thread. It is the only place with system calls on sockets, and it decides nothing about
 //! queues. It sleeps exactly until something happens or the engine's next deadline. Called by
 //! [`serve`](super::serve).
+//!
+//! ```text
+//! admission.rs  sockets accepted or refused, our own socket restored
+//! intake.rs     sockets → inboxes, within their budget → frames for the engine
+//! output.rs     outboxes → sockets
+//! phases.rs     serving, draining, leaving
+//! ```
+
+mod admission;
+mod intake;
+mod output;
+mod phases;
+mod spare;
 
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,45 +27,25 @@ use mio::event::Event;
 use mio::net::{UnixListener, UnixStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use super::engine::{ConnectionId, Engine, Work};
 use super::inbox::{Budget, Inbox};
-use super::outbox::Front;
 use super::report::Report;
 use super::socket::OwnSocket;
 use super::workers::Workers;
 use crate::limits;
-use crate::log::storage::{Storage, StorageFile};
+use crate::log::storage::Storage;
 use crate::units::{Micros, Moment, Monotonic, WallTime};
-use crate::wire::{ErrorCode, Fault, Reply};
+
+pub use phases::Ended;
+use phases::Phase;
+use spare::Spare;
 
 const LISTENER: Token = Token(0);
 const WAKER: Token = Token(1);
 const SIGNALS: Token = Token(2);
 const SOCKET: Token = Token(3);
 const FIRST_CONNECTION: usize = 4;
-
-/// Bytes received from one connection before the others have their turn.
-const READ_PER_TURN: usize = 1 << 20;
-
-/// While the receive budget is used up, a connection in the middle of a frame that has not moved
-/// for this long loses its place.
-const STALLED: Micros = Micros::from_secs(1);
-
-/// After descriptors ran out, accepting is tried again this often.
-const ACCEPT_AGAIN: Micros = Micros::from_millis(200);
-
-/// Why the loop ended.
-#[derive(Debug)]
-pub enum Ended {
-    /// In order: everything was synced and answered.
-    Orderly(String, Monotonic),
-    /// A second signal came: at once.
-    Hurried,
-    /// The disk failed; nothing more was confirmed.
-    Failed(String),
-}
 
 /// One connection's socket and what has come in on it.
 struct Link {
@@ -63,15 +56,6 @@ struct Link {
     /// It stands in the list of links to read from.
     active: bool,
     moved: Monotonic,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Serving,
-    /// What was appended is synced and confirmed.
-    Draining(Monotonic),
-    /// The last frames are sent.
-    Leaving(Monotonic),
 }
 
 /// What a loop is made with.
@@ -110,6 +94,8 @@ pub struct EventLoop<S: Storage> {
     started: Instant,
     idle_exit: Option<Micros>,
     idle_since: Monotonic,
+    /// Kept back for telling a client that no descriptor is left for it.
+    spare: Spare,
     accept_again: Option<Monotonic>,
     phase: Phase,
     reason: String,
@@ -157,6 +143,7 @@ impl<S: Storage> EventLoop<S> {
             started: Instant::now(),
             idle_exit: parts.idle_exit,
             idle_since: Monotonic(0),
+            spare: Spare::open()?,
             accept_again: None,
             phase: Phase::Serving,
             reason: String::new(),
@@ -222,17 +209,18 @@ impl<S: Storage> EventLoop<S> {
             .idle_exit
             .filter(|_| self.links.is_empty() && self.phase == Phase::Serving)
             .map(|patience| self.idle_since.plus(patience));
-        let phase = match self.phase {
-            Phase::Serving => None,
-            Phase::Draining(due) | Phase::Leaving(due) => Some(due),
-        };
-        let starved = (!self.starved.is_empty()).then(|| now.plus(Micros(STALLED.0 / 4)));
-        [self.engine.next_deadline(), idle, phase, starved, self.accept_again]
-            .into_iter()
-            .flatten()
-            .min()
-            // A microsecond more, because the system's timers are coarser than our clock.
-            .map(|due| due.since(now).to_duration())
+        [
+            self.engine.next_deadline(),
+            idle,
+            self.phase.deadline(),
+            self.starved_deadline(now),
+            self.accept_again,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        // A microsecond more, because the system's timers are coarser than our clock.
+        .map(|due| due.since(now).to_duration())
     }
 
     fn event(&mut self, event: &Event, moment: Moment) {
@@ -258,15 +246,6 @@ impl<S: Storage> EventLoop<S> {
         }
     }
 
-    fn activate(&mut self, connection: ConnectionId) {
-        if let Some(link) = self.links.get_mut(&connection)
-            && !link.active
-        {
-            link.active = true;
-            self.active.push_back(connection);
-        }
-    }
-
     fn take_signals(&mut self) {
         let mut bytes = [0u8; 16];
         while let Ok(n) = self.signals.read(&mut bytes) {
@@ -275,282 +254,6 @@ impl<S: Storage> EventLoop<S> {
             }
             self.signals_seen += n;
         }
-    }
-
-    /// Something was deleted in the store: if it was our socket, listen anew.
-    fn restore_socket(&mut self, moment: Moment) {
-        let Some(socket) = &self.socket else { return };
-        let restored = socket.restore().and_then(|listener| {
-            let Some(listener) = listener else { return Ok(false) };
-            listener.set_nonblocking(true)?;
-            let mut listener = UnixListener::from_std(listener);
-            self.poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-            self.listener = listener;
-            Ok(true)
-        });
-        match restored {
-            Ok(true) => {
-                self.report.info("the socket was deleted; listening on a new one");
-                self.accept(moment);
-            }
-            Ok(false) => {}
-            Err(error) => self.report.error(&format!("cannot restore the socket: {error}")),
-        }
-    }
-
-    fn accept(&mut self, moment: Moment) {
-        self.accept_again = None;
-        loop {
-            match self.listener.accept() {
-                Ok((socket, _)) => self.admit(socket, moment),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                // The client hung up before it was accepted.
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        ErrorKind::Interrupted | ErrorKind::ConnectionAborted
-                    ) => {}
-                Err(error) => {
-                    // Out of descriptors or memory: those that are connected go on.
-                    self.report.error(&format!("cannot accept a connection: {error}"));
-                    self.accept_again = Some(moment.now.plus(ACCEPT_AGAIN));
-                    return;
-                }
-            }
-        }
-    }
-
-    fn admit(&mut self, mut socket: UnixStream, moment: Moment) {
-        // The process id of a peer in another namespace is 0, which nix can tell.
-        let peer = match getsockopt(&socket, PeerCredentials) {
-            Ok(credentials) => credentials,
-            Err(error) => {
-                self.report.error(&format!("cannot tell who connects: {error}"));
-                return;
-            }
-        };
-        let uid = peer.uid();
-        let refusal = if uid != self.owner && uid != 0 {
-            self.report.error(&format!("user {uid} was refused"));
-            Some((ErrorCode::Access, "this store belongs to another user"))
-        } else if self.links.len() >= limits::CONNECTIONS_MAX {
-            Some((ErrorCode::Busy, "the server has its limit of connections"))
-        } else if self.phase != Phase::Serving {
-            Some((ErrorCode::Stopping, "the server is stopping"))
-        } else {
-            None
-        };
-        if let Some((code, why)) = refusal {
-            let fault = Fault { code, message: why.to_owned(), remedy: None };
-            let mut bytes = Vec::new();
-            Reply::Error(fault).encode(0, &mut bytes);
-            // One small write into an empty socket buffer; a peer that is gone needs no answer.
-            let _ = socket.write(&bytes);
-            return;
-        }
-        // What the system grants is enough.
-        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, limits::SOCKET_BYTES);
-        let connection = ConnectionId(self.next_connection);
-        self.next_connection += 1;
-        let token = Token(FIRST_CONNECTION + connection.0 as usize);
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if let Err(error) = self.poll.registry().register(&mut socket, token, interest) {
-            self.report.error(&format!("cannot watch a connection: {error}"));
-            return;
-        }
-        self.report.debug(&format!("process {} connects", peer.pid()));
-        self.engine.connected(connection, moment);
-        self.links.insert(
-            connection,
-            Link {
-                socket,
-                inbox: Inbox::default(),
-                readable: false,
-                writable: true,
-                active: false,
-                moved: moment.now,
-            },
-        );
-    }
-
-    fn read_active(&mut self, moment: Moment) {
-        if self.phase != Phase::Serving {
-            self.active.clear();
-            return;
-        }
-        if !self.starved.is_empty() {
-            self.make_budget(moment);
-        }
-        for _ in 0..self.active.len() {
-            let Some(connection) = self.active.pop_front() else { return };
-            let Some(link) = self.links.get_mut(&connection) else { continue };
-            link.active = false;
-            if self.read(connection, moment) {
-                self.activate(connection);
-            }
-        }
-    }
-
-    /// Reads from one connection. True when there may be more right now.
-    fn read(&mut self, connection: ConnectionId, moment: Moment) -> bool {
-        let mut done = 0;
-        loop {
-            if !self.take_frames(connection, moment) {
-                return false;
-            }
-            let Some(link) = self.links.get_mut(&connection) else { return false };
-            if !link.readable || self.engine.is_ending(connection) {
-                link.inbox.rest(&mut self.budget);
-                return false;
-            }
-            if done >= READ_PER_TURN {
-                return true;
-            }
-            let beyond = self.overdraft == Some(connection);
-            let space = match link.inbox.space(&mut self.budget, beyond) {
-                Ok(Some(space)) => space,
-                Ok(None) => {
-                    self.starved.push(connection);
-                    return false;
-                }
-                Err(wrong) => {
-                    self.engine.malformed(connection, &wrong.to_string());
-                    return false;
-                }
-            };
-            match link.socket.read(space) {
-                Ok(0) => {
-                    self.hang_up(connection);
-                    return false;
-                }
-                Ok(n) => {
-                    link.inbox.received(n);
-                    link.moved = moment.now;
-                    done += n;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => link.readable = false,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => {
-                    self.hang_up(connection);
-                    return false;
-                }
-            }
-        }
-    }
-
-    /// Hands whole frames to the engine. False when the connection must wait or is gone.
-    fn take_frames(&mut self, connection: ConnectionId, moment: Moment) -> bool {
-        let Some(link) = self.links.get_mut(&connection) else { return false };
-        loop {
-            if self.engine.is_paused(connection) {
-                return false;
-            }
-            match link.inbox.frame() {
-                Ok(Some((header, body))) => {
-                    if !self.engine.frame(connection, &header, body, moment) {
-                        return false;
-                    }
-                    link.inbox.consume(&header);
-                    if self.engine.is_ending(connection) {
-                        return false;
-                    }
-                }
-                Ok(None) => return true,
-                Err(wrong) => {
-                    self.engine.malformed(connection, &wrong.to_string());
-                    return false;
-                }
-            }
-        }
-    }
-
-    /// While the receive budget is used up: whoever sits in the middle of a frame, has nothing
-    /// more to be received and does not move loses its place; and the first of those that wait
-    /// may go beyond the budget by one frame, so that somebody always gets on.
-    fn make_budget(&mut self, moment: Moment) {
-        let stalled: Vec<ConnectionId> = self
-            .links
-            .iter()
-            .filter(|(_, link)| link.inbox.is_partial())
-            .filter(|(_, link)| moment.now.since(link.moved) >= STALLED)
-            .filter(|(_, link)| rustix::io::ioctl_fionread(&link.socket).unwrap_or(0) == 0)
-            .map(|(connection, _)| *connection)
-            .collect();
-        for connection in stalled {
-            if self.engine.is_parked(connection) {
-                continue;
-            }
-            self.engine.malformed(connection, "a frame that stands still while others wait");
-            if let Some(link) = self.links.get_mut(&connection) {
-                link.inbox.clear(&mut self.budget);
-            }
-        }
-        let starved = std::mem::take(&mut self.starved);
-        let held = self.overdraft.and_then(|connection| self.links.get(&connection));
-        if held.is_none_or(|link| !link.inbox.is_partial()) {
-            self.overdraft = starved.first().copied();
-        }
-        for connection in starved {
-            self.activate(connection);
-        }
-    }
-
-    fn send_dirty(&mut self) {
-        for connection in self.engine.take_dirty() {
-            self.send(connection);
-        }
-    }
-
-    /// A connection that was not read from because it had to wait may be read from again.
-    fn go_on_reading(&mut self, connection: ConnectionId) {
-        let Some(link) = self.links.get(&connection) else { return };
-        let waits = (link.readable || link.inbox.is_partial()) && !link.active;
-        if waits && !self.engine.is_paused(connection) {
-            self.activate(connection);
-        }
-    }
-
-    /// Sends what the outbox holds, as far as the socket takes it.
-    fn send(&mut self, connection: ConnectionId) {
-        let Some(link) = self.links.get_mut(&connection) else { return };
-        let Some(outbox) = self.engine.outbox(connection) else { return };
-        let mut broken = false;
-        let mut unreadable = None;
-        while link.writable {
-            let sent = match outbox.front() {
-                None => break,
-                Some(Front::Bytes(bytes, more)) => send_bytes(&link.socket, bytes, more),
-                Some(Front::File(file, position, bytes)) => {
-                    let sent = send_file(&link.socket, &**file, position, bytes);
-                    unreadable = file_error(&sent);
-                    sent
-                }
-            };
-            match sent {
-                Ok(0) => {
-                    broken = true;
-                    break;
-                }
-                Ok(n) => outbox.advance(n as u64),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => link.writable = false,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => {
-                    broken = true;
-                    break;
-                }
-            }
-        }
-        let finished = outbox.is_empty() && self.engine.is_ending(connection);
-        if let Some(why) = unreadable {
-            self.report.error(&format!("a segment cannot be read: {why}"));
-            self.engine.unreadable(connection, &why);
-        }
-        if broken || finished {
-            self.hang_up(connection);
-            return;
-        }
-        self.engine.sent(connection);
-        self.go_on_reading(connection);
     }
 
     fn hang_up(&mut self, connection: ConnectionId) {
@@ -567,96 +270,4 @@ impl<S: Storage> EventLoop<S> {
             self.accept_again = Some(Monotonic(0));
         }
     }
-
-    /// The loop's own course: failures, signals, stopping.
-    fn step(&mut self, moment: Moment) -> Option<Ended> {
-        if let Some(why) = self.engine.failed() {
-            let why = why.to_owned();
-            // One try: whoever does not read now finds the connection closed.
-            self.engine.say_failed(&why);
-            self.send_dirty();
-            return Some(Ended::Failed(why));
-        }
-        if self.signals_seen > 1 {
-            return Some(Ended::Hurried);
-        }
-        if self.accept_again.is_some_and(|due| due <= moment.now) {
-            self.accept(moment);
-        }
-        match self.phase {
-            Phase::Serving => {
-                if let Some((reason, orderly)) = self.reason_to_stop(moment) {
-                    self.report.info(&format!("stopping: {reason}"));
-                    self.reason = reason;
-                    self.orderly = orderly;
-                    self.engine.begin_stop();
-                    self.phase = Phase::Draining(moment.now.plus(limits::DRAIN));
-                    return self.step(moment);
-                }
-            }
-            Phase::Draining(due) => {
-                if self.engine.is_drained() || due <= moment.now {
-                    self.engine.say_goodbye(&self.reason, self.orderly);
-                    self.phase = Phase::Leaving(due);
-                    self.send_dirty();
-                    return self.step(moment);
-                }
-            }
-            Phase::Leaving(due) => {
-                if self.links.is_empty() || due <= moment.now {
-                    for connection in self.links.keys().copied().collect::<Vec<_>>() {
-                        self.hang_up(connection);
-                    }
-                    if self.engine.jobs_under_way() == 0 || due <= moment.now {
-                        let reason = std::mem::take(&mut self.reason);
-                        return Some(Ended::Orderly(reason, moment.now));
-                    }
-                }
-            }
-        }
-        None
-    }
-
-    fn reason_to_stop(&self, moment: Moment) -> Option<(String, bool)> {
-        if self.signals_seen > 0 {
-            return Some(("a signal asked for it".to_owned(), true));
-        }
-        if let Some(reason) = self.engine.stop_asked() {
-            return Some((reason.to_owned(), true));
-        }
-        let patience = self.idle_exit?;
-        let idle = self.links.is_empty() && moment.now.since(self.idle_since) >= patience;
-        idle.then(|| ("nothing to do".to_owned(), false))
-    }
-}
-
-/// Why a range of a file could not be sent, if it was the file's fault and not the socket's.
-fn file_error(sent: &io::Result<usize>) -> Option<String> {
-    match sent {
-        Ok(0) => Some("the file is shorter than it was".to_owned()),
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
-            Some(error.to_string())
-        }
-        _ => None,
-    }
-}
-
-fn send_bytes(socket: &UnixStream, bytes: &[u8], more: bool) -> io::Result<usize> {
-    use rustix::net::SendFlags;
-    let flags = SendFlags::NOSIGNAL | if more { SendFlags::MORE } else { SendFlags::empty() };
-    Ok(rustix::net::send(socket.as_fd(), bytes, flags)?)
-}
-
-fn send_file<F: StorageFile>(
-    socket: &UnixStream,
-    file: &F,
-    position: u64,
-    bytes: u64,
-) -> io::Result<usize> {
-    let Some(descriptor) = file.descriptor() else {
-        return Err(ErrorKind::Unsupported.into());
-    };
-    let mut position = position;
-    let count = usize::try_from(bytes).unwrap_or(usize::MAX);
-    Ok(rustix::fs::sendfile(socket.as_fd(), descriptor, Some(&mut position), count)?)
 }

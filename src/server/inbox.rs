@@ -26,20 +26,22 @@ pub struct Budget {
 const SPARE_BUFFERS_MAX: usize = 4;
 
 impl Budget {
-    /// Whether another buffer of this size may be taken.
-    fn has_room(&self, bytes: usize) -> bool {
-        self.used + bytes <= limits::RECEIVE_BUDGET_BYTES
-    }
-
-    fn take(&mut self, bytes: usize) -> Vec<u8> {
+    /// A buffer of at least this size, if the budget allows it or `beyond` it is allowed. A spare
+    /// one counts with all of its bytes, so a large one does not stand in for a small one when
+    /// room is short.
+    fn take(&mut self, bytes: usize, beyond: bool) -> Option<Vec<u8>> {
+        let has_room = |bytes: usize| beyond || self.used + bytes <= limits::RECEIVE_BUDGET_BYTES;
+        if !has_room(bytes) {
+            return None;
+        }
         // The last one put back is the one that is most likely still in the core's cache.
-        let found = self.spare.iter().rposition(|spare| spare.len() >= bytes);
-        let buffer = match found {
+        let fits = |spare: &Vec<u8>| spare.len() >= bytes && has_room(spare.len());
+        let buffer = match self.spare.iter().rposition(fits) {
             Some(at) => self.spare.remove(at),
             None => vec![0; bytes],
         };
         self.used += buffer.len();
-        buffer
+        Some(buffer)
     }
 
     fn put(&mut self, buffer: Vec<u8>) {
@@ -96,10 +98,7 @@ impl Inbox {
         if self.buffer.len() >= bytes {
             self.buffer.copy_within(self.start..self.filled, 0);
         } else {
-            if !beyond && !budget.has_room(bytes) {
-                return false;
-            }
-            let mut larger = budget.take(bytes);
+            let Some(mut larger) = budget.take(bytes, beyond) else { return false };
             larger[..self.filled - self.start]
                 .copy_from_slice(&self.buffer[self.start..self.filled]);
             budget.put(std::mem::replace(&mut self.buffer, larger));
@@ -240,5 +239,23 @@ mod tests {
             inbox.clear(&mut budget);
         }
         assert_eq!(budget.used(), 0);
+    }
+
+    /// A spare buffer of a megabyte was handed out for 64 KiB while the room was checked for 64
+    /// KiB, so small inboxes could take more than the budget.
+    #[test]
+    fn spare_buffers_count_with_their_size() {
+        let mut budget = Budget::default();
+        let large = limits::RECEIVE_BUDGET_BYTES / SPARE_BUFFERS_MAX;
+        let spares: Vec<_> =
+            (0..SPARE_BUFFERS_MAX).map(|_| budget.take(large, false).expect("room")).collect();
+        assert!(budget.take(1, false).is_none(), "the budget is used up");
+        spares.into_iter().for_each(|spare| budget.put(spare));
+        let mut held = Vec::new();
+        while let Some(buffer) = budget.take(large / 2 + 1, false) {
+            held.push(buffer);
+            assert!(budget.used() <= limits::RECEIVE_BUDGET_BYTES);
+        }
+        assert!(held.len() >= SPARE_BUFFERS_MAX, "a spare one stands in where there is room");
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::engine::QueueNumber;
 use crate::wire::Reply;
 
 /// A part of what waits.
@@ -18,6 +19,8 @@ pub enum Piece<F> {
     File {
         /// The segment file.
         file: Arc<F>,
+        /// The queue that it belongs to.
+        queue: QueueNumber,
         /// Where the rest of the range begins.
         position: u64,
         /// How much of it is left; never 0.
@@ -75,11 +78,11 @@ impl<F> Outbox<F> {
         self.gather(|out| out.extend_from_slice(bytes));
     }
 
-    /// Adds a range of a file.
-    pub fn push_file(&mut self, file: Arc<F>, position: u64, bytes: u64) {
+    /// Adds a range of a file of this queue.
+    pub fn push_file(&mut self, queue: QueueNumber, file: Arc<F>, position: u64, bytes: u64) {
         assert!(bytes > 0, "an empty range of a file");
         self.queued += bytes;
-        self.pieces.push_back(Piece::File { file, position, bytes });
+        self.pieces.push_back(Piece::File { file, queue, position, bytes });
     }
 
     fn gather(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
@@ -105,7 +108,9 @@ impl<F> Outbox<F> {
                 let more = self.pieces.len() > 1;
                 Some(Front::Bytes(&bytes[self.sent..], more))
             }
-            Piece::File { file, position, bytes } => Some(Front::File(file, *position, *bytes)),
+            Piece::File { file, queue, position, bytes } => {
+                Some(Front::File { file, queue: *queue, position: *position, bytes: *bytes })
+            }
         }
     }
 
@@ -144,8 +149,17 @@ impl<F> Default for Outbox<F> {
 pub enum Front<'a, F> {
     /// These bytes; whether something follows at once.
     Bytes(&'a [u8], bool),
-    /// This file, from this position, so many bytes.
-    File(&'a Arc<F>, u64, u64),
+    /// A range of a file.
+    File {
+        /// The segment file.
+        file: &'a Arc<F>,
+        /// The queue that is not to be read any further if the range cannot be.
+        queue: QueueNumber,
+        /// Where the range begins.
+        position: u64,
+        /// How long it is.
+        bytes: u64,
+    },
 }
 
 #[cfg(test)]
@@ -157,16 +171,16 @@ mod tests {
         let mut outbox: Outbox<&str> = Outbox::new();
         outbox.push_bytes(b"abc");
         outbox.push_bytes(b"de");
-        outbox.push_file(Arc::new("file"), 100, 10);
+        outbox.push_file(QueueNumber(1), Arc::new("file"), 100, 10);
         outbox.push_reply(1, &Reply::Closed);
         assert_eq!(outbox.queued(), 5 + 10 + 8);
         assert!(matches!(outbox.front(), Some(Front::Bytes(b"abcde", true))));
         outbox.advance(4);
         assert!(matches!(outbox.front(), Some(Front::Bytes(b"e", true))));
         outbox.advance(1);
-        assert!(matches!(outbox.front(), Some(Front::File(_, 100, 10))));
+        assert!(matches!(outbox.front(), Some(Front::File { position: 100, bytes: 10, .. })));
         outbox.advance(3);
-        assert!(matches!(outbox.front(), Some(Front::File(_, 103, 7))));
+        assert!(matches!(outbox.front(), Some(Front::File { position: 103, bytes: 7, .. })));
         outbox.advance(7);
         assert!(matches!(outbox.front(), Some(Front::Bytes(_, false))));
         outbox.advance(8);

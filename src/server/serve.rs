@@ -112,6 +112,7 @@ fn start(options: &Options) -> Result<Started, ServeError> {
         leave_client()?;
     }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    raise_descriptor_limit();
     let lock = store.lock_server()?;
     let report = Report::new(options.level);
     let tenure = Tenure::begin(&root).map_err(io_error("record the start in the store"))?;
@@ -182,6 +183,16 @@ fn leave_client() -> Result<(), ServeError> {
     // Already a leader when started by a shell's job control: then it is on its own as it is.
     let _ = rustix::process::setsid();
     rustix::process::chdir("/").map_err(|e| io_error("change to /")(e.into()))
+}
+
+/// Each connection takes a descriptor and each queue some, and the ordinary limit of 1024 is a
+/// courtesy to programs that use select(2).
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // What the system grants is enough.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 fn recover(root: &Path, tenure: &Tenure, report: &Report) -> Result<Engine<Disk>, ServeError> {

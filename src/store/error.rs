@@ -27,6 +27,14 @@ pub enum StoreError {
         /// What stands there.
         path: PathBuf,
     },
+    /// A directory in which somebody keeps other things.
+    #[error("cannot use {} as the store: it is not empty, and not a store (it holds {found:?})", path.display())]
+    NotAStore {
+        /// The directory.
+        path: PathBuf,
+        /// One of the things in it.
+        found: String,
+    },
     /// A symbolic link that another user made.
     #[error("cannot use {} as the store: it is a symbolic link made by user {owner}", path.display())]
     ForeignLink {
@@ -114,6 +122,9 @@ impl StoreError {
             }
             StoreError::NotADirectory { .. } | StoreError::ForeignLink { .. } => {
                 elsewhere.to_owned()
+            }
+            StoreError::NotAStore { path, .. } => {
+                format!("a directory of its own, such as {}", path.join("mq").display())
             }
             StoreError::NotOurs { owner, .. } => {
                 format!("running as user {owner}, or {elsewhere}")

@@ -51,7 +51,10 @@ impl Peer {
         peer.say(0, &Request::Hello { oldest: VERSION, newest: VERSION, client: Some(client) })?;
         match peer.hear()? {
             Some(frame) if frame.header.kind == Kind::Welcome => Ok(peer),
-            other => Err(io::Error::other(format!("no welcome but {other:?}"))),
+            other => {
+                let said = other.as_ref().map(Frame::reply);
+                Err(io::Error::other(format!("no welcome but {said:?}")))
+            }
         }
     }
 

@@ -245,13 +245,20 @@ impl Running {
             }
         }
         let code = self.await_end();
+        let stderr = self.last_words();
+        Done { what: self.what.clone(), code, stdout: rest, stderr }
+    }
+
+    /// All that a process that has ended said on stderr.
+    #[track_caller]
+    pub fn last_words(&mut self) -> String {
         // The end of stderr comes with the end of the process, unless a child kept it open,
         // which is an error of its own.
-        let reader = self.stderr_reader.take().expect("joined only here");
+        let reader = self.stderr_reader.take().expect("asked for only once");
         super::eventually(&format!("{} lets go of stderr", self.what), || {
             reader.is_finished().then_some(())
         });
-        Done { what: self.what.clone(), code, stdout: rest, stderr: self.stderr() }
+        self.stderr()
     }
 }
 

@@ -484,6 +484,79 @@ fn full_disk_refuses_and_goes_on() {
     assert_eq!(recovered.groups[0].1.settled, [OffsetRange::new(Offset(0), Offset(5))]);
 }
 
+/// G10: the journal of a new group finds room on a full disk, and survives every crash; the room
+/// is not given to two, though a crash may bring back the name that it had.
+#[test]
+fn first_group_finds_room_on_a_full_disk() {
+    let name = |n: &str| Name::new(n).unwrap();
+    let range = [OffsetRange::new(Offset(0), Offset(2))];
+    let settled =
+        GroupPosition { settled: range.to_vec(), handed: Offset(2), ..Default::default() };
+    for seed in 0..100 {
+        let disk = SimDisk::new(seed);
+        create(&disk, SyncPolicy::Always).unwrap();
+        let mut bench = Bench::open(disk.clone(), CLEAN, &small()).unwrap().0;
+        bench.append(&["a", "b"]);
+        bench.settle();
+        disk.set_capacity(disk.used());
+        let first = bench.log.add_group(&name("first")).unwrap();
+        bench.log.acked(first, &range, Offset(2), || settled.clone()).unwrap();
+        assert!(bench.log.add_group(&name("second")).is_err(), "there was room for one");
+        let installed = seed % 4 != 0;
+        if installed {
+            bench.wait(Micros::from_secs(2));
+            assert_eq!(bench.installed, [first]);
+        }
+        drop(bench);
+        disk.crash();
+        disk.set_capacity(1 << 30);
+        let (mut bench, recovered) = Bench::open(disk.clone(), REBOOTED, &small()).unwrap();
+        let expected = installed.then(|| (name("first"), settled.clone()));
+        assert_eq!(recovered.groups, Vec::from_iter(expected), "seed {seed}");
+        // Room for the next one, which leaves the first alone.
+        bench.settle();
+        disk.set_capacity(disk.used());
+        bench.log.add_group(&name("third")).unwrap();
+        bench.wait(Micros::from_secs(2));
+        drop(bench);
+        disk.crash();
+        let (_, recovered) = Bench::open(disk, REBOOTED, &small()).unwrap();
+        let third = (name("third"), GroupPosition::default());
+        let first = installed.then(|| (name("first"), settled.clone()));
+        assert_eq!(recovered.groups, Vec::from_iter(first.into_iter().chain([third])));
+    }
+}
+
+/// Lives of a log found it: an ack that the disk refused counted as written, so a segment could go
+/// whose acks no journal had.
+#[test]
+fn segments_wait_for_acks_that_were_not_written() {
+    let mut bench = Bench::new(SyncPolicy::Always);
+    let group = bench.log.add_group(&Name::new("g").unwrap()).unwrap();
+    while bench.log.segments() < 3 {
+        bench.append(&[&"x".repeat(500)]);
+        bench.settle();
+    }
+    bench.wait(Micros::from_secs(2));
+    let (first, extent) = bench.log.segment_extents(&[OffsetRange::new(Offset(0), Offset(1))])[0];
+    let whole = GroupPosition { settled: vec![extent], handed: extent.end, ..Default::default() };
+    bench.disk.break_calls(Some(("write_all_at", Fault::Eio)));
+    assert!(bench.log.acked(group, &[extent], extent.end, || whole.clone()).is_err());
+    bench.disk.break_calls(None);
+    let segments = bench.log.segments();
+    bench.log.drop_segment(first);
+    bench.wait(Micros::from_secs(2));
+    assert_eq!(bench.log.segments(), segments, "its acks are not written");
+    bench.log.acked(group, &[], extent.end, || whole.clone()).unwrap();
+    bench.wait(Micros::from_secs(2));
+    assert_eq!(bench.log.segments(), segments - 1);
+    let disk = bench.disk.clone();
+    drop(bench);
+    disk.crash();
+    let (_, recovered) = Bench::open(disk, REBOOTED, &small()).unwrap();
+    assert_eq!(recovered.groups, [(Name::new("g").unwrap(), whole)]);
+}
+
 /// G12: after a failed sync nothing is confirmed, whatever later syncs say.
 #[test]
 fn failed_sync_confirms_nothing_ever_after() {

@@ -175,7 +175,7 @@ impl World {
                         received.extend_from_slice(&piece[..n]);
                         n as u64
                     }
-                    Some(Front::File(file, position, length)) => {
+                    Some(Front::File { file, position, bytes: length, .. }) => {
                         let n = length.min(bytes);
                         let before = received.len();
                         received.resize(before + n as usize, 0);

@@ -127,3 +127,19 @@ fn check_reads_everything_with_and_without_a_server() {
     store.run("mq-admin", &["check", "--offline"], b"").ok();
     assert!(store.server().is_none());
 }
+
+/// `mq-admin ls` of a server that stands still waited for half a minute without a word.
+#[test]
+fn a_server_that_stands_still_is_named_while_it_is_waited_for() {
+    use rustix::process::Signal;
+    let store = Store::new();
+    store.send("q", b"x\n");
+    let pid = store.server().expect("a server").as_raw_nonzero();
+    for verb in ["ls", "stop"] {
+        store.signal_server(Signal::STOP);
+        let mut admin = store.spawn("mq-admin", &[verb]);
+        admin.await_stderr(&format!("the server (process {pid}) does not answer yet"));
+        store.signal_server(Signal::CONT);
+        admin.finish().ok();
+    }
+}

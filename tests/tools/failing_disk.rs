@@ -1,6 +1,8 @@
 //! G12 on the real binary: a disk that fails to sync. strace makes the system calls fail.
 
-use crate::harness::{Running, Store, eventually, peer::Peer, process, skip};
+use mq::wire::{Kind, OpenReceive, ReceiveMode, Request};
+
+use crate::harness::{Running, Store, eventually, peer::Peer, process, skip, tool};
 use crate::seq;
 
 /// A server whose `call` fails with `error` from its n-th time on; `None` where strace cannot.
@@ -43,12 +45,36 @@ fn a_failed_sync_confirms_nothing_and_ends_the_server() {
     assert!(out == seq(1, 100) || out == [seq(1, 100), b"unsafe\n".to_vec()].concat());
 }
 
+/// Servers that end one after the other used to be "the connection was lost", without a reason.
+#[test]
+fn a_sender_says_what_ends_one_server_after_the_other() {
+    let store = Store::new();
+    store.send("q", &seq(1, 3));
+    store.run("mq-admin", &["stop"], b"").ok();
+    if store.sh("strace -o /dev/null true").code != 0 {
+        return skip("a_sender_says_what_ends_one_server_after_the_other", "needs strace");
+    }
+    // A client starts the server that lies beside it. It asks three sockets whether they are some
+    // (for signals), says WELCOME, and dies over what comes next.
+    std::fs::create_dir(store.beside("bin")).expect("room");
+    std::fs::copy(tool("mq-send"), store.beside("bin/mq-send")).expect("room");
+    let script = format!(
+        "#!/bin/sh\nexec strace -f -qq -o /dev/null -e trace=sendto \\\n  \
+         -e inject=sendto:signal=KILL:when=5 {} \"$@\"\n",
+        tool("mq-serve").display()
+    );
+    // By a shell: a file that another test's child still has open for writing cannot be run.
+    let mut write = store.shell("cat > bin/mq-serve && chmod 700 bin/mq-serve");
+    write.current_dir(store.beside(""));
+    process::run(write, script.as_bytes()).ok();
+    let done = store.sh("bin/mq-send -w 1s q -m x").exits(69);
+    done.says("one server after the other ends").says("server.log").says("queues recovered");
+}
+
 #[test]
 fn a_disk_that_says_it_is_full_is_answered_and_tried_again() {
     let store = Store::new();
     store.send("q", &seq(0, 100));
-    // Someone has received from it before: a first receiver's group needs room of its own.
-    store.run("mq-recv", &["-n1", "q"], b"").ok();
     store.run("mq-admin", &["stop"], b"").ok();
     // Reserving space fails as on a full disk; everything else works.
     let Some(_server) = serve_with_fault(&store, "fallocate", "ENOSPC", 1) else {
@@ -59,6 +85,40 @@ fn a_disk_that_says_it_is_full_is_answered_and_tried_again() {
     command.env("MQ_NO_AUTOSTART", "1");
     let done = process::run(command, &seq(1_000_000, 1_500_000)).exits(75);
     let stored = store.number("q", "ready");
-    assert!(crate::numbers(&done.stderr).contains(&(stored - 100)), "{}", done.stderr);
-    assert!(store.receive("q").starts_with(&seq(1, 100)), "receiving goes on");
+    assert!(crate::numbers(&done.stderr).contains(&(stored - 101)), "{}", done.stderr);
+    assert!(store.receive("q").starts_with(&seq(0, 100)), "receiving goes on");
+}
+
+fn receive_on(peer: &mut Peer, channel: u16, queue: &str) {
+    let open = OpenReceive::new(
+        queue.parse().expect("a name"),
+        "default".parse().expect("a name"),
+        ReceiveMode::Take,
+    );
+    peer.say(channel, &Request::OpenReceive(open)).expect("the server listens");
+    peer.frame_of(Kind::Receiving);
+}
+
+/// Every queue that the connection received from used to stand still, the sound ones as well.
+#[test]
+fn a_segment_that_cannot_be_read_stops_its_own_queue_only() {
+    let store = Store::new();
+    let _server = store.serve();
+    for queue in ["sound", "cut"] {
+        store.send(queue, &seq(1_000_000, 1_020_000));
+    }
+    let mut peer = Peer::connect(&store).expect("the server answers");
+    receive_on(&mut peer, 1, "sound");
+    receive_on(&mut peer, 2, "cut");
+    let segment = std::fs::read_dir(store.path().join("queues/cut"))
+        .expect("the queue is there")
+        .map(|entry| entry.expect("an entry").path())
+        .find(|path| path.extension().is_some_and(|end| end == "seg"))
+        .expect("a segment");
+    let file = std::fs::File::options().write(true).open(segment).expect("ours");
+    file.set_len(64 << 10).expect("shorter");
+    peer.say(2, &Request::Credit(1_000_000)).expect("the server listens");
+    while let Ok(Some(_)) = peer.hear() {}
+    store.run("mq-recv", &["-e", "cut"], b"").exits(1).says("the file is shorter than it was");
+    assert_eq!(store.receive("sound"), seq(1_000_000, 1_020_000));
 }

@@ -94,6 +94,56 @@ fn a_sole_receiver_survives_kills_of_the_server_without_a_duplicate() {
     assert_eq!(store.number("q", "unacked"), 0);
 }
 
+/// G5, G6: each receiver gets back what it held. The first one to come back used to be given what
+/// the others held, some thousands of repeats for each kill.
+#[test]
+fn receivers_that_come_back_get_nothing_that_another_held() {
+    let store = Store::new();
+    for round in 1..=3 {
+        store.send("q", &seq(1, 6000));
+        let mut receivers: Vec<Running> =
+            (0..3).map(|_| store.spawn("mq-recv", &["-v", "q"])).collect();
+        // Some are read, so that they get more; then all are left with full hands.
+        for receiver in &mut receivers {
+            receiver.lines(50);
+        }
+        for receiver in &receivers {
+            assert!(receiver.has_output(crate::harness::DEADLINE));
+        }
+        store.kill_server();
+        store.await_number("q", "receivers", 3);
+        let mut outs: Vec<BufReader<_>> =
+            receivers.iter_mut().map(|r| BufReader::new(r.take_stdout())).collect();
+        let readers: Vec<_> = outs
+            .drain(..)
+            .map(|out| std::thread::spawn(move || out.lines().map_while(Result::ok).count()))
+            .collect();
+        store.run("mq-admin", &["wait", "q"], b"").ok();
+        let mut read = 150;
+        for (mut receiver, reader) in receivers.into_iter().zip(readers) {
+            receiver.signal(rustix::process::Signal::TERM);
+            receiver.await_end();
+            read += reader.join().expect("a reader");
+        }
+        assert_eq!(read, 6000, "round {round}: each line came once");
+    }
+}
+
+/// Nobody waits for those who will not come back for longer than a moment.
+#[test]
+fn what_a_dead_receiver_held_goes_to_another_after_a_restart() {
+    let store = Store::new();
+    store.send("q", &seq(1, 100));
+    let mut receiver = store.spawn("mq-recv", &["q"]);
+    receiver.line();
+    store.kill_server();
+    receiver.signal(rustix::process::Signal::KILL);
+    receiver.await_end();
+    let done = store.run("mq-recv", &["-e", "q"], b"").ok();
+    let lines = done.text().lines().count();
+    assert!(done.text().ends_with("100\n") && (98..=100).contains(&lines), "{lines} lines");
+}
+
 /// G8: both at once, all in order, and nothing waits for ever.
 #[test]
 fn a_stream_survives_a_kill_of_the_server_at_each_moment() {

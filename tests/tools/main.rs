@@ -10,6 +10,7 @@ mod harness;
 mod admin;
 mod bad_frames;
 mod bad_input;
+mod descriptors;
 mod failing_disk;
 mod first_hour;
 mod foreign;

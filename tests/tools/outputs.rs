@@ -37,3 +37,21 @@ fn a_null_device_is_asked_for_and_a_socket_is_an_outlet() {
     assert_eq!(std::io::read_to_string(ours).expect("text"), "2\n3\n");
     assert_eq!(store.number("q", "ready"), 0);
 }
+
+/// Each of these once exited 0, as a closed descriptor looks like an empty one from inside.
+#[test]
+fn closed_descriptors_are_errors_where_they_are_needed() {
+    let store = Store::new();
+    store.send("q", &seq(1, 3));
+    store.sh("mq-send q <&-").exits(1).says("cannot read stdin: it is closed");
+    store.sh("mq-send q - <&-").exits(1).says("closed");
+    store.sh("echo x | mq-send -T q >&-").exits(1).says("cannot copy to stdout: it is closed");
+    store.sh("mq-admin ls >&-").exits(1).says("cannot write to stdout: it is closed");
+    store.sh("mq-admin show -J q >&-").exits(1).says("closed");
+    store.sh("mq-recv -e q >&-").exits(1).says("closed");
+    assert_eq!(store.number("q", "ready"), 3, "nothing was stored and nothing taken");
+    // Where nothing is read or printed they are not missed.
+    store.sh("mq-send q -m x <&- >&-").ok();
+    store.sh("mq-send q < /dev/null > /dev/null && mq-admin ls > /dev/null").ok();
+    store.sh("mq-admin purge q <&- >&-").ok();
+}

@@ -182,6 +182,26 @@ fn a_store_that_is_a_file_is_refused() {
     assert_eq!(std::fs::read(store.path()).expect("ours"), b"a file");
 }
 
+/// Any private directory used to become a store without a word, a home directory as well.
+#[test]
+fn a_directory_that_holds_other_things_does_not_become_a_store() {
+    let store = Store::new();
+    std::fs::create_dir(store.path()).expect("room");
+    set_mode(store.path(), 0o700).expect("ours");
+    std::fs::write(store.path().join("letter.txt"), "dear").expect("room");
+    for args in [&["mq-send", "q", "-m", "x"][..], &["mq-recv", "-e", "q"], &["mq-serve"]] {
+        let done = store.run(args[0], &args[1..], b"");
+        assert_ne!(done.code, 0);
+        done.says("letter.txt").says("not a store").says("a directory of its own");
+    }
+    assert_eq!(std::fs::read_dir(store.path()).expect("ours").count(), 1, "nothing was touched");
+    std::fs::remove_file(store.path().join("letter.txt")).expect("ours");
+    made(&store);
+    // What is put into a store later does no harm.
+    std::fs::write(store.path().join("letter.txt"), "dear").expect("room");
+    assert_eq!(store.receive("q"), b"a\n");
+}
+
 #[test]
 fn a_path_longer_than_a_socket_address_works() {
     let long = ["a-rather-long-name-of-a-directory"; 8].join("/");

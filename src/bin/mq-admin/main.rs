@@ -11,11 +11,12 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand};
-use mq::cli::{self, Failure, Outcome, Shared, Signals, Status};
+use mq::cli::{self, Failure, Outcome, Shared, Signals, Slow, Status};
 use mq::client::admin::{self, Stopped};
 use mq::client::wait::Patience;
 use mq::client::{ClientError, Connection, Dialer};
 use mq::limits;
+use mq::store::StoreDir;
 use mq::units::{Count, Micros, Name};
 use mq::wire::{Admin, ErrorCode, QueueInfo, Settlement};
 
@@ -186,7 +187,18 @@ fn patience() -> Patience<'static> {
 /// Reaches the server that runs.
 fn reach(flags: &Flags, doing: &str) -> Result<Connection, Failure> {
     let dialer = Dialer::new(flags.shared.store()?, TOOL, false);
+    let _slow = watch(flags)?;
     dialer.reach(patience()).map_err(|error| Failure::from(error).while_doing(doing))
+}
+
+/// A server that is stopped or stuck is waited for in silence no longer than a moment.
+fn watch(flags: &Flags) -> Result<Slow, Failure> {
+    let (path, flags) = (flags.shared.store()?, flags.clone());
+    Ok(Slow::watch(move || {
+        let pid = StoreDir::open(&path, false).ok().and_then(|store| store.server_pid());
+        let process = pid.map_or(String::new(), |pid| format!(" (process {pid})"));
+        say(&flags, &format!("the server{process} does not answer yet; waiting for it"));
+    }))
 }
 
 /// One request to the server that runs.
@@ -196,7 +208,9 @@ fn ask<T: serde::de::DeserializeOwned>(
     flags: &Flags,
     doing: &str,
 ) -> Result<T, Failure> {
-    admin::call(&mut reach(flags, doing)?, request, patience)
+    let mut connection = reach(flags, doing)?;
+    let _slow = watch(flags)?;
+    admin::call(&mut connection, request, patience)
         .map_err(|error| Failure::from(error).while_doing(doing))
 }
 
@@ -209,8 +223,11 @@ fn say(flags: &Flags, text: &str) {
 
 fn list(long: bool, flags: &Flags) -> Outcome {
     let doing = "listing queues";
-    let queues = admin::list(&mut reach(flags, doing)?, patience())
+    let mut connection = reach(flags, doing)?;
+    let slow = watch(flags)?;
+    let queues = admin::list(&mut connection, patience())
         .map_err(|error| Failure::from(error).while_doing(doing))?;
+    drop(slow);
     if flags.json {
         cli::print(&queues.iter().flat_map(cli::json_line).collect::<Vec<u8>>())?;
     } else if !queues.is_empty() {
@@ -308,6 +325,7 @@ fn stop(wait: Option<Micros>, flags: &Flags) -> Outcome {
     let wait = wait.unwrap_or(limits::SERVER_WAIT).to_duration();
     let patience = Patience::lasting(wait, signals.as_ref().map(AsFd::as_fd));
     let shown = path.display();
+    let _slow = watch(flags)?;
     match admin::stop(&path, patience) {
         Ok(Stopped::Ended) => {}
         Ok(Stopped::NoServer) => say(flags, &format!("no mq-serve runs on the store {shown}")),

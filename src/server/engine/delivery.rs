@@ -11,7 +11,7 @@ use crate::units::{LeaseNumber, Offset, OffsetRange, Position};
 use crate::wire::DeliverHead;
 
 use super::session::{Channel, Receiver};
-use super::{ConnectionId, Engine, Work};
+use super::{ConnectionId, Engine, QueueNumber, Work};
 
 /// Up to here bytes are copied into the outbox and sent with their head in one call; from here
 /// on sending them from the page cache costs less.
@@ -31,6 +31,7 @@ enum Delivered {
 
 /// A range of batches on its way into an outbox.
 struct Shipment<F> {
+    queue: QueueNumber,
     file: Arc<F>,
     place: Place,
     bytes: u64,
@@ -129,7 +130,12 @@ impl<S: Storage> Engine<S> {
                 self.taken(receiver, from, end);
                 let head =
                     DeliverHead { end, behind: self.broker.is_behind(receiver.consumer), ..head };
-                self.ship(connection, id, head, Shipment { file, place, bytes });
+                self.ship(
+                    connection,
+                    id,
+                    head,
+                    Shipment { queue: receiver.queue, file, place, bytes },
+                );
             }
             Found::Chain { file, parts, end } => {
                 self.taken(receiver, from, end);
@@ -139,11 +145,12 @@ impl<S: Storage> Engine<S> {
                     let more = n < last;
                     let head =
                         DeliverHead { end: if more { from } else { end }, more, behind, ..head };
+                    let file = Arc::clone(&file);
                     self.ship(
                         connection,
                         id,
                         head,
-                        Shipment { file: Arc::clone(&file), place, bytes },
+                        Shipment { queue: receiver.queue, file, place, bytes },
                     );
                 }
             }
@@ -179,14 +186,19 @@ impl<S: Storage> Engine<S> {
         let session = self.sessions.get_mut(&connection).expect("a connected client");
         session.outbox.push_bytes(&head.encode(id, range.bytes as usize));
         if range.bytes > COPY_BYTES {
-            session.outbox.push_file(range.file, range.place.position.0, range.bytes);
+            session.outbox.push_file(range.queue, range.file, range.place.position.0, range.bytes);
             return;
         }
         let mut bytes = vec![0; range.bytes as usize];
         match range.file.read_at(&mut bytes, range.place.position) {
             Ok(n) if n == bytes.len() => session.outbox.push_bytes(&bytes),
             // The file range shows the same failure where it can be dealt with: at sending.
-            _ => session.outbox.push_file(range.file, range.place.position.0, range.bytes),
+            _ => session.outbox.push_file(
+                range.queue,
+                range.file,
+                range.place.position.0,
+                range.bytes,
+            ),
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::units::{Count, Moment, Monotonic, Name, Offset, OffsetRange, Sequence
 use crate::wire::{ErrorCode, Fault, Reply, Sending};
 
 use super::declaring::SettingsWaiter;
+use super::grace::Grace;
 use super::moving::Lane;
 use super::named::Opened;
 use super::room::{Occupied, Waiting};
@@ -111,6 +112,8 @@ pub(super) struct Hosted<S: Storage> {
     pub jobs_under_way: usize,
     /// Who asked for its removal; it goes when no job is under way.
     pub removing: Option<(ConnectionId, u16)>,
+    /// What receivers do not get yet, after a restart.
+    pub grace: Grace,
     pub deadline: Option<Monotonic>,
     /// It stands in the engine's list of queues whose turn it is.
     pub touched: bool,
@@ -127,7 +130,10 @@ impl<S: Storage> Engine<S> {
             match Log::open(Arc::clone(&self.storage), &name, boot, &self.log_options) {
                 Ok((log, recovered)) => {
                     report(&name, None);
-                    self.host(&name, log, recovered);
+                    let number = self.host(&name, log, recovered);
+                    if boot.same_boot {
+                        self.begin_grace(number);
+                    }
                 }
                 Err(error) => {
                     report(&name, Some(&error));
@@ -185,6 +191,7 @@ impl<S: Storage> Engine<S> {
             senders: 0,
             jobs_under_way: 0,
             removing: None,
+            grace: Grace::default(),
             deadline: None,
             touched: false,
         };
@@ -323,6 +330,7 @@ impl<S: Storage> Engine<S> {
             self.extend(number, known, visible);
         }
         self.confirm(number, visible);
+        self.end_grace(number, moment);
         self.say_opened(number);
         self.keep_to_limits(number);
         let retention_due = self.retain(number, moment);
@@ -342,7 +350,8 @@ impl<S: Storage> Engine<S> {
             hosted.jobs_under_way += 1;
             self.jobs.push(Work::log(number, job));
         }
-        let deadline = hosted.log.next_deadline().into_iter().chain(retention_due).min();
+        let own = [hosted.log.next_deadline(), hosted.grace.deadline(), retention_due];
+        let deadline = own.into_iter().flatten().min();
         if deadline != hosted.deadline {
             if let Some(old) = hosted.deadline {
                 self.deadlines.remove(&(old, number));

@@ -23,6 +23,7 @@
 //! declaring.rs  settings
 //! receiving.rs  OPEN_RECEIVE, CREDIT, ACK, RELEASE → broker, journal → segments dropped
 //! delivery.rs   broker's offer → log's range → outbox
+//! grace.rs      receivers that come back after a restart
 //! hosting.rs    queues coming and going, one turn of a queue
 //! moving.rs     messages that go from one queue to another: dead letters, and back
 //! admin.rs      the administrative requests
@@ -37,6 +38,7 @@
 mod admin;
 mod declaring;
 mod delivery;
+mod grace;
 mod hosting;
 mod large;
 mod moving;
@@ -71,7 +73,7 @@ pub use work::{Outcome, Work};
 
 /// The number of a queue within one run of a server; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct QueueNumber(u64);
+pub struct QueueNumber(pub u64);
 
 /// What an engine is made with.
 pub struct Setup<S: Storage> {
@@ -472,21 +474,9 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    /// A range of a segment cannot be read: the queues that this connection receives from stand
-    /// still, as nothing tells which of them it was but in the rare case of several.
-    pub fn unreadable(&mut self, connection: ConnectionId, why: &str) {
-        let Some(session) = self.sessions.get(&connection) else { return };
-        let queues: Vec<QueueNumber> = session
-            .channels
-            .values()
-            .filter_map(|channel| match channel {
-                Channel::Receiving(receiver) => Some(receiver.queue),
-                _ => None,
-            })
-            .collect();
-        for queue in queues {
-            self.stand_still(queue, format!("its segment cannot be read: {why}"));
-        }
+    /// A range of a segment of this queue cannot be read: it stands still.
+    pub fn unreadable(&mut self, queue: QueueNumber, why: &str) {
+        self.stand_still(queue, format!("its segment cannot be read: {why}"));
     }
 
     /// Puts a frame into a connection's outbox.

@@ -191,7 +191,9 @@ impl<S: Storage> Engine<S> {
         channel: u16,
         total: u64,
     ) -> Result<(), Trouble> {
-        if let Some(receiver) = self.receiver(connection, channel)? {
+        if let Some(receiver) = self.receiver(connection, channel)?
+            && !self.withholds(receiver, total)
+        {
             self.broker.credit(receiver.consumer, total);
         }
         Ok(())

@@ -1,0 +1,163 @@
+//! Reading from the connections in turns, within the budget that their inboxes share, and handing
+//! whole frames to the engine.
+
+use std::io::{ErrorKind, Read};
+
+use super::{EventLoop, Phase};
+use crate::log::storage::Storage;
+use crate::server::engine::ConnectionId;
+use crate::units::{Micros, Moment, Monotonic};
+
+/// Bytes received from one connection before the others have their turn.
+const READ_PER_TURN: usize = 1 << 20;
+
+/// While the receive budget is used up, a connection in the middle of a frame that has not moved
+/// for this long loses its place.
+const STALLED: Micros = Micros::from_secs(1);
+
+impl<S: Storage> EventLoop<S> {
+    pub(super) fn activate(&mut self, connection: ConnectionId) {
+        if let Some(link) = self.links.get_mut(&connection)
+            && !link.active
+        {
+            link.active = true;
+            self.active.push_back(connection);
+        }
+    }
+
+    pub(super) fn read_active(&mut self, moment: Moment) {
+        if self.phase != Phase::Serving {
+            self.active.clear();
+            return;
+        }
+        if !self.starved.is_empty() {
+            self.make_budget(moment);
+        }
+        for _ in 0..self.active.len() {
+            let Some(connection) = self.active.pop_front() else { return };
+            let Some(link) = self.links.get_mut(&connection) else { continue };
+            link.active = false;
+            if self.read(connection, moment) {
+                self.activate(connection);
+            }
+        }
+    }
+
+    /// Reads from one connection. True when there may be more right now.
+    fn read(&mut self, connection: ConnectionId, moment: Moment) -> bool {
+        let mut done = 0;
+        loop {
+            if !self.take_frames(connection, moment) {
+                return false;
+            }
+            let Some(link) = self.links.get_mut(&connection) else { return false };
+            if !link.readable || self.engine.is_ending(connection) {
+                link.inbox.rest(&mut self.budget);
+                return false;
+            }
+            if done >= READ_PER_TURN {
+                return true;
+            }
+            let beyond = self.overdraft == Some(connection);
+            let space = match link.inbox.space(&mut self.budget, beyond) {
+                Ok(Some(space)) => space,
+                Ok(None) => {
+                    self.starved.push(connection);
+                    return false;
+                }
+                Err(wrong) => {
+                    self.engine.malformed(connection, &wrong.to_string());
+                    return false;
+                }
+            };
+            match link.socket.read(space) {
+                Ok(0) => {
+                    self.hang_up(connection);
+                    return false;
+                }
+                Ok(n) => {
+                    link.inbox.received(n);
+                    link.moved = moment.now;
+                    done += n;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => link.readable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => {
+                    self.hang_up(connection);
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Hands whole frames to the engine. False when the connection must wait or is gone.
+    fn take_frames(&mut self, connection: ConnectionId, moment: Moment) -> bool {
+        let Some(link) = self.links.get_mut(&connection) else { return false };
+        loop {
+            if self.engine.is_paused(connection) {
+                return false;
+            }
+            match link.inbox.frame() {
+                Ok(Some((header, body))) => {
+                    if !self.engine.frame(connection, &header, body, moment) {
+                        return false;
+                    }
+                    link.inbox.consume(&header);
+                    if self.engine.is_ending(connection) {
+                        return false;
+                    }
+                }
+                Ok(None) => return true,
+                Err(wrong) => {
+                    self.engine.malformed(connection, &wrong.to_string());
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// While the receive budget is used up: whoever sits in the middle of a frame, has nothing
+    /// more to be received and does not move loses its place; and the first of those that wait
+    /// may go beyond the budget by one frame, so that somebody always gets on.
+    fn make_budget(&mut self, moment: Moment) {
+        let stalled: Vec<ConnectionId> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.inbox.is_partial())
+            .filter(|(_, link)| moment.now.since(link.moved) >= STALLED)
+            .filter(|(_, link)| rustix::io::ioctl_fionread(&link.socket).unwrap_or(0) == 0)
+            .map(|(connection, _)| *connection)
+            .collect();
+        for connection in stalled {
+            if self.engine.is_parked(connection) {
+                continue;
+            }
+            self.engine.malformed(connection, "a frame that stands still while others wait");
+            if let Some(link) = self.links.get_mut(&connection) {
+                link.inbox.clear(&mut self.budget);
+            }
+        }
+        let starved = std::mem::take(&mut self.starved);
+        let held = self.overdraft.and_then(|connection| self.links.get(&connection));
+        if held.is_none_or(|link| !link.inbox.is_partial()) {
+            self.overdraft = starved.first().copied();
+        }
+        for connection in starved {
+            self.activate(connection);
+        }
+    }
+
+    /// A connection that was not read from because it had to wait may be read from again.
+    pub(super) fn go_on_reading(&mut self, connection: ConnectionId) {
+        let Some(link) = self.links.get(&connection) else { return };
+        let waits = (link.readable || link.inbox.is_partial()) && !link.active;
+        if waits && !self.engine.is_paused(connection) {
+            self.activate(connection);
+        }
+    }
+
+    /// When those that wait for the budget are to be looked at again.
+    pub(super) fn starved_deadline(&self, now: Monotonic) -> Option<Monotonic> {
+        (!self.starved.is_empty()).then(|| now.plus(Micros(STALLED.0 / 4)))
+    }
+}
