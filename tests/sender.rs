@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 
 use fake::{FakeServer, Script};
 use mq::client::cut::Cut;
+use mq::client::given::Given;
 use mq::client::intake::Intake;
+use mq::client::packer::Packing;
+use mq::client::rerun::Rerun;
 use mq::client::send::{Host, Notice, Order, SendError, Sender};
 use mq::client::source::Source;
 use mq::client::tee::Tee;
@@ -295,6 +298,102 @@ fn full_disk_is_not_waited_out_for_ever() {
     assert!(matches!(outcome.result, Err(SendError::Client(ClientError::Refused(_)))));
     assert!(began.elapsed() >= Duration::from_millis(300));
     assert_eq!(outcome.confirmed, 0);
+}
+
+#[test]
+fn room_in_a_queue_is_waited_for_and_then_all_is_stored_once() {
+    let server = FakeServer::start([Script { room: Some(50_123), ..Script::default() }]);
+    std::thread::scope(|scope| {
+        let order = Order { wait: None, ..order(file(&lines(150_000))) };
+        let sending = scope.spawn(|| send(&server, order));
+        server.wait_for("what fits", |stored| stored.messages.len() == 50_123);
+        server.confirm();
+        let outcome = sending.join().expect("no panic");
+        outcome.result.expect("sent");
+        assert_eq!(outcome.notices.len(), 1, "said once: {:?}", outcome.notices);
+        assert!(outcome.notices[0].starts_with("Full"));
+    });
+    assert_lines(&server, 150_000);
+}
+
+#[test]
+fn room_in_a_queue_is_not_waited_for_longer_than_asked() {
+    let full = Script { room: Some(50_123), ..Script::default() };
+    let server = FakeServer::start(vec![full; 3]);
+    let wait = Some(Micros::from_millis(300));
+    let outcome = send(&server, Order { wait, ..order(file(&lines(150_000))) });
+    assert!(matches!(&outcome.result, Err(SendError::Client(ClientError::Refused(fault)))
+        if fault.code == ErrorCode::Full));
+    assert_eq!(outcome.confirmed, 50_123);
+    assert_lines(&server, 50_123);
+}
+
+#[test]
+fn a_batch_of_which_a_part_is_stored_is_sent_on_from_there() {
+    for room in [1, 7, 19_999] {
+        let held = Script { room: Some(room), close_when_held: true, ..Script::default() };
+        let server = FakeServer::start([held]);
+        let input = lines(20_000);
+        let read = rustix::fs::memfd_create("copy", rustix::fs::MemfdFlags::CLOEXEC).expect("made");
+        let mut copy: std::fs::File = read.try_clone().expect("cloned").into();
+        let tee = Some(Tee::new(read, Some(b'\n')));
+        send(&server, Order { tee, ..order(file(&input)) }).result.expect("sent");
+        assert_lines(&server, 20_000);
+        let mut copied = Vec::new();
+        std::io::Seek::rewind(&mut copy).expect("sought");
+        copy.read_to_end(&mut copied).expect("read");
+        assert!(copied == input, "room {room}: {} bytes copied", copied.len());
+    }
+}
+
+fn named(input: &[u8]) -> Order {
+    Order {
+        intake: Intake::packing(Packing {
+            cut: Cut::At(b'\n'),
+            envelopes: false,
+            given: Given::default(),
+            rerun: Some(Rerun::new()),
+            copies: false,
+        }),
+        producer: Some("nightly".to_owned()),
+        ..order(file(input))
+    }
+}
+
+#[test]
+fn a_rerun_under_the_same_name_stores_each_message_once() {
+    let input = lines(100_000);
+    // The first run breaks off with a part of a batch stored.
+    let held = Script { room: Some(30_001), ..Script::default() };
+    let server = FakeServer::start([held.clone(), held]);
+    let wait = Some(Micros::from_millis(200));
+    let outcome = send(&server, Order { wait, ..named(&input) });
+    assert_eq!((outcome.result.is_err(), outcome.confirmed), (true, 30_001));
+    let outcome = send(&server, named(&input));
+    outcome.result.expect("sent");
+    assert_eq!(outcome.confirmed, 100_000);
+    assert_lines(&server, 100_000);
+    // Once more, and grown.
+    send(&server, named(&input)).result.expect("nothing to send");
+    send(&server, named(&lines(100_010))).result.expect("sent");
+    assert_lines(&server, 100_010);
+}
+
+#[test]
+fn a_rerun_of_another_input_stores_nothing() {
+    let server = FakeServer::start([]);
+    send(&server, named(&lines(1000))).result.expect("sent");
+    let mut other = lines(2000);
+    other[100] ^= 1;
+    for (input, said) in [(other, "not all the same"), (lines(999), "999 messages, and 1000")] {
+        let outcome = send(&server, named(&input));
+        let Err(error @ SendError::BadInput { .. }) = outcome.result else {
+            panic!("{:?}", outcome.result)
+        };
+        assert!(error.to_string().contains(said), "{error}");
+        assert_eq!(outcome.confirmed, 0);
+    }
+    assert_lines(&server, 1000);
 }
 
 #[test]

@@ -9,6 +9,7 @@
 //! directory; never in-process, never on a store of the user. The server is stopped at the end,
 //! also when a section panics. How to read the table: `benches/README.md`.
 
+mod attributes;
 mod commands;
 mod flatness;
 mod footprint;
@@ -46,6 +47,7 @@ fn main() {
         (Section::Memory, footprint::memory_and_restart),
         (Section::Flat, flatness::cost_per_message),
         (Section::Commands, commands::one_each),
+        (Section::Attributes, attributes::both_ways),
     ] {
         if options.runs(section) {
             run(&mut rig, &mut table);

@@ -19,9 +19,11 @@ pub enum Section {
     Flat,
     /// A command for each message, beside `xargs`.
     Commands,
+    /// Envelopes in and out.
+    Attributes,
 }
 
-const NAMES: [(&str, Section); 7] = [
+const NAMES: [(&str, Section); 8] = [
     ("together", Section::Together),
     ("alone", Section::Alone),
     ("line", Section::Line),
@@ -29,6 +31,7 @@ const NAMES: [(&str, Section); 7] = [
     ("memory", Section::Memory),
     ("flat", Section::Flat),
     ("commands", Section::Commands),
+    ("attributes", Section::Attributes),
 ];
 
 /// What is to be measured.

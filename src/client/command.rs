@@ -215,6 +215,15 @@ impl Pool {
         })
     }
 
+    /// Whether the command is still there and may be run: one or two system calls, so that it can be
+    /// asked before each start.
+    ///
+    /// # Errors
+    /// As [`Pool::start`].
+    pub fn check(&self) -> Result<(), StartError> {
+        self.program.check()
+    }
+
     /// Whether one more can be started.
     #[must_use]
     pub fn has_room(&self) -> bool {

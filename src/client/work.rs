@@ -233,7 +233,7 @@ impl Sink for Worker {
         while self.pool.running() + self.chosen.len() < self.work.command.parallel {
             let Some(job) = self.choose(turn.members) else { break };
             // Before anything counts as an attempt. It may have been removed meanwhile.
-            if let Err(error) = self.work.command.check() {
+            if let Err(error) = self.pool.check() {
                 self.put_back(job);
                 return Err(error.into());
             }

@@ -172,8 +172,8 @@ impl<S: Storage> Recovery<S> {
                     .doing("writing", &part.path)?;
                 position += most as u64;
             }
-            // When no message stands above the mark, the next sync is soon enough.
-            if end.offset > self.mark || was_cut {
+            // When nothing stands above the mark, the next sync is soon enough.
+            if end.offset > self.mark || was_cut || !scan.ends_marked {
                 part.file.sync().syncing(&part.path)?;
             }
         }
@@ -225,7 +225,8 @@ impl<S: Storage> Recovery<S> {
 
     /// Goes on where the log ends.
     fn resume(&mut self, end: &End) -> Result<State<S>, LogError> {
-        let marked = end.offset == self.mark;
+        let last = self.parts[end.at].scan.as_ref();
+        let marked = end.offset == self.mark && last.is_none_or(|scan| scan.ends_marked);
         let (mut sealed, mut unsealed) = (Vec::new(), VecDeque::new());
         let mut prepared = VecDeque::new();
         let mut active = None;

@@ -80,6 +80,24 @@ impl<S: Storage> Log<S> {
         Ok(OpenedProducer { epoch, sequence, annex, mark: self.written_bytes() })
     }
 
+    /// Keeps a producer that has a name in another log, with its epoch and its last sequence there:
+    /// this one never forgets it either.
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    pub fn keep_producer(
+        &mut self,
+        now: Monotonic,
+        wall: WallTime,
+        producer: ProducerId,
+        (epoch, sequence): (Epoch, Sequence),
+    ) -> Result<(), AppendError> {
+        if !self.producers.has_room_for(producer) {
+            return Err(AppendError::TooManyProducers);
+        }
+        self.append(now, wall, &NewBatch { producer, sequence, epoch, ..mark() }).map(|_| ())
+    }
+
     /// Appends on behalf of the server, in the name of a producer, with an annex that is kept
     /// until its next one. A sync is asked for, whatever the policy.
     ///

@@ -168,6 +168,13 @@ impl Producers {
         Ok(())
     }
 
+    /// A producer that is connected stored messages up to `sequence` in another log, which goes on
+    /// in this one.
+    pub fn stored_elsewhere(&mut self, producer: ProducerId, sequence: Sequence) {
+        let entry = self.table.get_mut(&producer).expect("a producer that is connected");
+        entry.sequence = entry.sequence.max(sequence);
+    }
+
     /// The time at which a producer that is new counts as opened: later than any that was
     /// forgotten, also when the clock was set back.
     #[must_use]

@@ -308,14 +308,17 @@ impl<S: Storage> Recovery<S> {
                 self.mark = self.mark.max(head.summary.end);
                 continue;
             }
-            let found = scan(&part.file, queue, part.number, part.length, None, every, |_, _| {})
-                .doing("reading", &part.path)?;
+            let mut found =
+                scan(&part.file, queue, part.number, part.length, None, every, |_, _| {})
+                    .doing("reading", &part.path)?;
             self.mark = self.mark.max(found.mark);
             if matches!(found.stop, Stop::Bad(_)) {
                 let from = found.position;
                 let behind =
                     mark_behind(&part.file, queue, part.number, from, part.length, self.mark);
-                self.mark = self.mark.max(behind.doing("reading", &part.path)?);
+                let behind = behind.doing("reading", &part.path)?;
+                self.mark = self.mark.max(behind.mark);
+                found.marked_behind = behind.full;
             }
             part.scan = Some(found);
         }
@@ -469,6 +472,12 @@ impl<S: Storage> Recovery<S> {
         if end.offset < self.mark {
             let what = end.torn.unwrap_or_else(|| "the log ends here".to_owned());
             let what = format!("{what}, but the log was durable up to offset {}", self.mark);
+            return Err(corrupt(&part.path, Some(end.position), Some(end.offset), what));
+        }
+        if let Some(what) = &end.torn
+            && part.scan.as_ref().is_some_and(|scan| scan.marked_behind)
+        {
+            let what = format!("{what}, but the log was durable to behind it");
             return Err(corrupt(&part.path, Some(end.position), Some(end.offset), what));
         }
         Ok(end)

@@ -10,7 +10,7 @@ use super::segment::{FOOTER_HEAD_BYTES, FooterHead, HEADER_BYTES, Index, Summary
 use super::storage::StorageFile;
 use crate::batch::{self, BatchHeader, Place, flags};
 use crate::limits;
-use crate::units::{Count, Offset, Position, QueueId, SegmentNumber, WallTime};
+use crate::units::{Count, Offset, Position, ProducerId, QueueId, SegmentNumber, WallTime};
 
 /// What stands behind the last good batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,11 @@ pub(super) struct Scan {
     pub index: Index,
     /// The greatest durable mark found.
     pub mark: Offset,
+    /// Whether the last good batch says that all in front of it was durable, those batches
+    /// included that hold no message but carry something.
+    pub ends_marked: bool,
+    /// Whether a batch behind the bad bytes says so.
+    pub marked_behind: bool,
     pub stop: Stop,
 }
 
@@ -136,6 +141,8 @@ pub(super) fn scan<F: StorageFile>(
         time_last: WallTime(0),
         index: Index::default(),
         mark: Offset(0),
+        ends_marked: false,
+        marked_behind: false,
         stop: Stop::End,
     };
     let window = Window::new(file, HEADER_BYTES, length);
@@ -229,6 +236,7 @@ impl<F: StorageFile, V: FnMut(&BatchHeader, u64)> Scanner<'_, F, V> {
             self.scan.base = Some(offset);
             self.scan.time_first = header.time;
         }
+        self.scan.ends_marked = is_full_mark(header);
         self.scan.time_last = header.time;
         self.scan.end = Some(header.end());
         self.scan.count.0 += u64::from(header.count);
@@ -239,8 +247,21 @@ impl<F: StorageFile, V: FnMut(&BatchHeader, u64)> Scanner<'_, F, V> {
     }
 }
 
-/// The greatest durable mark above `above` in any batch header behind `from`, at whatever
-/// position: headers behind damage still say what was durable when they were written.
+/// Whether the batch is written only when everything in front of it is durable.
+fn is_full_mark(header: &BatchHeader) -> bool {
+    let bare = header.flags == flags::MARK && header.producer == ProducerId(0);
+    bare && header.mark == header.offset
+}
+
+/// What batch headers behind damage say of what was durable when they were written.
+pub(super) struct MarkBehind {
+    /// The greatest offset.
+    pub mark: Offset,
+    /// Everything in front of one of them was.
+    pub full: bool,
+}
+
+/// What any batch header behind `from` says, at whatever position, of marks above `above`.
 pub(super) fn mark_behind<F: StorageFile>(
     file: &F,
     queue: QueueId,
@@ -248,9 +269,9 @@ pub(super) fn mark_behind<F: StorageFile>(
     from: u64,
     length: u64,
     above: Offset,
-) -> io::Result<Offset> {
+) -> io::Result<MarkBehind> {
     let mut window = Window::new(file, from, length);
-    let mut best = above;
+    let (mut best, mut full) = (above, false);
     let mut position = from;
     while position + batch::HEADER_BYTES as u64 <= length {
         let bytes = window.at(position, WINDOW_BYTES)?;
@@ -261,7 +282,9 @@ pub(super) fn mark_behind<F: StorageFile>(
         for at in 0..candidates {
             let head = &bytes[at..at + batch::HEADER_BYTES];
             // The cheap questions first: the checksum is asked for almost never.
-            if head[4] > 1 || u64_at(head, 24) <= best.0 || u64_at(head, 24) > u64_at(head, 8) {
+            let (offset, mark) = (u64_at(head, 8), u64_at(head, 24));
+            let may_be_full = !full && mark == offset && head[6..8] == flags::MARK.to_le_bytes();
+            if head[4] > 1 || mark > offset || (mark <= best.0 && !may_be_full) {
                 continue;
             }
             if u32_at(head, 0) as usize > batch::HEADER_BYTES + limits::BATCH_PAYLOAD_BYTES_MAX {
@@ -270,11 +293,12 @@ pub(super) fn mark_behind<F: StorageFile>(
             let place = Place { queue, segment: number, position: Position(position + at as u64) };
             if let Ok(header) = BatchHeader::decode(head, &place) {
                 best = best.max(header.mark);
+                full |= is_full_mark(&header);
             }
         }
         position += candidates as u64;
     }
-    Ok(best)
+    Ok(MarkBehind { mark: best, full })
 }
 
 /// The offset of the first batch of a segment, if a batch header stands there.

@@ -9,9 +9,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mq::batch::{self, Framing};
+use mq::batch::{self, Framing, flags};
 use mq::store::StoreDir;
-use mq::units::{Count, Epoch, Micros, Offset, QueueId, Sequence, WallTime};
+use mq::units::{Count, Epoch, Micros, Offset, ProducerId, QueueId, Sequence, WallTime};
 use mq::wire::{
     self, ErrorCode, FRAME_HEADER_BYTES, Fault, FrameHeader, Goodbye, PublishHead, Reply, Request,
     Sending, ServerInfo,
@@ -38,6 +38,11 @@ pub struct Script {
     pub full_at: Option<usize>,
     /// Confirms nothing until [`FakeServer::confirm`].
     pub hold: bool,
+    /// Has room for so many messages in all, until [`FakeServer::confirm`]: what goes beyond is
+    /// parked, and that is said.
+    pub room: Option<usize>,
+    /// Closes once something is parked.
+    pub close_when_held: bool,
     /// Answers OPEN_SEND with this fault.
     pub refuse: Option<ErrorCode>,
 }
@@ -49,6 +54,10 @@ pub struct Stored {
     pub messages: Vec<Vec<u8>>,
     /// The producer's last sequence.
     pub last: Sequence,
+    /// What came last as an annex, and under which producer.
+    pub annex: Option<Vec<u8>>,
+    /// See above.
+    pub producer: Option<ProducerId>,
     /// PUBLISH frames that came, repeated ones too.
     pub frames: usize,
     /// Bytes of payload that came.
@@ -90,7 +99,8 @@ impl FakeServer {
                 let stream = stream.expect("accepted");
                 let script = scripts.pop_front().unwrap_or_default();
                 shared.0.lock().expect("not poisoned").connections += 1;
-                let connection = Connection { stream, script, shared: shared.clone() };
+                let connection =
+                    Connection { stream, script, shared: shared.clone(), parked: Vec::new() };
                 if connection.serve() {
                     return;
                 }
@@ -145,6 +155,8 @@ struct Connection {
     stream: UnixStream,
     script: Script,
     shared: Shared,
+    /// PUBLISH frames for which there was no room.
+    parked: Vec<(PublishHead, Vec<u8>)>,
 }
 
 impl Connection {
@@ -166,14 +178,18 @@ impl Connection {
                     Some(code) => self.fault(header.channel, code),
                     None => {
                         let resumed = open.resume.map_or(Sequence(0), |resume| resume.confirmed);
-                        let last = {
+                        let (last, annex) = {
                             let mut stored = self.shared.0.lock().expect("not poisoned");
                             // What was staged went with its connection.
                             stored.large.clear();
-                            stored.last
+                            if open.named && stored.producer != Some(open.producer) {
+                                assert_eq!(stored.producer, None, "another producer");
+                                stored.producer = Some(open.producer);
+                            }
+                            (stored.last, stored.annex.clone().filter(|_| open.named))
                         };
                         assert!(resumed <= last);
-                        self.reply(header.channel, &sending(last));
+                        self.reply(header.channel, &sending(last, annex));
                     }
                 },
                 Request::Publish(head, payload) => {
@@ -199,6 +215,9 @@ impl Connection {
             }
             return true;
         }
+        if self.lacks_room_for(channel, head, payload) {
+            return !self.script.close_when_held;
+        }
         store(&self.shared, head, payload);
         if self.script.close_after == Some(nth) {
             return false;
@@ -217,6 +236,34 @@ impl Connection {
             self.reply(0, &Reply::Goodbye(goodbye));
             return false;
         }
+        true
+    }
+
+    /// Stores as much as there is room for, and parks the batch if that is not all.
+    fn lacks_room_for(&mut self, channel: u16, head: &PublishHead, payload: &[u8]) -> bool {
+        let Some(room) = self.script.room else { return false };
+        let last = self.shared.0.lock().expect("not poisoned").last;
+        if head.sequence <= last {
+            return false;
+        }
+        let first = head.sequence.0 - u64::from(head.count) + 1;
+        let fits = (room as u64).min(head.sequence.0);
+        if fits == head.sequence.0 && self.parked.is_empty() {
+            return false;
+        }
+        if fits >= first && self.parked.is_empty() {
+            let count = fits - first + 1;
+            let bytes = batch::bytes_of_messages(head.framing, payload, count).expect("announced");
+            let part = PublishHead { sequence: Sequence(fits), count: count as u32, ..*head };
+            store(&self.shared, &part, &payload[..bytes]);
+            self.reply(channel, &Reply::Confirm(Sequence(fits), Offset(fits), Count(0)));
+        }
+        if self.parked.is_empty() {
+            let message = "the queue is full".to_owned();
+            let fault = Fault { code: ErrorCode::Full, message, remedy: None };
+            self.reply(channel, &Reply::Held(fault));
+        }
+        self.parked.push((*head, payload.to_vec()));
         true
     }
 
@@ -249,7 +296,7 @@ impl Connection {
 
     /// Held confirmations are sent when they are let go, even if nothing more comes in.
     fn read_frame(&mut self) -> Option<(FrameHeader, Vec<u8>)> {
-        if self.script.hold {
+        if self.script.hold || self.script.room.is_some() {
             self.stream.set_read_timeout(Some(Duration::from_millis(10))).expect("set");
         }
         let mut header = [0u8; FRAME_HEADER_BYTES];
@@ -273,21 +320,22 @@ impl Connection {
     }
 
     fn let_go(&mut self) {
-        let last = {
-            let mut guard = self.shared.0.lock().expect("not poisoned");
-            if !std::mem::take(&mut guard.released) {
-                return;
-            }
-            guard.last
-        };
+        if !std::mem::take(&mut self.shared.0.lock().expect("not poisoned").released) {
+            return;
+        }
+        self.script.room = None;
+        for (head, payload) in std::mem::take(&mut self.parked) {
+            store(&self.shared, &head, &payload);
+        }
+        let last = self.shared.0.lock().expect("not poisoned").last;
         self.script.hold = false;
         self.reply(1, &Reply::Confirm(last, Offset(last.0), Count(0)));
     }
 }
 
-fn sending(last: Sequence) -> Reply<'static> {
+fn sending(last: Sequence, annex: Option<Vec<u8>>) -> Reply<'static> {
     Reply::Sending(Sending {
-        annex: None,
+        annex,
         queue_id: QueueId::from_bytes([7; 16]),
         last,
         epoch: Epoch(1),
@@ -295,21 +343,31 @@ fn sending(last: Sequence) -> Reply<'static> {
     })
 }
 
-/// Stores what comes next, once, and checks it as a server must.
+/// Stores what comes next, once, and checks it as a server must. A batch of which the beginning
+/// was stored is stored from there on.
 fn store(shared: &Shared, head: &PublishHead, payload: &[u8]) {
     let mut stored = shared.0.lock().expect("not poisoned");
     stored.frames += 1;
     stored.bytes += payload.len();
+    let mut messages = payload;
+    if head.batch_flags & flags::ANNEX != 0 {
+        let (length, behind) = payload.split_first_chunk::<4>().expect("an annex");
+        let (annex, behind) = behind.split_at(u32::from_le_bytes(*length) as usize);
+        stored.annex = Some(annex.to_vec());
+        messages = behind;
+    }
     if head.sequence > stored.last {
-        assert_eq!(stored.last.0 + u64::from(head.count), head.sequence.0, "a gap");
+        let first = head.sequence.0 + 1 - u64::from(head.count);
+        assert!(first <= stored.last.0 + 1, "a gap");
         let mut whole = std::mem::take(&mut stored.large);
-        whole.extend_from_slice(payload);
+        whole.extend_from_slice(messages);
         if head.more {
             assert_eq!(head.framing, Framing::Records);
             stored.large = whole;
         } else {
             batch::check_messages(head.framing, &whole, head.count).expect("as announced");
-            let bodies = batch::bodies(head.framing, &whole).map(<[u8]>::to_vec);
+            let there = (stored.last.0 + 1 - first) as usize;
+            let bodies = batch::bodies(head.framing, &whole).skip(there).map(<[u8]>::to_vec);
             stored.messages.extend(bodies);
             stored.last = head.sequence;
         }

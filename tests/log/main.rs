@@ -3,6 +3,7 @@
 //!
 //! Everything runs on the simulated disk; a failure prints its seed.
 
+mod carried;
 mod facts;
 #[path = "../sim/mod.rs"]
 mod sim;

@@ -8,6 +8,7 @@
 mod harness;
 
 mod admin;
+mod attributes;
 mod bad_frames;
 mod bad_input;
 mod descriptors;

@@ -140,6 +140,11 @@ impl Program {
         Ok(Program { argv: argv.to_vec(), path, command, base, own: Vec::new(), is_proven: false })
     }
 
+    /// Whether it is still there.
+    pub(super) fn check(&self) -> Result<(), StartError> {
+        runnable(&self.path).map_err(|errno| self.explain(errno.into()))
+    }
+
     /// Starts a process in a group of its own. The standard library gives it the default SIGPIPE
     /// and an empty signal mask; what we handle has its default again in a new program.
     pub(super) fn spawn(

@@ -505,7 +505,10 @@ fn start_tells_what_shells_tell() {
     let mut rig = Rig::new(spec(&[path.to_str().unwrap()], 1));
     assert_eq!(start(&mut rig), Err(126));
     assert_eq!((rig.pool.running(), rig.pool.has_room()), (0, true));
+    let check = |rig: &Rig| rig.pool.check().map_err(|error| error.exit_status());
+    assert_eq!(check(&rig), Ok(()));
     std::fs::remove_file(&path).unwrap();
+    assert_eq!(check(&rig), Err(127));
     assert_eq!(start(&mut rig), Err(127));
     script(&path, "#!/bin/sh\nexit 5\n");
     assert_eq!(start(&mut rig), Ok(()));

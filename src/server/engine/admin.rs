@@ -148,17 +148,17 @@ impl<S: Storage> Engine<S> {
                 .map_or_else(|| self.broker.counts_without_group(hosted.key), |group| group.ready),
             unacked: default.map_or(Count(0), |group| group.unacked),
             end: self.broker.visible_end(hosted.key),
-            bytes: hosted.log.bytes().0,
+            bytes: hosted.bytes().0,
             segments: hosted.log.segments() as u64,
             receivers: groups.iter().map(|group| group.receivers).sum(),
             senders: hosted.senders,
+            delayed: hosted.delayed(),
             groups,
             trouble: hosted.trouble.as_deref().or(self.movers_trouble(number)).map(str::to_owned),
             oldest_time,
             oldest_group: oldest,
             dropped: counters.dropped,
             expired: counters.expired,
-            ..QueueInfo::default()
         }
     }
 
@@ -206,7 +206,9 @@ impl<S: Storage> Engine<S> {
         for (group, settled) in self.broker.purge(key) {
             self.settle(number, group, &settled);
         }
-        self.answer(connection, channel, &Count(before));
+        let delayed = self.hosted.get_mut(&number).expect("a live queue").purge_delayed();
+        self.touch(number);
+        self.answer(connection, channel, &Count(before + delayed.0));
         Ok(())
     }
 
@@ -269,7 +271,7 @@ impl<S: Storage> Engine<S> {
         for name in names {
             match self.places.get(&name) {
                 Some(Place::Live(number)) => {
-                    bounds.push((name, self.hosted[number].log.check_bound()));
+                    bounds.push((name, self.hosted[number].check_bound()));
                 }
                 Some(Place::Damaged(why)) => {
                     report.queues += 1;

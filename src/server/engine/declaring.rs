@@ -137,6 +137,7 @@ impl<S: Storage> Engine<S> {
     pub(super) fn settings_changed(&mut self, number: QueueNumber) {
         self.obey_settings(number);
         let Some(hosted) = self.hosted.get_mut(&number) else { return };
+        hosted.settings_of_delay_changed();
         let recorded = hosted.log.recorded_change();
         let waiters = &mut hosted.settings_waiters;
         let done: Vec<SettingsWaiter> =

@@ -12,6 +12,7 @@ use crate::units::{Count, Moment, Monotonic, Name, Offset, OffsetRange, Sequence
 use crate::wire::{ErrorCode, Fault, Reply, Sending};
 
 use super::declaring::SettingsWaiter;
+use super::delaying::{Delay, open_delay};
 use super::grace::Grace;
 use super::moving::Lane;
 use super::named::Opened;
@@ -79,6 +80,7 @@ pub(super) struct Hosted<S: Storage> {
     pub group_waiters: Vec<(ConnectionId, u16)>,
     /// In the order of their offsets.
     pub awaiting: VecDeque<Awaiting>,
+    pub delay: Delay<S>,
     /// How far each group has been handed messages since its journal was last told.
     pub handed: BTreeMap<GroupKey, Offset>,
     /// Named producers that were opened and are not durable yet, in the order of their marks.
@@ -127,10 +129,11 @@ impl<S: Storage> Engine<S> {
     ) -> Result<(), LogError> {
         crate::log::sweep_removed(&*self.storage)?;
         for name in crate::log::list_queues(&*self.storage)? {
-            match Log::open(Arc::clone(&self.storage), &name, boot, &self.log_options) {
-                Ok((log, recovered)) => {
+            match self.open_log(&name, boot) {
+                Ok((log, recovered, delay)) => {
                     report(&name, None);
                     let number = self.host(&name, log, recovered);
+                    self.hosted.get_mut(&number).expect("it was just hosted").delay = delay;
                     if boot.same_boot {
                         self.begin_grace(number);
                     }
@@ -142,6 +145,14 @@ impl<S: Storage> Engine<S> {
             }
         }
         Ok(())
+    }
+
+    /// Opens a queue's log, and what waits beside it.
+    fn open_log(&self, name: &Name, boot: Boot) -> Result<(Log<S>, Recovered, Delay<S>), LogError> {
+        let options = &self.log_options;
+        let (mut log, recovered) = Log::open(Arc::clone(&self.storage), name, boot, options)?;
+        let delay = open_delay(&self.storage, &mut log, boot, options)?;
+        Ok((log, recovered, delay))
     }
 
     /// Takes an opened log into service.
@@ -173,6 +184,7 @@ impl<S: Storage> Engine<S> {
             new_groups: Vec::new(),
             group_waiters: Vec::new(),
             awaiting: VecDeque::new(),
+            delay: Delay::None,
             handed: BTreeMap::new(),
             opened: VecDeque::new(),
             openers: Vec::new(),
@@ -330,6 +342,7 @@ impl<S: Storage> Engine<S> {
             self.extend(number, known, visible);
         }
         self.confirm(number, visible);
+        self.take_due(number, moment);
         self.end_grace(number, moment);
         self.say_opened(number);
         self.keep_to_limits(number);
@@ -350,7 +363,17 @@ impl<S: Storage> Engine<S> {
             hosted.jobs_under_way += 1;
             self.jobs.push(Work::log(number, job));
         }
-        let own = [hosted.log.next_deadline(), hosted.grace.deadline(), retention_due];
+        if let Delay::Open(waiting) = &mut hosted.delay {
+            while let Some(job) = waiting.delays.next_job(moment.now) {
+                hosted.jobs_under_way += 1;
+                self.jobs.push(Work::log(number, job));
+            }
+            if let Some(why) = waiting.delays.log_ref().failed() {
+                let name = &hosted.name;
+                self.failed.get_or_insert_with(|| format!("queue {name}: {why}"));
+            }
+        }
+        let own = [hosted.next_deadline(moment), hosted.grace.deadline(), retention_due];
         let deadline = own.into_iter().flatten().min();
         if deadline != hosted.deadline {
             if let Some(old) = hosted.deadline {
@@ -396,8 +419,7 @@ impl<S: Storage> Engine<S> {
         let mut run: Option<Run> = None;
         let mut said = Vec::new();
         let mut opened = Vec::new();
-        while hosted.awaiting.front().is_some_and(|first| first.end <= visible) {
-            let next = hosted.awaiting.pop_front().expect("there is a first");
+        while let Some(next) = hosted.next_confirmed(visible) {
             let Awaiting { connection, channel, end, say } = next;
             match (&mut run, say) {
                 (Some(run), Say::Confirm(sequence, there))
@@ -440,6 +462,10 @@ impl<S: Storage> Engine<S> {
         let Some(Channel::Sending(sender)) = session.channels.get_mut(&channel) else { return };
         sender.unconfirmed -= appends;
         if sender.unconfirmed == 0 {
+            if std::mem::take(&mut sender.switching) {
+                session.parked = false;
+                self.dirty.push(connection);
+            }
             self.settle_sender(connection, channel);
         }
     }
@@ -614,23 +640,33 @@ impl<S: Storage> Engine<S> {
                 clean = false;
                 continue;
             }
-            while let Some(job) = hosted.log.close_jobs(now) {
-                let done = job.run();
-                // What finds no room now would find none again and again.
-                let gives_up = done.error().is_some();
-                if let Some(why) = hosted.log.complete(now, done).failed {
-                    return Err(format!("queue {}: {why}", hosted.name));
-                }
-                if gives_up {
-                    break;
-                }
-            }
-            if let Some(why) = hosted.log.failed() {
-                return Err(format!("queue {}: {why}", hosted.name));
-            }
-            clean &= hosted.log.is_closed_cleanly();
+            clean &= close_log(&mut hosted.log, now)
+                .and_then(|clean| match &mut hosted.delay {
+                    Delay::Open(waiting) => Ok(close_log(waiting.delays.log(), now)? && clean),
+                    Delay::None | Delay::Making => Ok(clean),
+                })
+                .map_err(|why| format!("queue {}: {why}", hosted.name))?;
         }
         Ok(clean)
+    }
+}
+
+/// The last steps of one log; whether they led to its end.
+fn close_log<S: Storage>(log: &mut Log<S>, now: Monotonic) -> Result<bool, String> {
+    while let Some(job) = log.close_jobs(now) {
+        let done = job.run();
+        // What finds no room now would find none again and again.
+        let gives_up = done.error().is_some();
+        if let Some(why) = log.complete(now, done).failed {
+            return Err(why);
+        }
+        if gives_up {
+            break;
+        }
+    }
+    match log.failed() {
+        Some(why) => Err(why.to_owned()),
+        None => Ok(log.is_closed_cleanly()),
     }
 }
 

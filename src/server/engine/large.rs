@@ -89,6 +89,15 @@ impl<S: Storage> Engine<S> {
             self.park(connection, number);
             return Ok(());
         }
+        let source = Source { connection, channel, number };
+        if sender.delayed {
+            sender.large = Some(large);
+            if !self.turn_to(source, false, moment)? {
+                return Ok(());
+            }
+            let back = self.sender(source).and_then(|sender| sender.large.take());
+            return self.publish_staged(connection, channel, head, back.expect("it"), moment);
+        }
         let expected = Sequence(head.sequence.0 - 1);
         match hosted.log.producers().judge(producer, epoch, expected, head.sequence) {
             Judgement::Store => {}
@@ -99,7 +108,6 @@ impl<S: Storage> Engine<S> {
             }
             refused => return Err(refusal(&hosted.name, refused)),
         }
-        let source = Source { connection, channel, number };
         let bytes = large.record_bytes as usize;
         match self.large_verdict(source, &large, moment)? {
             Verdict::There => self.leave_out(source, head.sequence, large, moment),
@@ -139,9 +147,7 @@ impl<S: Storage> Engine<S> {
         if !uniqueness::asks(&mut hosted.log, &traits, unless_pending) {
             return Ok(Verdict::Store);
         }
-        let (key, settles, wall) = (hosted.key, hosted.settles, moment.wall);
-        let mut doorkeeper =
-            Doorkeeper::new(&mut hosted.log, &self.broker, key, settles, unless_pending, wall);
+        let mut doorkeeper = Doorkeeper::new(hosted, &self.broker, unless_pending, moment.wall);
         Ok(doorkeeper.verdict(&record))
     }
 

@@ -23,6 +23,7 @@
 //! declaring.rs  settings
 //! receiving.rs  OPEN_RECEIVE, CREDIT, ACK, RELEASE → broker, journal → segments dropped
 //! delivery.rs   broker's offer → log's range → outbox
+//! delaying.rs   messages that wait for their time
 //! grace.rs      receivers that come back after a restart
 //! hosting.rs    queues coming and going, one turn of a queue
 //! moving.rs     messages that go from one queue to another: dead letters, and back
@@ -37,6 +38,7 @@
 
 mod admin;
 mod declaring;
+mod delaying;
 mod delivery;
 mod grace;
 mod hosting;
@@ -444,7 +446,7 @@ impl<S: Storage> Engine<S> {
     /// Whether everything that was appended has been answered.
     #[must_use]
     pub fn is_drained(&self) -> bool {
-        self.jobs_under_way() == 0 && self.hosted.values().all(|queue| queue.awaiting.is_empty())
+        self.jobs_under_way() == 0 && self.hosted.values().all(Hosted::is_drained)
     }
 
     /// Tells the clients to whom nothing else is owed that the server ends because it failed. The

@@ -8,6 +8,7 @@ use crate::log::storage::Storage;
 use crate::units::{Bytes, Moment};
 use crate::wire::{OpenSend, Reply, Sending};
 
+use super::sending::Source;
 use super::session::Channel;
 use super::{ConnectionId, Engine, QueueNumber, Trouble};
 
@@ -17,6 +18,8 @@ pub(super) struct Opened {
     pub channel: u16,
     /// When the log is durable so far.
     pub mark: Bytes,
+    /// The same for the log of delayed messages, if the producer stored any last.
+    pub mark_of_delayed: Option<Bytes>,
     pub sending: Sending,
 }
 
@@ -43,16 +46,28 @@ impl<S: Storage> Engine<S> {
         };
         let connected = hosted.log.producers().connected(open.producer, opened.epoch, moment.wall);
         assert!(connected.is_ok(), "a producer that was just opened is known");
-        let sending = Sending {
+        let delayed = hosted.last_delayed(open.producer).map(|(_, sequence)| sequence);
+        let delayed = delayed.filter(|sequence| *sequence > opened.sequence);
+        let mut sending = Sending {
             queue_id: hosted.log.id(),
             last: opened.sequence,
             epoch: opened.epoch,
             opened: moment.wall,
             annex: opened.annex,
         };
+        let mut mark_of_delayed = None;
+        if let Some(last) = delayed {
+            let log = hosted.log_of(true);
+            sending.last = last;
+            sending.annex = log.producers().annex(open.producer).map(<[u8]>::to_vec);
+            log.want_durable();
+            mark_of_delayed = Some(log.written_bytes());
+        }
         let mark = opened.mark;
-        hosted.opened.push_back(Opened { connection, channel, mark, sending });
+        hosted.opened.push_back(Opened { connection, channel, mark, mark_of_delayed, sending });
         self.start_sending(connection, channel, number, open, opened.epoch);
+        let source = Source { connection, channel, number };
+        self.sender(source).expect("it sends").delayed = delayed.is_some();
         self.touch(number);
         Ok(())
     }
@@ -62,7 +77,10 @@ impl<S: Storage> Engine<S> {
         loop {
             let hosted = self.hosted.get_mut(&number).expect("a queue in its turn");
             let durable = hosted.log.durable_bytes();
-            if hosted.opened.front().is_none_or(|first| first.mark > durable) {
+            let Some(first) = hosted.opened.front() else { return };
+            let (mark, mark_of_delayed) = (first.mark, first.mark_of_delayed);
+            let waits = |mark: Bytes| hosted.log_of(true).durable_bytes() < mark;
+            if mark > durable || mark_of_delayed.is_some_and(waits) {
                 return;
             }
             let opened = hosted.opened.pop_front().expect("there is a first");

@@ -309,7 +309,7 @@ impl<S: Storage> Engine<S> {
             Channel::Sending(sender) => {
                 if let Some(hosted) = self.hosted.get_mut(&sender.queue) {
                     hosted.senders -= 1;
-                    hosted.log.producers().disconnected(sender.producer, self.clock.wall);
+                    hosted.disconnected(&sender, self.clock.wall);
                 }
                 // Another may wait for the room that it would have taken.
                 self.touch(sender.queue);

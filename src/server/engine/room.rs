@@ -55,7 +55,7 @@ impl<S: Storage> Hosted<S> {
     fn occupied(&self, broker: &Broker) -> Occupied {
         let (end, written) = (self.log.written_end(), self.log.written_bytes().0);
         let hidden = end.0 - broker.visible_end(self.key).0;
-        let messages = broker.counts_without_group(self.key).0 + hidden + self.delayed();
+        let messages = broker.counts_without_group(self.key).0 + hidden + self.delayed().0;
         let bytes = match self.log.settings().max_bytes {
             Some(_) => present_bytes(&self.log, broker, self.key),
             None => 0,
@@ -72,11 +72,6 @@ impl<S: Storage> Hosted<S> {
             messages: limits.messages.saturating_sub(messages),
             bytes: limits.bytes.saturating_sub(bytes),
         }
-    }
-
-    /// Messages that wait for their time.
-    fn delayed(&self) -> u64 {
-        0
     }
 }
 

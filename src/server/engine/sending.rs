@@ -7,6 +7,7 @@ use crate::settings::Settings;
 use crate::units::{Count, Epoch, Moment, Name, Offset, Sequence};
 use crate::wire::{ErrorCode, Fault, OpenSend, PublishHead, Reply, Sending};
 
+use super::delaying::{Delay, must_wait};
 use super::hosting::{Awaiting, Place, Say, being_removed, damaged};
 use super::portion::{self, Portion, Rest};
 use super::session::{Channel, Sender};
@@ -92,16 +93,18 @@ impl<S: Storage> Engine<S> {
         if open.named {
             return self.attach_named(connection, channel, number, open, moment);
         }
+        let delayed = hosted.last_delayed(open.producer);
         let producers = hosted.log.producers();
         let opened = match &open.resume {
             // Not later than now, whatever the peer says.
-            Some(resume) => resume.opened.min(moment.wall),
-            None => producers.opening_time(moment.wall),
+            Some(resume) if delayed.is_none() => resume.opened.min(moment.wall),
+            _ => producers.opening_time(moment.wall),
         };
-        let (epoch, last) = match producers.last(open.producer) {
-            Some((epoch, last)) => (Epoch(epoch.0 + 1), last),
-            None => (Epoch(1), Sequence(0)),
-        };
+        let known = producers.last(open.producer).into_iter().chain(delayed);
+        let (epoch, last) = known.fold((Epoch(0), Sequence(0)), |(epoch, last), known| {
+            (epoch.max(known.0), last.max(known.1))
+        });
+        let epoch = Epoch(epoch.0 + 1);
         if let Err(forgotten) = producers.connected(open.producer, epoch, opened) {
             return Err(fault_with(
                 ErrorCode::Fenced,
@@ -114,9 +117,11 @@ impl<S: Storage> Engine<S> {
         let sending = Sending { queue_id: id, last, epoch, opened, annex: None };
         // What it stored may not be durable yet, and it would take `last` for a confirmation.
         let hosted = self.hosted.get_mut(&number).expect("a live queue");
-        let end = hosted.log.written_end();
+        let delayed = delayed.is_some_and(|(_, sequence)| sequence == last && last.0 > 0);
+        let end = hosted.log_of(delayed).written_end();
         let say = Say::Sending(sending);
-        hosted.awaiting.push_back(Awaiting { connection, channel, end, say });
+        hosted.awaiting_of(delayed).push_back(Awaiting { connection, channel, end, say });
+        self.sender(Source { connection, channel, number }).expect("it sends").delayed = delayed;
         self.touch(number);
         Ok(())
     }
@@ -137,6 +142,9 @@ impl<S: Storage> Engine<S> {
             epoch,
             named: open.named,
             unless_pending: open.unless_pending,
+            delayed: false,
+            known_to_delay: false,
+            switching: false,
             large: None,
             unconfirmed: 0,
             there: Count(0),
@@ -180,18 +188,24 @@ impl<S: Storage> Engine<S> {
             self.park(connection, number);
             return Ok(());
         }
+        let source = Source { connection, channel, number };
+        let delayed = must_wait(&traits, head.count, moment.wall)?;
+        if !self.turn_to(source, delayed, moment)? {
+            return Ok(());
+        }
+        let hosted = self.hosted.get_mut(&number).expect("a sender's queue");
         let expected = Sequence(head.sequence.0 - u64::from(head.count));
-        let skip = match hosted.log.producers().judge(producer, epoch, expected, head.sequence) {
+        let sender = (producer, epoch);
+        let skip = match hosted.judge(sender, delayed, expected, head.sequence) {
             Judgement::Store => 0,
             Judgement::Rest { sequence } => (sequence.0 - expected.0) as u32,
             Judgement::Duplicate { .. } => {
-                let end = hosted.log.written_end();
+                let end = hosted.log_of(delayed).written_end();
                 self.await_confirm(connection, channel, number, head.sequence, end);
                 return Ok(());
             }
             refused => return Err(refusal(&hosted.name, refused)),
         };
-        let source = Source { connection, channel, number };
         self.store(source, Batch { head, payload, traits, skip }, moment)
     }
 
@@ -218,7 +232,13 @@ impl<S: Storage> Engine<S> {
                 sequence,
                 epoch: sender.epoch,
             };
-            match hosted.log.append(moment.now, moment.wall, &new) {
+            let appended = match &mut hosted.delay {
+                Delay::Open(waiting) if sender.delayed => {
+                    waiting.delays.append(moment.now, moment.wall, &new)
+                }
+                _ => hosted.log.append(moment.now, moment.wall, &new),
+            };
+            match appended {
                 Ok(range) => {
                     sender.there.0 += portion.there;
                     self.await_confirm(connection, channel, number, sequence, range.end);
@@ -261,15 +281,7 @@ impl<S: Storage> Engine<S> {
         if head.framing != Framing::Records {
             return Err(uniqueness::keyless(&hosted.name).into());
         }
-        let (key, settles) = (hosted.key, hosted.settles);
-        let mut doorkeeper = Doorkeeper::new(
-            &mut hosted.log,
-            &self.broker,
-            key,
-            settles,
-            unless_pending,
-            moment.wall,
-        );
+        let mut doorkeeper = Doorkeeper::new(hosted, &self.broker, unless_pending, moment.wall);
         let mut verdict = |record: &Record<'_>| doorkeeper.verdict(record);
         Portion::of(head, payload, skip, room, Some(&mut verdict)).map_err(malformed)
     }
@@ -303,13 +315,13 @@ impl<S: Storage> Engine<S> {
         end: Offset,
     ) {
         let source = Source { connection, channel, number };
-        let there = self.sender(source).map_or(Count(0), |sender| {
+        let (there, delayed) = self.sender(source).map_or((Count(0), false), |sender| {
             sender.unconfirmed += 1;
-            sender.there
+            (sender.there, sender.delayed)
         });
         let hosted = self.hosted.get_mut(&number).expect("a sender's queue");
         let say = Say::Confirm(sequence, there);
-        hosted.awaiting.push_back(Awaiting { connection, channel, end, say });
+        hosted.awaiting_of(delayed).push_back(Awaiting { connection, channel, end, say });
         self.touch(number);
     }
 
@@ -369,7 +381,7 @@ impl<S: Storage> Engine<S> {
         };
         if let Some(hosted) = self.hosted.get_mut(&sender.queue) {
             hosted.senders -= 1;
-            hosted.log.producers().disconnected(sender.producer, self.clock.wall);
+            hosted.disconnected(&sender, self.clock.wall);
         }
         self.reply(connection, channel, &Reply::Closed);
     }

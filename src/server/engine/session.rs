@@ -61,6 +61,12 @@ pub(super) struct Sender<S: Storage> {
     pub named: bool,
     /// Messages whose key is pending are not stored.
     pub unless_pending: bool,
+    /// What it sent last went to the log of delayed messages.
+    pub delayed: bool,
+    /// It is known to that log.
+    pub known_to_delay: bool,
+    /// A PUBLISH of the other kind waits until nothing is unconfirmed.
+    pub switching: bool,
     /// A large message of which parts have come.
     pub large: Option<Large<S>>,
     /// Appends that have not been confirmed.

@@ -13,12 +13,15 @@ use crate::log::{Digest, Log};
 use crate::units::{Name, Offset, OffsetRange, WallTime};
 use crate::wire::{ErrorCode, Fault};
 
+use super::hosting::Hosted;
 use super::portion::Verdict;
 use super::{fault, fault_with};
 
 /// The ids and keys of one batch, against those that the queue knows.
 pub(super) struct Doorkeeper<'a, S: Storage> {
     log: &'a mut Log<S>,
+    /// The log of its delayed messages, which has ids of its own.
+    delayed: Option<&'a mut Log<S>>,
     broker: &'a Broker,
     queue: QueueKey,
     /// Grows whenever something may have gone.
@@ -39,15 +42,35 @@ pub(super) fn asks<S: Storage>(log: &mut Log<S>, traits: &Traits, unless_pending
 
 impl<'a, S: Storage> Doorkeeper<'a, S> {
     pub fn new(
-        log: &'a mut Log<S>,
+        hosted: &'a mut Hosted<S>,
         broker: &'a Broker,
-        queue: QueueKey,
-        settles: u64,
         unless_pending: bool,
         wall: WallTime,
     ) -> Doorkeeper<'a, S> {
-        let (ids, keys) = (HashSet::new(), HashSet::new());
-        Doorkeeper { log, broker, queue, settles, unless_pending, wall, ids, keys, new_keys: 0 }
+        let (queue, settles) = (hosted.key, hosted.settles);
+        let delayed = hosted.delay.open_mut().map(|waiting| waiting.delays.log());
+        Doorkeeper {
+            log: &mut hosted.log,
+            delayed,
+            broker,
+            queue,
+            settles,
+            unless_pending,
+            wall,
+            ids: HashSet::new(),
+            keys: HashSet::new(),
+            new_keys: 0,
+        }
+    }
+
+    /// Whether an id is known to the log of the delayed messages.
+    fn is_delayed(&mut self, record: &Record<'_>) -> bool {
+        let (Some(log), Some(text)) = (&mut self.delayed, record.attribute(tags::ID)) else {
+            return false;
+        };
+        let unique = log.unique();
+        let id = unique.digest(text);
+        unique.has_ids() && unique.knows_id(id, self.wall)
     }
 
     /// What becomes of the next message of the batch.
@@ -59,6 +82,10 @@ impl<'a, S: Storage> Doorkeeper<'a, S> {
         if id.is_some_and(|id| self.ids.contains(&id) || unique.knows_id(id, self.wall)) {
             return Verdict::There;
         }
+        if id.is_some() && self.is_delayed(record) {
+            return Verdict::There;
+        }
+        let unique = self.log.unique();
         let (broker, queue) = (self.broker, self.queue);
         let visible = broker.visible_end(queue);
         let is_gone = |offset: Offset| {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::log::storage::Storage;
 use crate::log::{
-    self, CheckBound, Done, Job, Log, LogError, Options, Progress, Recovered, Staging,
+    self, CheckBound, Delays, Done, Job, Log, LogError, Options, Progress, Recovered, Staging,
 };
 use crate::server::findings::add_to_report;
 use crate::server::workers;
@@ -25,12 +25,24 @@ enum Task<S: Storage> {
     Make(Box<Make<S>>),
     Remove(Arc<S>, Name, QueueId, (ConnectionId, u16)),
     Check(Box<Check<S>>),
+    /// The place for a queue's delayed messages is made.
+    MakeDelay(Box<MakeDelay<S>>),
     /// A large message is copied for a mover.
     Copy(Lane, Box<Copying<S>>),
 }
 
 struct Make<S: Storage> {
     storage: Arc<S>,
+    name: Name,
+    id: QueueId,
+    settings: Settings,
+    options: Options,
+    wall: WallTime,
+}
+
+struct MakeDelay<S: Storage> {
+    storage: Arc<S>,
+    queue: QueueNumber,
     name: Name,
     id: QueueId,
     settings: Settings,
@@ -54,6 +66,7 @@ enum Answer<S: Storage> {
     Made(Name, Result<Box<(Log<S>, Recovered)>, LogError>),
     Removed(Name, (ConnectionId, u16), Result<(), LogError>),
     Checked((ConnectionId, u16), CheckReport),
+    DelayMade(QueueNumber, Result<Box<Delays<S>>, LogError>),
     Copied(Lane, Result<Staging<S>, NotCopied>),
 }
 
@@ -64,6 +77,18 @@ impl<S: Storage> Work<S> {
 
     pub(super) fn read(queue: QueueNumber, job: Job<S>) -> Work<S> {
         Work(Task::Read(queue, job))
+    }
+
+    pub(super) fn make_delay(
+        storage: Arc<S>,
+        queue: QueueNumber,
+        (name, id): (Name, QueueId),
+        settings: Settings,
+        options: Options,
+        wall: WallTime,
+    ) -> Work<S> {
+        let make = MakeDelay { storage, queue, name, id, settings, options, wall };
+        Work(Task::MakeDelay(Box::new(make)))
     }
 
     pub(super) fn copy(lane: Lane, copying: Copying<S>) -> Work<S> {
@@ -116,6 +141,7 @@ impl<S: Storage> workers::Job for Work<S> {
                 Answer::Removed(name, channel, result)
             }
             Task::Check(check) => check.run(),
+            Task::MakeDelay(make) => make.run(),
             Task::Copy(lane, copying) => Answer::Copied(lane, copying.run()),
         })
     }
@@ -131,6 +157,19 @@ impl<S: Storage> Make<S> {
                     Log::open(Arc::clone(&self.storage), &self.name, boot, &self.options)
                 });
         Answer::Made(self.name, made.map(Box::new))
+    }
+}
+
+impl<S: Storage> MakeDelay<S> {
+    fn run(self) -> Answer<S> {
+        let Self { storage, queue, name, id, settings, options, wall } = self;
+        let made = log::create_delays(&*storage, &name, id, &settings, wall).and_then(|()| {
+            // Just made by this server: nothing can have happened to it.
+            let boot = log::Boot { clean: true, same_boot: true };
+            Delays::open(Arc::clone(&storage), &name, id, boot, &options, None)
+        });
+        let made = made.map(|made| Box::new(made.expect("it was just made")));
+        Answer::DelayMade(queue, made)
     }
 }
 
@@ -155,6 +194,7 @@ impl<S: Storage> Engine<S> {
             Answer::Made(name, result) => self.made(&name, result.map(|made| *made), moment),
             Answer::Removed(name, channel, result) => self.removed(&name, channel, result),
             Answer::Checked(channel, report) => self.checked(channel, report),
+            Answer::DelayMade(queue, result) => self.delay_made(queue, result.map(|made| *made)),
             Answer::Copied(lane, result) => self.copied(lane, result, moment),
         }
     }
@@ -162,7 +202,7 @@ impl<S: Storage> Engine<S> {
     fn finish_log(&mut self, queue: QueueNumber, done: Done<S>, moment: Moment) {
         let Some(hosted) = self.hosted.get_mut(&queue) else { return };
         hosted.jobs_under_way -= 1;
-        let progress = hosted.log.complete(moment.now, done);
+        let progress = hosted.complete(moment.now, done);
         if let Some(why) = progress.failed {
             let name = &hosted.name;
             self.failed.get_or_insert_with(|| format!("queue {name}: {why}"));
