@@ -131,6 +131,14 @@ pub const BACKOFF_FIRST: Micros = Micros::from_secs(1);
 /// See [`BACKOFF_FIRST`].
 pub const BACKOFF_MAX: Micros = Micros::from_secs(300);
 
+/// The longest pause that a receiver may ask for; no message rests longer, whatever becomes of the
+/// clock over a restart.
+pub const BACKOFF_LONGEST: Micros = Micros::from_secs(86_400);
+
+/// How long a message that has had its last attempt waits after a restart of the server for the
+/// receiver that had begun it, before it is a dead letter.
+pub const HOLDER_GRACE: Micros = Micros::from_secs(2);
+
 /// Ranges of messages of one group that were tried and are not settled; at the bound the group
 /// gets nothing new until some are.
 pub const TRIED_RANGES_PER_GROUP_MAX: usize = 16 * 1024;

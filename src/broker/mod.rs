@@ -106,6 +106,7 @@ use std::collections::BTreeSet;
 use crate::limits;
 use crate::units::{Attempts, Count, LeaseNumber, Monotonic, Name, Offset, OffsetRange};
 
+pub use attempts::Pause;
 use consumer::Consumer;
 pub use consumer::Kind;
 use group::{Bounds, Group};

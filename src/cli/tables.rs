@@ -92,7 +92,7 @@ pub fn queue_table(queues: &[QueueInfo], long: bool, bold_head: bool) -> String 
         columns.push(column("SEND", &|info| info.senders.to_string()));
         columns.push(column("GROUPS", &|info| info.groups.len().to_string()));
         columns.push(column("SYNC", &|info| info.settings.sync.to_string()));
-        columns.push(column("CREATED", &|info| rfc3339(info.created)));
+        columns.push(column("AGE", &|info| human_age(age(info.created, now))));
     }
     let names = column("QUEUE", &|info| {
         let what = if info.trouble.is_some() {

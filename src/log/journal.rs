@@ -158,7 +158,8 @@ pub(super) struct SyncPoint {
 }
 
 impl<S: Storage> Journal<S> {
-    /// Makes the journal of a new group under its temporary name; a job installs it.
+    /// Makes the journal of a new group under its temporary name; a job installs it. Takes the
+    /// spare file if there is no other room, as whatever writes a whole state does.
     pub fn create(
         storage: &S,
         spare: &mut Spare,

@@ -235,6 +235,12 @@ impl<S: Storage> Log<S> {
         self.meta.created
     }
 
+    /// The newest stored time; the wall clock may have been set back since.
+    #[must_use]
+    pub fn newest_time(&self) -> WallTime {
+        self.time
+    }
+
     /// The offset that the next message gets.
     #[must_use]
     pub fn written_end(&self) -> Offset {

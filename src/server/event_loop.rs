@@ -21,13 +21,13 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use mio::event::Event;
 use mio::net::{UnixListener, UnixStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use super::clock::Clock;
 use super::engine::{ConnectionId, Engine, Work};
 use super::inbox::{Budget, Inbox};
 use super::report::Report;
@@ -35,7 +35,7 @@ use super::socket::OwnSocket;
 use super::workers::Workers;
 use crate::limits;
 use crate::log::storage::Storage;
-use crate::units::{Micros, Moment, Monotonic, WallTime};
+use crate::units::{Micros, Moment, Monotonic};
 
 pub use phases::Ended;
 use phases::Phase;
@@ -74,6 +74,8 @@ pub struct Parts<S: Storage> {
     pub report: Report,
     /// The only users who may connect besides root.
     pub owner: u32,
+    /// What the engine was made by.
+    pub clock: Clock,
 }
 
 /// See the module's page.
@@ -91,7 +93,7 @@ pub struct EventLoop<S: Storage> {
     /// The one connection that may go beyond the budget.
     overdraft: Option<ConnectionId>,
     next_connection: u64,
-    started: Instant,
+    clock: Clock,
     idle_exit: Option<Micros>,
     idle_since: Monotonic,
     /// Kept back for telling a client that no descriptor is left for it.
@@ -140,7 +142,7 @@ impl<S: Storage> EventLoop<S> {
             budget: Budget::default(),
             overdraft: None,
             next_connection: 0,
-            started: Instant::now(),
+            clock: parts.clock,
             idle_exit: parts.idle_exit,
             idle_since: Monotonic(0),
             spare: Spare::open()?,
@@ -155,11 +157,7 @@ impl<S: Storage> EventLoop<S> {
     }
 
     fn moment(&self) -> Moment {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Moment {
-            now: Monotonic(self.started.elapsed().as_micros() as u64),
-            wall: WallTime(wall.as_micros() as u64),
-        }
+        self.clock.moment()
     }
 
     /// Serves until the end. Gives the engine back for the last orderly steps.

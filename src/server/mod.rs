@@ -16,6 +16,7 @@
 //! The [`engine`] is everything but sockets, threads and clocks, so the simulator runs it as it
 //! is. The event loop is the only place with system calls on sockets.
 
+pub mod clock;
 pub mod engine;
 pub mod event_loop;
 pub mod findings;

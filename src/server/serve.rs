@@ -8,6 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::clock::Clock;
 use super::engine::{Engine, Setup};
 use super::event_loop::{Ended, EventLoop, Parts};
 use super::report::{Level, Report};
@@ -116,7 +117,8 @@ fn start(options: &Options) -> Result<Started, ServeError> {
     let lock = store.lock_server()?;
     let report = Report::new(options.level);
     let tenure = Tenure::begin(&root).map_err(io_error("record the start in the store"))?;
-    let engine = recover(&root, &tenure, &report)?;
+    let clock = Clock::start();
+    let engine = recover(&root, &tenure, &report, clock)?;
     if !engine.has_damaged() {
         tenure.recovered().map_err(io_error("record the recovery in the store"))?;
     }
@@ -129,6 +131,7 @@ fn start(options: &Options) -> Result<Started, ServeError> {
         idle_exit: options.idle_exit,
         report,
         owner: rustix::process::geteuid().as_raw(),
+        clock,
     })
     .map_err(io_error("set up the event loop"))?;
     say_ready(options)?;
@@ -195,7 +198,12 @@ fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-fn recover(root: &Path, tenure: &Tenure, report: &Report) -> Result<Engine<Disk>, ServeError> {
+fn recover(
+    root: &Path,
+    tenure: &Tenure,
+    report: &Report,
+    clock: Clock,
+) -> Result<Engine<Disk>, ServeError> {
     let storage = Arc::new(Disk::new(root));
     let begun = std::time::Instant::now();
     let mut queues = 0;
@@ -210,6 +218,8 @@ fn recover(root: &Path, tenure: &Tenure, report: &Report) -> Result<Engine<Disk>
             cannot: Vec::new(),
         },
         new_queue_id: Box::new(|| QueueId(random_uuid())),
+        new_lease_secret: Box::new(|| random_uuid().as_fields().0),
+        moment: clock.moment(),
     };
     let engine = Engine::open(setup, &mut |name, error| {
         queues += 1;

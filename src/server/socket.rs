@@ -64,6 +64,14 @@ impl OwnSocket {
         }
     }
 
+    /// Whether the directory of the queues was deleted, or moved out of the store.
+    #[must_use]
+    pub fn is_store_gone(&self) -> bool {
+        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
+        let found = rustix::fs::statat(self.store.dir(), "queues", flags);
+        found.err() == Some(rustix::io::Errno::NOENT)
+    }
+
     /// Removes the socket: the server ends. Left behind, it would be cleared by the next start.
     pub fn remove(self) {
         let _ = std::fs::remove_file(self.store.join("sock"));

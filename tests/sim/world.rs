@@ -83,6 +83,7 @@ impl World {
 
     fn start(&mut self) {
         let mut ids = Random(self.rng.next());
+        let mut secrets = Random(self.rng.next());
         let segment_bytes = 2048 + self.rng.below(4) * 1024;
         let setup = Setup {
             storage: Arc::clone(&self.disk),
@@ -100,6 +101,8 @@ impl World {
                 bytes[8..].copy_from_slice(&ids.next().to_le_bytes());
                 QueueId::from_bytes(bytes)
             }),
+            new_lease_secret: Box::new(move || secrets.next() as u32),
+            moment: self.moment(),
         };
         let engine = Engine::open(setup, &mut |name, error| {
             if let Some(error) = error {

@@ -11,6 +11,7 @@ mod admin;
 mod attributes;
 mod bad_frames;
 mod bad_input;
+mod declared;
 mod descriptors;
 mod failing_disk;
 mod first_hour;

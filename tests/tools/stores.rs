@@ -182,6 +182,23 @@ fn a_store_that_is_a_file_is_refused() {
     assert_eq!(std::fs::read(store.path()).expect("ours"), b"a file");
 }
 
+/// A sender that was connected got its lines confirmed into files that were gone.
+#[test]
+fn a_store_that_is_deleted_under_its_server_takes_nothing_more() {
+    let store = Store::new();
+    let mut server = store.serve();
+    let mut sender = store.spawn("mq-send", &["-T", "-w", "1s", "q"]);
+    sender.write(b"before\n");
+    assert_eq!(sender.line().as_deref(), Some("before"));
+    std::fs::rename(store.path().join("queues"), store.beside("queues")).expect("ours");
+    assert_ne!(server.await_end(), 0);
+    server.await_stderr("the files of the store were deleted");
+    std::fs::rename(store.beside("queues"), store.path().join("queues")).expect("ours");
+    sender.write(b"after\n");
+    sender.finish().ok();
+    assert_eq!(store.receive("q"), b"before\nafter\n");
+}
+
 /// Any private directory used to become a store without a word, a home directory as well.
 #[test]
 fn a_directory_that_holds_other_things_does_not_become_a_store() {

@@ -10,8 +10,8 @@ use crate::server::findings;
 use crate::units::{Count, Moment, Name, OffsetRange, WallTime};
 use crate::wire::{Admin, CheckReport, ErrorCode, GroupInfo, QueueInfo, Reply, StoreInfo};
 
+use super::groups::DEFAULT_GROUP;
 use super::hosting::Place;
-use super::receiving::DEFAULT_GROUP;
 use super::session::{Channel, RequeueWanted};
 use super::{ConnectionId, Engine, QueueNumber, Trouble, Work, fault, protocol};
 
@@ -47,10 +47,12 @@ impl<S: Storage> Engine<S> {
                 let wanted = RequeueWanted { queue, count, to, reason };
                 self.requeue(connection, channel, wanted)
             }
-            Admin::Settle { .. }
-            | Admin::AddGroup { .. }
-            | Admin::RemoveGroup { .. }
-            | Admin::SeekGroup { .. } => Err(protocol("not served yet")),
+            Admin::Settle { receipts, how } => {
+                self.settle_receipts(connection, channel, &receipts, how)
+            }
+            Admin::AddGroup { .. } | Admin::RemoveGroup { .. } | Admin::SeekGroup { .. } => {
+                Err(protocol("not served yet"))
+            }
             Admin::Check { queue } => self.check(connection, channel, queue.as_ref()),
         }
     }
@@ -127,13 +129,13 @@ impl<S: Storage> Engine<S> {
                 GroupInfo {
                     group: name.clone(),
                     ready: counts.ready,
-                    unacked: counts.leased,
+                    unacked: Count(counts.leased.0 + counts.dying.0),
+                    resting: counts.resting,
                     receivers: counts.consumers as u64,
                     oldest: counts.oldest,
                     settled_ranges: counts.settled_ranges as u64,
                     stuck: counts.stuck,
                     dead: Count(self.dead_of(number, key).0),
-                    ..GroupInfo::default()
                 }
             })
             .collect();

@@ -29,6 +29,15 @@ enum Delivered {
     None,
 }
 
+/// Why messages are not delivered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unwanted {
+    /// Their time is over.
+    Expired,
+    /// They are for another group only.
+    NotOurs,
+}
+
 /// A range of batches on its way into an outbox.
 struct Shipment<F> {
     queue: QueueNumber,
@@ -87,19 +96,21 @@ impl<S: Storage> Engine<S> {
         };
         let hosted = self.hosted.get_mut(&receiver.queue).expect("a receiver's queue");
         let (from, limit) = (offer.range.start, offer.range.end);
-        let found = match hosted.log.locate(from, limit, limits::DELIVER_BYTES, &Select::default())
-        {
+        let group = receiver.group.map(|group| self.broker.group_name(group));
+        let select = Select { wall: Some(self.clock.wall), group };
+        let found = match hosted.log.locate(from, limit, limits::DELIVER_BYTES, &select) {
             Ok(found) => found,
             Err(error) => {
                 self.stand_still(receiver.queue, error.to_string());
                 return Delivered::None;
             }
         };
+        let attempt = if receiver.mode == Mode::Take { offer.attempt.0 } else { 0 };
         let head = DeliverHead {
             segment: crate::units::SegmentNumber(u64::MAX),
             position: Position(u64::MAX),
             end: limit,
-            attempt: 0,
+            attempt,
             lease: LeaseNumber(0),
             more: false,
             redelivered: offer.redelivered,
@@ -115,36 +126,31 @@ impl<S: Storage> Engine<S> {
                 }
                 return Delivered::None;
             }
-            Found::Expired { .. } | Found::NotOurs { .. } => {
-                unreachable!("everything was asked for")
+            Found::Expired { end } => {
+                self.pass_over(receiver, OffsetRange::new(from, end), Unwanted::Expired);
+                return Delivered::Some;
+            }
+            Found::NotOurs { end } => {
+                self.pass_over(receiver, OffsetRange::new(from, end), Unwanted::NotOurs);
+                return Delivered::Some;
             }
             Found::Cut { bytes, end } => {
-                self.taken(receiver, from, end);
-                let head =
-                    DeliverHead { end, behind: self.broker.is_behind(receiver.consumer), ..head };
+                let head = self.taken(receiver, from, DeliverHead { end, ..head });
                 let session = self.sessions.get_mut(&connection).expect("a connected client");
                 session.outbox.push_bytes(&head.encode(id, bytes.len()));
                 session.outbox.push_bytes(&bytes);
             }
             Found::Whole { file, place, bytes, end } => {
-                self.taken(receiver, from, end);
-                let head =
-                    DeliverHead { end, behind: self.broker.is_behind(receiver.consumer), ..head };
-                self.ship(
-                    connection,
-                    id,
-                    head,
-                    Shipment { queue: receiver.queue, file, place, bytes },
-                );
+                let head = self.taken(receiver, from, DeliverHead { end, ..head });
+                let shipment = Shipment { queue: receiver.queue, file, place, bytes };
+                self.ship(connection, id, head, shipment);
             }
             Found::Chain { file, parts, end } => {
-                self.taken(receiver, from, end);
-                let behind = self.broker.is_behind(receiver.consumer);
+                let head = self.taken(receiver, from, DeliverHead { end, ..head });
                 let last = parts.len() - 1;
                 for (n, (place, bytes)) in parts.into_iter().enumerate() {
                     let more = n < last;
-                    let head =
-                        DeliverHead { end: if more { from } else { end }, more, behind, ..head };
+                    let head = DeliverHead { end: if more { from } else { end }, more, ..head };
                     let file = Arc::clone(&file);
                     self.ship(
                         connection,
@@ -159,19 +165,47 @@ impl<S: Storage> Engine<S> {
         Delivered::Some
     }
 
-    /// What was located is taken in the broker, and the group's journal is to be told.
-    fn taken(&mut self, receiver: Receiver, from: Offset, end: Offset) {
-        self.broker.take(receiver.consumer, OffsetRange::new(from, end));
-        if receiver.mode == Mode::Peek {
+    /// Messages that this receiver is not to have: it passes over them if it only looks, else
+    /// they are settled for its group, or die if the queue keeps what expired.
+    fn pass_over(&mut self, receiver: Receiver, range: OffsetRange, why: Unwanted) {
+        let Receiver { queue, consumer, group, mode, .. } = receiver;
+        let (Mode::Take, Some(group)) = (mode, group) else {
+            self.broker.pass(consumer, range.end);
             return;
+        };
+        let settings = self.hosted[&queue].log.settings();
+        if why == Unwanted::Expired && settings.dead_letter.is_some() {
+            self.condemn(group, &[range], "expired", self.clock);
+        } else {
+            let settled = self.broker.expire(group, &[range]);
+            self.settle(queue, group, &settled);
         }
-        let Some(group) = receiver.group else { return };
+    }
+
+    /// What was located is taken in the broker, and the group's journal is to be told. Completes
+    /// the head of what is delivered.
+    fn taken(&mut self, receiver: Receiver, from: Offset, head: DeliverHead) -> DeliverHead {
+        let range = OffsetRange::new(from, head.end);
+        let (Mode::Take, Some(group)) = (receiver.mode, receiver.group) else {
+            self.broker.take(receiver.consumer, range);
+            return DeliverHead { behind: self.broker.is_behind(receiver.consumer), ..head };
+        };
+        let mut lease = LeaseNumber(0);
+        match receiver.how.lease {
+            Some(span) => lease = self.lease(receiver, group, range, span),
+            None => self.broker.take(receiver.consumer, range),
+        }
         let hosted = self.hosted.get_mut(&receiver.queue).expect("a receiver's queue");
         if hosted.handed.is_empty() {
             self.handing.push(receiver.queue);
         }
-        let handed = hosted.handed.entry(group).or_insert(end);
-        *handed = (*handed).max(end);
+        let handed = hosted.handed.entry(group).or_insert(range.end);
+        *handed = (*handed).max(range.end);
+        if receiver.how.no_ack {
+            let settled = self.broker.ack(receiver.consumer, &[range]);
+            self.settle(receiver.queue, group, &settled);
+        }
+        DeliverHead { lease, behind: self.broker.is_behind(receiver.consumer), ..head }
     }
 
     fn ship(

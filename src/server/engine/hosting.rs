@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use crate::broker::{GroupKey, GroupState, QueueKey};
+use crate::broker::{GroupKey, QueueKey};
 use crate::log::storage::Storage;
 use crate::log::{Boot, GroupFile, Log, LogError, Recovered};
 use crate::settings::Settings;
@@ -14,6 +14,7 @@ use crate::wire::{ErrorCode, Fault, Reply, Sending};
 use super::declaring::SettingsWaiter;
 use super::delaying::{Delay, open_delay};
 use super::grace::Grace;
+use super::groups::{GroupBooks, state_of};
 use super::moving::Lane;
 use super::named::Opened;
 use super::room::{Occupied, Waiting};
@@ -73,6 +74,7 @@ pub(super) struct Hosted<S: Storage> {
     pub key: QueueKey,
     pub log: Log<S>,
     pub groups: BTreeMap<GroupKey, GroupFile>,
+    pub books: GroupBooks,
     /// New groups whose journals would not survive a crash yet: nothing is delivered to them,
     /// so that a restarted server knows of all that was.
     pub new_groups: Vec<GroupFile>,
@@ -161,17 +163,20 @@ impl<S: Storage> Engine<S> {
         self.next_queue += 1;
         let key =
             self.broker.add_queue(recovered.start, recovered.end, &recovered.gaps, &recovered.gone);
+        let settings = log.settings();
+        let limit = settings.delivery_limit();
+        self.broker.set_delivery_limit(key, limit);
+        self.broker.set_retention(key, settings.retain);
         let mut groups = BTreeMap::new();
+        let mut books = GroupBooks::default();
         for (group, position) in recovered.groups {
-            let state = GroupState {
-                settled: position.settled,
-                handed: position.handed,
-                ..GroupState::default()
-            };
+            let counter = position.lease_counter;
+            let state = state_of(position, self.clock, log.newest_time(), limit);
             let file = log.find_group(&group).expect("a recovered group has a journal");
             match self.broker.add_group(key, &group, Some(state)) {
                 Ok(group) => {
                     groups.insert(group, file);
+                    books.lease_counters.insert(group, counter);
                 }
                 Err(refusal) => unreachable!("more groups on disk than can be made: {refusal}"),
             }
@@ -181,6 +186,7 @@ impl<S: Storage> Engine<S> {
             key,
             log,
             groups,
+            books,
             new_groups: Vec::new(),
             group_waiters: Vec::new(),
             awaiting: VecDeque::new(),
@@ -531,37 +537,6 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    /// Drops sealed segments of which every message is gone: those that `settled` touches, or
-    /// all that there are.
-    pub(super) fn drop_gone_segments(
-        &mut self,
-        number: QueueNumber,
-        settled: Option<&[OffsetRange]>,
-    ) {
-        let Some(hosted) = self.hosted.get_mut(&number) else { return };
-        let everything = [OffsetRange::new(Offset(0), hosted.log.written_end())];
-        let touched = settled.unwrap_or(&everything);
-        let mut dropped = false;
-        for (segment, extent) in hosted.log.segment_extents(touched) {
-            if self.broker.is_gone(hosted.key, extent) {
-                hosted.log.drop_segment(segment);
-                dropped = true;
-            }
-        }
-        if dropped {
-            self.touch(number);
-        }
-    }
-
-    /// When nothing that is stored is wanted any more, the active segment may go as well.
-    pub(super) fn roll_if_gone(&mut self, number: QueueNumber) {
-        let Some(hosted) = self.hosted.get_mut(&number) else { return };
-        let all = OffsetRange::new(hosted.log.start(), hosted.log.written_end());
-        if !all.is_empty() && self.broker.is_gone(hosted.key, all) {
-            hosted.log.roll_if_gone();
-        }
-    }
-
     /// A removal goes on once no job of the queue is under way.
     pub(super) fn remove_when_idle(&mut self, number: QueueNumber) {
         let hosted = &self.hosted[&number];
@@ -618,6 +593,12 @@ impl<S: Storage> Engine<S> {
                 self.fail_channel(connection, channel, fault);
             }
         }
+    }
+
+    /// Whether any queue is served.
+    #[must_use]
+    pub fn has_queues(&self) -> bool {
+        !self.hosted.is_empty()
     }
 
     /// Whether any queue stands still because it could not be opened.

@@ -21,7 +21,10 @@
 //! room.rs       limits: who waits, who is refused, what is dropped
 //! retaining.rs  queues that keep messages for replay
 //! declaring.rs  settings
-//! receiving.rs  OPEN_RECEIVE, CREDIT, ACK, RELEASE → broker, journal → segments dropped
+//! receiving.rs  OPEN_RECEIVE, CREDIT, ACK, RELEASE → broker
+//! trying.rs     BEGIN, NACK, back-off
+//! leases.rs     leases with receipts
+//! groups.rs     groups and their journals, segments dropped
 //! delivery.rs   broker's offer → log's range → outbox
 //! delaying.rs   messages that wait for their time
 //! grace.rs      receivers that come back after a restart
@@ -41,8 +44,10 @@ mod declaring;
 mod delaying;
 mod delivery;
 mod grace;
+mod groups;
 mod hosting;
 mod large;
+mod leases;
 mod moving;
 mod named;
 mod portion;
@@ -51,6 +56,7 @@ mod retaining;
 mod room;
 mod sending;
 mod session;
+mod trying;
 mod uniqueness;
 mod work;
 
@@ -89,6 +95,10 @@ pub struct Setup<S: Storage> {
     pub info: ServerInfo,
     /// Makes the ids of new queues: randomness is the caller's.
     pub new_queue_id: Box<dyn FnMut() -> QueueId + Send>,
+    /// Makes the part of a lease's number that nobody can guess.
+    pub new_lease_secret: Box<dyn FnMut() -> u32 + Send>,
+    /// When it is made.
+    pub moment: Moment,
 }
 
 /// Why a frame could not be served.
@@ -123,6 +133,9 @@ pub struct Engine<S: Storage> {
     log_options: crate::log::Options,
     info: ServerInfo,
     new_queue_id: Box<dyn FnMut() -> QueueId + Send>,
+    new_lease_secret: Box<dyn FnMut() -> u32 + Send>,
+    /// The time of what is being served.
+    clock: Moment,
     broker: Broker,
     places: BTreeMap<Name, Place>,
     hosted: BTreeMap<QueueNumber, Hosted<S>>,
@@ -152,8 +165,6 @@ pub struct Engine<S: Storage> {
     stop_asked: Option<String>,
     stopping: bool,
     failed: Option<String>,
-    /// The time as it was last told.
-    clock: Moment,
 }
 
 impl<S: Storage> Engine<S> {
@@ -171,6 +182,8 @@ impl<S: Storage> Engine<S> {
             log_options: setup.log_options,
             info: setup.info,
             new_queue_id: setup.new_queue_id,
+            new_lease_secret: setup.new_lease_secret,
+            clock: setup.moment,
             broker: Broker::new(),
             places: BTreeMap::new(),
             hosted: BTreeMap::new(),
@@ -193,7 +206,6 @@ impl<S: Storage> Engine<S> {
             stop_asked: None,
             stopping: false,
             failed: None,
-            clock: Moment::default(),
         };
         engine.host_all(setup.boot, report)?;
         engine.settle_waybills();
@@ -224,10 +236,10 @@ impl<S: Storage> Engine<S> {
         body: &[u8],
         moment: Moment,
     ) -> bool {
+        self.clock = moment;
         if self.stopping {
             return true;
         }
-        self.clock = moment;
         let served = match Request::decode(header, body) {
             Ok(request) => self.serve(connection, header, request, moment),
             Err(wrong) => Err(protocol(wrong.to_string())),
@@ -289,7 +301,8 @@ impl<S: Storage> Engine<S> {
             Request::Complain(segment, position) => {
                 self.complaint(connection, channel, segment, position)
             }
-            Request::Begin(_) | Request::Nack(_) => Err(protocol("not served yet")),
+            Request::Begin(ranges) => self.begin(connection, channel, &ranges),
+            Request::Nack(nack) => self.nack(connection, channel, &nack),
             Request::Close => self.close_channel(connection, channel),
         }
     }
@@ -298,6 +311,7 @@ impl<S: Storage> Engine<S> {
     pub fn turn(&mut self, moment: Moment) {
         self.clock = moment;
         self.end_ungreeted(moment);
+        self.broker.wake(moment.now);
         while let Some(&(due, queue)) = self.deadlines.first() {
             if due > moment.now {
                 break;
@@ -356,7 +370,9 @@ impl<S: Storage> Engine<S> {
         }
         let queue = self.deadlines.first().map(|(due, _)| *due);
         let greeting = self.ungreeted.front().map(|(due, _)| *due);
-        queue.into_iter().chain(greeting).chain(self.movers_deadline()).min()
+        let broker = self.broker.next_deadline();
+        let movers = self.movers_deadline();
+        [queue, greeting, broker, movers].into_iter().flatten().min()
     }
 
     /// Whether frames of this connection must wait: its last one could not be served yet.
@@ -408,8 +424,8 @@ impl<S: Storage> Engine<S> {
 
     /// A job is done.
     pub fn outcome(&mut self, outcome: Outcome<S>, moment: Moment) {
-        self.jobs_under_way -= 1;
         self.clock = moment;
+        self.jobs_under_way -= 1;
         self.finish(outcome, moment);
     }
 
@@ -430,6 +446,11 @@ impl<S: Storage> Engine<S> {
     #[must_use]
     pub fn failed(&self) -> Option<&str> {
         self.failed.as_deref()
+    }
+
+    /// Something outside makes it impossible to go on.
+    pub fn fail(&mut self, why: &str) {
+        self.failed.get_or_insert_with(|| why.to_owned());
     }
 
     /// Whether a client has asked for an orderly stop.

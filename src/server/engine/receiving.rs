@@ -1,19 +1,35 @@
 //! From OPEN_RECEIVE over CREDIT to ACK and RELEASE, and the end of any channel.
 
 use crate::batch::Place;
-use crate::broker::{self, GroupKey, Mode, Refusal};
+use crate::broker::{self, Mode};
 use crate::limits;
+use crate::log::LogError;
 use crate::log::storage::Storage;
-use crate::log::{GroupFile, GroupPosition, LogError};
-use crate::units::{Moment, Name, OffsetRange, Position, SegmentNumber};
+use crate::units::{Name, OffsetRange, Position, SegmentNumber};
 use crate::wire::{ErrorCode, Fault, OpenReceive, ReceiveMode, Receiving, Reply};
 
-use super::hosting::{Place as Standing, being_removed, damaged, log_fault};
-use super::session::{Channel, Receiver};
-use super::{ConnectionId, Engine, QueueNumber, Trouble, fault, fault_with, protocol};
+use super::hosting::{Place as Standing, being_removed, damaged};
+use super::session::{Channel, How, Receiver};
+use super::{ConnectionId, Engine, QueueNumber, Trouble, fault, protocol};
 
-/// The group that is made by being used.
-pub(super) const DEFAULT_GROUP: &str = "default";
+/// What is asked for must make sense.
+fn check_how(open: &OpenReceive) -> Result<(), Fault> {
+    let span = limits::LEASE_MIN..=limits::LEASE_MAX;
+    let wrong = match open {
+        OpenReceive { lease: Some(lease), .. } if !span.contains(lease) => {
+            "a lease lasts from 10ms to 30 days"
+        }
+        OpenReceive { lease: Some(_), no_ack: true, .. } => {
+            "a lease without an ack settles nothing"
+        }
+        OpenReceive { lease: Some(_), tries: true, .. } => "a lease is a try by itself",
+        OpenReceive { backoff: Some(backoff), .. } if backoff.max > limits::BACKOFF_LONGEST => {
+            "a back-off is at most one day"
+        }
+        _ => return Ok(()),
+    };
+    Err(fault(ErrorCode::Usage, wrong))
+}
 
 impl<S: Storage> Engine<S> {
     pub(super) fn open_receive(
@@ -24,6 +40,7 @@ impl<S: Storage> Engine<S> {
     ) -> Result<(), Trouble> {
         let session = self.sessions.get_mut(&connection).expect("a connected client");
         session.open(channel).map_err(protocol)?;
+        check_how(&open)?;
         if open.holding.windows(2).any(|pair| pair[0].end > pair[1].start)
             || open.holding.iter().any(|range| range.start >= range.end)
         {
@@ -81,7 +98,8 @@ impl<S: Storage> Engine<S> {
             let end = self.broker.visible_end(key);
             open.until.filter(|_| resumed).map_or(end, |until| until.min(end))
         });
-        let kind = broker::Kind { mode, until, ..broker::Kind::TAKE };
+        let leases = open.lease.is_some();
+        let kind = broker::Kind { mode, until, leases, exclusive: open.exclusive };
         let holding: &[OffsetRange] = if resumed { &open.holding } else { &[] };
         let (consumer, mut kept) = self.broker.add_consumer(key, group, kind, holding);
         if kept.len() > limits::RANGES_PER_FRAME_MAX {
@@ -90,89 +108,23 @@ impl<S: Storage> Engine<S> {
             self.broker.release(consumer, &rest);
         }
         self.consumers.insert(consumer, (connection, channel));
-        let receiver = Receiver { queue: number, consumer, group, mode, ready: false };
+        let how = How::of(open);
+        let receiver = Receiver { queue: number, consumer, group, mode, how, ready: false };
         let session = self.sessions.get_mut(&connection).expect("a connected client");
         session.channels.insert(channel, Channel::Receiving(receiver));
-        let receiving = Receiving { queue_id: Some(id), kept, until, ..Receiving::default() };
+        let receiving = Receiving {
+            queue_id: Some(id),
+            kept,
+            until,
+            delivery_limit: self.delivery_limit_for(receiver),
+            ..Receiving::default()
+        };
         self.reply(connection, channel, &Reply::Receiving(receiving));
         Ok(())
     }
 
-    /// Finds a group, or makes it if it is the one that is made by being used.
-    pub(super) fn group_to_take_from(
-        &mut self,
-        number: QueueNumber,
-        name: &Name,
-    ) -> Result<GroupKey, Fault> {
-        let hosted = self.hosted.get_mut(&number).expect("a live queue");
-        if let Some(group) = self.broker.find_group(hosted.key, name) {
-            return Ok(group);
-        }
-        if name.as_str() != DEFAULT_GROUP {
-            return Err(fault_with(
-                ErrorCode::NotFound,
-                format!("queue {} has no group {name}", hosted.name),
-                "groups other than `default` are made on purpose",
-            ));
-        }
-        let group =
-            self.broker.add_group(hosted.key, name, None).map_err(|refusal| match refusal {
-                Refusal::TooManyGroups => {
-                    fault(ErrorCode::Busy, format!("queue {} has its limit of groups", hosted.name))
-                }
-                other => fault(ErrorCode::Usage, other.to_string()),
-            })?;
-        let state = self.broker.group_state(group);
-        let position = GroupPosition {
-            settled: state.settled,
-            handed: state.handed,
-            ..GroupPosition::default()
-        };
-        match hosted.log.add_group_at(name, &position) {
-            Ok(file) => {
-                hosted.groups.insert(group, file);
-                hosted.new_groups.push(file);
-                self.touch(number);
-                Ok(group)
-            }
-            Err(error) => {
-                self.broker.remove_group(group);
-                Err(log_fault(&format!("cannot make group {name} of {}", hosted.name), &error))
-            }
-        }
-    }
-
-    /// Whether the channel must wait for the group's journal; then it is called on later.
-    pub(super) fn waits_for_group(
-        &mut self,
-        number: QueueNumber,
-        group: GroupKey,
-        channel: (ConnectionId, u16),
-    ) -> bool {
-        let hosted = self.hosted.get_mut(&number).expect("a live queue");
-        let waits = hosted.new_groups.contains(&hosted.groups[&group]);
-        if waits {
-            hosted.group_waiters.push(channel);
-        }
-        waits
-    }
-
-    /// Journals of new groups survive a crash from now on.
-    pub(super) fn groups_installed(
-        &mut self,
-        number: QueueNumber,
-        installed: &[GroupFile],
-        moment: Moment,
-    ) {
-        let Some(hosted) = self.hosted.get_mut(&number) else { return };
-        hosted.new_groups.retain(|group| !installed.contains(group));
-        for (connection, channel) in std::mem::take(&mut hosted.group_waiters) {
-            self.reopen(connection, channel, moment);
-        }
-    }
-
     /// The receiver of a channel; none when the channel failed and the client may not know yet.
-    fn receiver(
+    pub(super) fn receiver(
         &mut self,
         connection: ConnectionId,
         channel: u16,
@@ -183,6 +135,12 @@ impl<S: Storage> Engine<S> {
             Some(Channel::Failed | Channel::OpeningReceive(_) | Channel::Admin) => Ok(None),
             _ => Err(protocol("a receiver's frame on a channel that does not receive")),
         }
+    }
+
+    /// What a receiver that tries is told of the delivery limit.
+    pub(super) fn delivery_limit_for(&self, receiver: Receiver) -> Option<u32> {
+        let settings = self.hosted[&receiver.queue].log.settings();
+        settings.delivery_limit().filter(|_| receiver.how.tries)
     }
 
     pub(super) fn credit(
@@ -212,35 +170,6 @@ impl<S: Storage> Engine<S> {
         let settled = self.broker.ack(receiver.consumer, ranges);
         self.settle(receiver.queue, group, &settled);
         Ok(())
-    }
-
-    /// Writes down what became settled, and drops segments that nobody needs any more.
-    pub(super) fn settle(&mut self, number: QueueNumber, group: GroupKey, settled: &[OffsetRange]) {
-        if settled.is_empty() {
-            return;
-        }
-        self.forget_failures(group, settled);
-        let hosted = self.hosted.get_mut(&number).expect("a receiver's queue");
-        hosted.settles += 1;
-        let file = hosted.groups[&group];
-        let broker = &self.broker;
-        let handed = broker.counts(group).handed;
-        let written = hosted.log.acked(file, settled, handed, || {
-            let state = broker.group_state(group);
-            GroupPosition {
-                settled: state.settled,
-                handed: state.handed,
-                ..GroupPosition::default()
-            }
-        });
-        if let Err(error) = written {
-            // Settled in memory, and not on disk: a crash would deliver them again, which is
-            // allowed; a failing disk is not something to go on with.
-            self.failed.get_or_insert_with(|| error.to_string());
-        }
-        self.drop_gone_segments(number, Some(settled));
-        self.roll_if_gone(number);
-        self.touch(number);
     }
 
     pub(super) fn release(

@@ -54,10 +54,12 @@ impl<S: Storage> Hosted<S> {
     /// What is in it: exactly.
     fn occupied(&self, broker: &Broker) -> Occupied {
         let (end, written) = (self.log.written_end(), self.log.written_bytes().0);
-        let hidden = end.0 - broker.visible_end(self.key).0;
+        // What is not visible yet takes no room from what is, where that would have to go.
+        let drops = self.log.settings().overflow == Overflow::DropOldest;
+        let hidden = if drops { 0 } else { end.0 - broker.visible_end(self.key).0 };
         let messages = broker.counts_without_group(self.key).0 + hidden + self.delayed().0;
         let bytes = match self.log.settings().max_bytes {
-            Some(_) => present_bytes(&self.log, broker, self.key),
+            Some(_) => present_bytes(&self.log, broker, self.key, !drops),
             None => 0,
         };
         Occupied { messages, bytes, end, written }
@@ -76,10 +78,11 @@ impl<S: Storage> Hosted<S> {
 }
 
 /// Bytes of the messages that are not gone.
-fn present_bytes<S: Storage>(log: &Log<S>, broker: &Broker, queue: QueueKey) -> u64 {
+fn present_bytes<S: Storage>(log: &Log<S>, broker: &Broker, queue: QueueKey, hidden: bool) -> u64 {
     let visible = broker.visible_end(queue);
     let present = |range: OffsetRange| {
         let behind = range.end.0.saturating_sub(range.start.max(visible).0);
+        let behind = if hidden { behind } else { 0 };
         let below = range.intersection(&OffsetRange::new(Offset(0), visible));
         behind + below.map_or(0, |range| broker.present_in(queue, range).0)
     };

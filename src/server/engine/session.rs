@@ -7,8 +7,8 @@ use crate::limits;
 use crate::log::Staging;
 use crate::log::storage::Storage;
 use crate::server::outbox::Outbox;
-use crate::settings::Wanted;
-use crate::units::{Count, Epoch, Name, ProducerId, Sequence};
+use crate::settings::{Backoff, Wanted};
+use crate::units::{Count, Epoch, Micros, Name, ProducerId, Sequence};
 use crate::wire::{ClientInfo, Fault, OpenReceive, OpenSend};
 
 use super::QueueNumber;
@@ -98,8 +98,28 @@ pub(super) struct Receiver {
     pub consumer: ConsumerKey,
     pub group: Option<GroupKey>,
     pub mode: Mode,
+    pub how: How,
     /// It stands in the session's list of channels to deliver to.
     pub ready: bool,
+}
+
+/// How a receiver takes its messages.
+#[derive(Clone, Copy)]
+pub(super) struct How {
+    /// It announces its tries.
+    pub tries: bool,
+    /// What is delivered is settled by that.
+    pub no_ack: bool,
+    /// Messages go out under leases of this length.
+    pub lease: Option<Micros>,
+    pub backoff: Option<Backoff>,
+}
+
+impl How {
+    pub fn of(open: &OpenReceive) -> How {
+        let OpenReceive { tries, no_ack, lease, backoff, .. } = *open;
+        How { tries, no_ack, lease, backoff }
+    }
 }
 
 /// See the module's page.

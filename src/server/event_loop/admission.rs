@@ -124,6 +124,11 @@ impl<S: Storage> EventLoop<S> {
     /// Something was deleted in the store: if it was our socket, listen anew.
     pub(super) fn restore_socket(&mut self, moment: Moment) {
         let Some(socket) = &self.socket else { return };
+        if self.engine.has_queues() && socket.is_store_gone() {
+            // What is appended from here on would go into files that nobody finds again.
+            self.engine.fail("the files of the store were deleted");
+            return;
+        }
         let restored = socket.restore().and_then(|listener| {
             let Some(listener) = listener else { return Ok(false) };
             listener.set_nonblocking(true)?;

@@ -13,15 +13,14 @@ use super::letter::Death;
 use super::parcel::{Packed, Parcel};
 use super::waybill::{Mover, Purpose};
 use super::{Cargo, Engine, Hitch, Lane, Large, Look, QueueNumber, only_at, record_of};
+use crate::server::engine::groups::DEFAULT_GROUP;
 use crate::server::engine::hosting::Place;
-use crate::server::engine::receiving::DEFAULT_GROUP;
 
 /// What is said of a message of which nothing else is known.
 const DELIVERY_LIMIT: &str = "delivery limit";
 
 impl<S: Storage> Engine<S> {
     /// A try of these failed: why, in case it was the last.
-    #[expect(dead_code, reason = "called as soon as tries are served")]
     pub(in crate::server::engine) fn note_failure(
         &mut self,
         group: GroupKey,
@@ -43,7 +42,6 @@ impl<S: Storage> Engine<S> {
 
     /// Messages that nobody is to have any more, and that the queue keeps as dead letters: those
     /// that expired, or were dropped to make room.
-    #[expect(dead_code, reason = "called as soon as messages expire")]
     pub(in crate::server::engine) fn condemn(
         &mut self,
         group: GroupKey,

@@ -1,0 +1,259 @@
+//! Groups: finding and making them, what their journals are told, and what comes back from there.
+//!
+//! The broker knows the running clock, a journal the wall clock; here the one becomes the other.
+//! Whatever a group's journal must know is written before anything that follows from it is sent.
+
+use std::collections::BTreeMap;
+
+use crate::broker::{Broker, GroupKey, GroupState, Lease, Refusal, Tried};
+use crate::limits;
+use crate::log::storage::Storage;
+use crate::log::{GroupFact, GroupFile, GroupPosition, LeasedRange, TriedRange};
+use crate::units::{Micros, Moment, Monotonic, Name, Offset, OffsetRange, WallTime};
+use crate::wire::{ErrorCode, Fault};
+
+use super::hosting::log_fault;
+use super::{ConnectionId, Engine, QueueNumber, fault, fault_with};
+
+/// The group that is made by being used.
+pub(super) const DEFAULT_GROUP: &str = "default";
+
+/// What the engine keeps of the groups of one queue beside the broker.
+#[derive(Default)]
+pub(super) struct GroupBooks {
+    /// The highest counter in a lease number so far.
+    pub lease_counters: BTreeMap<GroupKey, u32>,
+}
+
+/// A stored time on the running clock. `newest` is the newest time that the queue has stored: a
+/// clock that was set back since must not make anybody wait for that long again. Nobody waits
+/// longer than `most` in any case.
+fn running(at: WallTime, clock: Moment, newest: WallTime, most: Micros) -> Monotonic {
+    let wall = clock.wall.max(newest);
+    clock.now.plus(Micros(at.0.saturating_sub(wall.0)).min(most))
+}
+
+/// A time on the running clock as it is stored.
+pub(super) fn stored(at: Monotonic, clock: Moment) -> WallTime {
+    WallTime(clock.wall.0.saturating_add(at.since(clock.now).0))
+}
+
+/// What a journal kept, for the broker. What has had its last attempt rests for a moment: its
+/// holder may come back.
+pub(super) fn state_of(
+    position: GroupPosition,
+    clock: Moment,
+    newest: WallTime,
+    delivery_limit: Option<u32>,
+) -> GroupState {
+    let tried = position.tried.into_iter().map(|TriedRange { range, attempts, ready_at }| {
+        let rests = ready_at.map(|at| running(at, clock, newest, limits::BACKOFF_LONGEST));
+        let exhausted = delivery_limit.is_some_and(|limit| attempts.0 >= limit);
+        let grace = exhausted.then(|| clock.now.plus(limits::HOLDER_GRACE));
+        Tried { range, attempts, ready_at: rests.or(grace) }
+    });
+    let leases = position.leases.into_iter().map(|LeasedRange { range, number, deadline }| Lease {
+        range,
+        number,
+        deadline: running(deadline, clock, newest, limits::LEASE_MAX),
+    });
+    GroupState {
+        settled: position.settled,
+        handed: position.handed,
+        tried: tried.collect(),
+        leases: leases.collect(),
+        epoch: position.epoch,
+    }
+}
+
+/// What a journal has to keep of a group.
+pub(super) fn position_of(state: GroupState, lease_counter: u32, clock: Moment) -> GroupPosition {
+    let leases = state.leases.into_iter().map(|lease| leased_range(lease, clock));
+    GroupPosition {
+        settled: state.settled,
+        handed: state.handed,
+        tried: state.tried.into_iter().map(|tried| tried_range(tried, clock)).collect(),
+        leases: leases.collect(),
+        epoch: state.epoch,
+        lease_counter,
+    }
+}
+
+fn tried_range(Tried { range, attempts, ready_at }: Tried, clock: Moment) -> TriedRange {
+    TriedRange { range, attempts, ready_at: ready_at.map(|at| stored(at, clock)) }
+}
+
+pub(super) fn leased_range(lease: Lease, clock: Moment) -> LeasedRange {
+    let Lease { range, number, deadline } = lease;
+    LeasedRange { range, number, deadline: stored(deadline, clock) }
+}
+
+/// What was tried, for a journal.
+pub(super) fn tried_facts(tried: &[Tried], clock: Moment) -> Vec<GroupFact> {
+    tried.iter().map(|tried| GroupFact::Tried(tried_range(*tried, clock))).collect()
+}
+
+/// The whole state of a group, for its journal.
+fn whole(broker: &Broker, books: &GroupBooks, group: GroupKey, clock: Moment) -> GroupPosition {
+    let counter = books.lease_counters.get(&group).copied().unwrap_or(0);
+    position_of(broker.group_state(group), counter, clock)
+}
+
+impl<S: Storage> Engine<S> {
+    /// Finds a group, or makes it: at `from`, or if it is the one that is made by being used.
+    pub(super) fn group_to_take_from(
+        &mut self,
+        number: QueueNumber,
+        name: &Name,
+    ) -> Result<GroupKey, Fault> {
+        let hosted = &self.hosted[&number];
+        if let Some(group) = self.broker.find_group(hosted.key, name) {
+            return Ok(group);
+        }
+        if name.as_str() != DEFAULT_GROUP {
+            return Err(fault_with(
+                ErrorCode::NotFound,
+                format!("queue {} has no group {name}", hosted.name),
+                format!(
+                    "make it with --from oldest, or with `mq-admin group add {} {name}`",
+                    hosted.name
+                ),
+            ));
+        }
+        self.make_group(number, name, None)
+    }
+
+    /// Makes a group: with this state, or as one for which everything that is not gone is ready.
+    pub(super) fn make_group(
+        &mut self,
+        number: QueueNumber,
+        name: &Name,
+        state: Option<GroupState>,
+    ) -> Result<GroupKey, Fault> {
+        let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        let queue = &hosted.name;
+        let added = self.broker.add_group(hosted.key, name, state);
+        let group = added.map_err(|refusal| match refusal {
+            Refusal::TooManyGroups => {
+                fault(ErrorCode::Busy, format!("queue {queue} has its limit of groups"))
+            }
+            Refusal::GroupExists { .. } => {
+                fault(ErrorCode::Different, format!("queue {queue} has a group {name} already"))
+            }
+            other => fault(ErrorCode::Usage, other.to_string()),
+        })?;
+        let position = whole(&self.broker, &hosted.books, group, self.clock);
+        match hosted.log.add_group_at(name, &position) {
+            Ok(file) => {
+                hosted.groups.insert(group, file);
+                hosted.new_groups.push(file);
+                self.touch(number);
+                Ok(group)
+            }
+            Err(error) => {
+                let doing = format!("cannot make group {name} of {queue}");
+                self.broker.remove_group(group);
+                Err(log_fault(&doing, &error))
+            }
+        }
+    }
+
+    /// Whether the channel must wait for the group's journal; then it is called on later.
+    pub(super) fn waits_for_group(
+        &mut self,
+        number: QueueNumber,
+        group: GroupKey,
+        channel: (ConnectionId, u16),
+    ) -> bool {
+        let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        let waits = hosted.new_groups.contains(&hosted.groups[&group]);
+        if waits {
+            hosted.group_waiters.push(channel);
+        }
+        waits
+    }
+
+    /// Journals of new groups survive a crash from now on.
+    pub(super) fn groups_installed(
+        &mut self,
+        number: QueueNumber,
+        installed: &[GroupFile],
+        moment: Moment,
+    ) {
+        let Some(hosted) = self.hosted.get_mut(&number) else { return };
+        hosted.new_groups.retain(|group| !installed.contains(group));
+        for (connection, channel) in std::mem::take(&mut hosted.group_waiters) {
+            self.reopen(connection, channel, moment);
+        }
+    }
+
+    /// Writes down what became settled, and drops segments that nobody needs any more.
+    pub(super) fn settle(&mut self, number: QueueNumber, group: GroupKey, settled: &[OffsetRange]) {
+        if settled.is_empty() {
+            return;
+        }
+        self.forget_failures(group, settled);
+        let hosted = self.hosted.get_mut(&number).expect("a receiver's queue");
+        hosted.settles += 1;
+        let file = hosted.groups[&group];
+        let (broker, books, clock) = (&self.broker, &hosted.books, self.clock);
+        let handed = broker.counts(group).handed;
+        let written =
+            hosted.log.acked(file, settled, handed, || whole(broker, books, group, clock));
+        if let Err(error) = written {
+            // Settled in memory, and not on disk: a crash would deliver them again, which is
+            // allowed; a failing disk is not something to go on with.
+            self.failed.get_or_insert_with(|| error.to_string());
+        }
+        self.drop_gone_segments(number, Some(settled));
+        self.roll_if_gone(number);
+        self.touch(number);
+    }
+
+    /// Writes down what became true of a group.
+    pub(super) fn note(&mut self, number: QueueNumber, group: GroupKey, facts: &[GroupFact]) {
+        if facts.is_empty() {
+            return;
+        }
+        let hosted = self.hosted.get_mut(&number).expect("a group's queue");
+        let file = hosted.groups[&group];
+        let (broker, books, clock) = (&self.broker, &hosted.books, self.clock);
+        let noted = hosted.log.note_group(file, facts, || whole(broker, books, group, clock));
+        if let Err(error) = noted {
+            // A crash would forget an attempt or a lease; see above.
+            self.failed.get_or_insert_with(|| error.to_string());
+        }
+        self.touch(number);
+    }
+
+    /// Drops sealed segments of which every message is gone: those that `settled` touches, or
+    /// all that there are.
+    pub(super) fn drop_gone_segments(
+        &mut self,
+        number: QueueNumber,
+        settled: Option<&[OffsetRange]>,
+    ) {
+        let Some(hosted) = self.hosted.get_mut(&number) else { return };
+        let everything = [OffsetRange::new(Offset(0), hosted.log.written_end())];
+        let touched = settled.unwrap_or(&everything);
+        let mut dropped = false;
+        for (segment, extent) in hosted.log.segment_extents(touched) {
+            if self.broker.is_gone(hosted.key, extent) {
+                hosted.log.drop_segment(segment);
+                dropped = true;
+            }
+        }
+        if dropped {
+            self.touch(number);
+        }
+    }
+
+    /// When nothing that is stored is wanted any more, the active segment may go as well.
+    pub(super) fn roll_if_gone(&mut self, number: QueueNumber) {
+        let Some(hosted) = self.hosted.get_mut(&number) else { return };
+        let all = OffsetRange::new(hosted.log.start(), hosted.log.written_end());
+        if !all.is_empty() && self.broker.is_gone(hosted.key, all) {
+            hosted.log.roll_if_gone();
+        }
+    }
+}
