@@ -319,7 +319,7 @@ impl<D: Dial, S: Sink> Receiver<D, S> {
             Queues::Several { .. } => None,
         };
         Receiver {
-            credit: sink.credit(options.limit),
+            credit: sink.credit(options.limit, options.taking),
             members: Members::new(only),
             options,
             dialer,

@@ -33,7 +33,7 @@ use super::envelope;
 use super::format::Format;
 use super::ledger::Settled;
 use super::piece::Slice;
-use super::receive::{Alarm, MemberNumber, Members, Note, ReceiveError, Sink, Tally, Turn};
+use super::receive::{Alarm, MemberNumber, Members, Note, ReceiveError, Sink, Taking, Tally, Turn};
 use crate::batch::{self, BatchError};
 use crate::limits;
 use crate::units::{Attempts, Monotonic, Name, Offset, OffsetRange};
@@ -169,7 +169,7 @@ impl Sink for Worker {
     const TRIES: bool = true;
 
     /// What runs, and as much again, so that no command waits for the server.
-    fn credit(&self, limit: Option<u64>) -> Credit {
+    fn credit(&self, limit: Option<u64>, _: Taking) -> Credit {
         let window = 2 * self.work.command.parallel as u64 * self.batch() as u64;
         Credit::fixed(window.min(limits::CREDIT_MAX), limit)
     }

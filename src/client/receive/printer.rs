@@ -8,7 +8,7 @@ use rustix::event::epoll::EventFlags;
 
 use super::members::{MemberNumber, Members};
 use super::sink::{Alarm, Sink, Turn};
-use super::{Note, ReceiveError, Tally};
+use super::{Note, ReceiveError, Taking, Tally};
 use crate::batch::BatchError;
 use crate::client::credit::Credit;
 use crate::client::delivery::{Batch, Origin};
@@ -123,8 +123,13 @@ impl Printer {
 impl Sink for Printer {
     const TRIES: bool = false;
 
-    fn credit(&self, limit: Option<u64>) -> Credit {
-        Credit::new(limit)
+    fn credit(&self, limit: Option<u64>, taking: Taking) -> Credit {
+        match taking {
+            // A receipt that nobody has seen settles nothing, so its message would wait for the
+            // end of its lease: there is never more than one.
+            Taking::Leased(_) => Credit::fixed(1, limit),
+            Taking::Acked | Taking::Looked | Taking::Unacked => Credit::new(limit),
+        }
     }
 
     fn accept(

@@ -18,7 +18,7 @@ use rustix::event::PollFlags;
 use rustix::event::epoll::EventFlags;
 
 use super::members::{MemberNumber, Members};
-use super::{Note, ReceiveError, Tally};
+use super::{Note, ReceiveError, Taking, Tally};
 use crate::batch::BatchError;
 use crate::client::credit::Credit;
 use crate::client::delivery::{Batch, Origin};
@@ -54,8 +54,8 @@ pub trait Sink {
     /// Whether it begins tries, which are settled by their outcome.
     const TRIES: bool;
 
-    /// The credit for a receiver that takes at most `limit` messages.
-    fn credit(&self, limit: Option<u64>) -> Credit;
+    /// The credit for a receiver that takes at most `limit` messages, and so.
+    fn credit(&self, limit: Option<u64>, taking: Taking) -> Credit;
 
     /// Takes messages of a batch: the ones with these numbers, counted from its first.
     ///

@@ -191,6 +191,24 @@ fn an_exclusive_receiver_holds_nothing_before_its_turn() {
     assert_eq!(play.ended().2, [Note::Waiting(name("q"))]);
 }
 
+/// A receipt that was not printed is of no use to anyone until its lease is over.
+#[test]
+fn under_a_lease_no_message_is_taken_before_the_last_one_was_read() {
+    let (mut reader, writer) = pipe();
+    let lease = Micros::from_secs(60);
+    let play =
+        start(Options { taking: Taking::Leased(lease), limit: Some(3), ..options() }, writer);
+    let mut server = play.serve();
+    assert_eq!(server.open(vec![]).lease, Some(lease));
+    for offset in 0..3 {
+        assert_eq!(server.hear_credit(offset + 1), offset + 1);
+        server.deliver(offset, b"x\n");
+        read(&mut reader, 2);
+    }
+    server.closed();
+    assert_eq!(play.ended().1.messages, 3);
+}
+
 #[test]
 fn what_is_settled_by_being_delivered_is_not_acknowledged_and_goes_on_after_a_restart() {
     let (mut reader, writer) = pipe();
