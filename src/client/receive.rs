@@ -453,12 +453,15 @@ impl<D: Dial, S: Sink> Receiver<D, S> {
     /// once the word of it is out.
     fn send(&mut self) -> Result<(), ReceiveError> {
         let is_running = matches!(self.phase, Phase::Running);
-        if S::TRIES && self.link.is_some() && !matches!(self.phase, Phase::Closing(..)) {
+        let can_tell = |link: &Link| link.is_announced && !link.is_clogged();
+        let is_heard = self.link.as_ref().is_some_and(can_tell);
+        // What begins is told below, or it must not be launched.
+        if S::TRIES && is_heard && !matches!(self.phase, Phase::Closing(..)) {
             let begun = self.sink.begin(turn!(self));
             self.check_sink(begun);
         }
         let Some(link) = &mut self.link else { return Ok(()) };
-        if link.is_announced && !link.is_clogged() {
+        if is_heard {
             if is_running && let Some(total) = self.credit.grant() {
                 link.credit(total);
             }

@@ -234,6 +234,7 @@ impl<S: Storage> Recovery<S> {
         let last = parts.last().map(|part| part.number);
         let mut expected = Offset(0);
         for (at, part) in parts.into_iter().enumerate() {
+            expected = expected.max(self.dropped.end_before(part.number));
             if let Some((position, head)) = part.sealed {
                 sealed.push(sealed_part(&part, position, head.summary));
                 expected = head.summary.end;
@@ -282,6 +283,8 @@ impl<S: Storage> Recovery<S> {
         let mut sealed = Vec::new();
         let mut expected = Offset(0);
         for part in &self.parts {
+            // What was dropped in front of it is gone, and its offsets with it.
+            expected = expected.max(self.dropped.end_before(part.number));
             let (position, summary, length) = match (&part.sealed, &part.scan) {
                 (Some((position, head)), _) => (*position, head.summary, part.length),
                 (None, scan) => {

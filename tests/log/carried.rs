@@ -4,7 +4,7 @@ use std::path::Path;
 
 use mq::batch::Framing;
 use mq::log::{InternalBatch, LogError};
-use mq::units::{Micros, ProducerId, SyncPolicy, WallTime};
+use mq::units::{Micros, Offset, OffsetRange, ProducerId, SyncPolicy, WallTime};
 
 use crate::sim::bench::{Bench, KILLED, REBOOTED, small};
 
@@ -79,5 +79,31 @@ fn an_annex_that_a_start_has_shown_survives_a_power_loss_right_after_it() {
         disk.crash();
         let (mut bench, _) = Bench::open(disk, REBOOTED, &small()).unwrap();
         assert_eq!(annex_of(&mut bench).as_deref(), Some(&b"an annex"[..]), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_log_of_which_all_was_dropped_opens_after_power_losses() {
+    // Under a weak policy a start after a power loss seals what is there and goes on behind it. A
+    // segment that held nothing was sealed as if nothing had ever been in front of it, and the
+    // next start took that for damage.
+    let mut bench = Bench::new(SyncPolicy::Never);
+    bench.append(&["a".repeat(1_500).as_str()]);
+    bench.log.want_durable();
+    bench.settle();
+    bench.log.roll_if_gone();
+    bench.settle();
+    let everything = OffsetRange::new(Offset(0), bench.log.written_end());
+    for (number, _) in bench.log.segment_extents(&[everything]) {
+        bench.log.drop_segment(number);
+    }
+    bench.settle();
+    assert_eq!(bench.log.start(), Offset(1), "only an empty segment is left");
+    let disk = bench.disk.clone();
+    drop(bench);
+    for round in 0..3 {
+        disk.crash();
+        let opened = Bench::open(disk.clone(), REBOOTED, &small());
+        drop(opened.unwrap_or_else(|error| panic!("round {round}: {error}")));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use mq::batch::{self, BatchHeader, Framing, HEADER_BYTES, Place};
+use mq::batch::{self, BatchHeader, Framing, HEADER_BYTES, Place, Record, push_attribute, tags};
 use mq::server::engine::ConnectionId;
 use mq::units::{Micros, Name, Offset, OffsetRange, ProducerId, QueueId, Sequence, WallTime};
 use mq::wire::{
@@ -103,13 +103,14 @@ impl Sender {
         self.unconfirmed.is_empty()
     }
 
-    /// Sends a batch of a few messages.
-    pub fn publish(&mut self, model: &mut QueueModel, rng: &mut Random) -> Frames {
+    /// Sends a batch of a few messages, now and then one of messages that have to wait.
+    pub fn publish(&mut self, model: &mut QueueModel, rng: &mut Random, wall: WallTime) -> Frames {
         let mut out = Frames::new();
         if !self.open || self.unconfirmed.len() > 20 {
             return out;
         }
         let count = 1 + rng.below(6);
+        let delayed = rng.chance(20);
         let mut payload = Vec::new();
         let mut messages = Vec::new();
         for _ in 0..count {
@@ -117,13 +118,23 @@ impl Sender {
             let message = Message { sender: self.id, number: self.sequence };
             model.announced.insert(message);
             messages.push(message);
-            payload.extend_from_slice(message.body().as_bytes());
-            payload.push(b'\n');
+            let body = message.body();
+            if delayed {
+                let due = WallTime(wall.0 + 1 + rng.below(400_000));
+                model.delayed.insert(message, due);
+                let mut attributes = Vec::new();
+                push_attribute(&mut attributes, tags::NOT_BEFORE, &due.0.to_le_bytes());
+                let record = Record { attribute_bytes: &attributes, body: body.as_bytes() };
+                record.encode(&mut payload);
+            } else {
+                payload.extend_from_slice(body.as_bytes());
+                payload.push(b'\n');
+            }
         }
         let head = PublishHead {
             sequence: Sequence(self.sequence),
             count: count as u32,
-            framing: Framing::Delimited(b'\n'),
+            framing: if delayed { Framing::Records } else { Framing::Delimited(b'\n') },
             batch_flags: 0,
             waited: Micros(0),
             more: false,
@@ -326,7 +337,7 @@ impl Receiver {
         model.settle(&std::mem::take(&mut self.acked));
     }
 
-    pub fn hear(&mut self, model: &mut QueueModel) {
+    pub fn hear(&mut self, model: &mut QueueModel, wall: WallTime) {
         for (header, body) in take_frames(&mut self.inbound) {
             match Reply::decode(&header, &body).expect("the server speaks the protocol") {
                 Reply::Receiving(receiving) => {
@@ -341,7 +352,7 @@ impl Receiver {
                         self.delivered = self.held.len() as u64;
                     }
                 }
-                Reply::Deliver(head, batches) => self.take_in(&head, batches, model),
+                Reply::Deliver(head, batches) => self.take_in(&head, batches, model, wall),
                 Reply::Error(fault) => {
                     self.ended = true;
                     panic!("a proper receiver was refused: {fault:?}");
@@ -351,7 +362,13 @@ impl Receiver {
         }
     }
 
-    fn take_in(&mut self, head: &DeliverHead, mut rest: &[u8], model: &mut QueueModel) {
+    fn take_in(
+        &mut self,
+        head: &DeliverHead,
+        mut rest: &[u8],
+        model: &mut QueueModel,
+        wall: WallTime,
+    ) {
         let queue = self.queue_id.expect("delivered before RECEIVING");
         let mut place = Place { queue, segment: head.segment, position: head.position };
         while !rest.is_empty() {
@@ -360,11 +377,12 @@ impl Receiver {
             let payload = &rest[HEADER_BYTES..length];
             header.verify(payload).expect("G11: a payload that verifies");
             if header.count > 0 {
-                let bodies: Vec<&[u8]> = batch::bodies(header.framing, payload).collect();
+                let messages = header.messages_part(payload).expect("G11: an annex that fits");
+                let bodies: Vec<&[u8]> = batch::bodies(header.framing, messages).collect();
                 assert_eq!(bodies.len(), header.count as usize, "G2: messages as announced");
                 for (n, body) in bodies.into_iter().enumerate() {
                     let offset = Offset(header.offset.0 + n as u64);
-                    model.delivered(offset, body, head.redelivered);
+                    model.delivered(offset, body, head.redelivered, wall);
                     self.held.insert(offset, ());
                     self.delivered += 1;
                 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use mq::units::{Offset, OffsetRange, QueueId, SyncPolicy};
+use mq::units::{Offset, OffsetRange, QueueId, SyncPolicy, WallTime};
 
 /// A message: who sent it, and its number there, from 1 on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,6 +41,8 @@ pub struct QueueModel {
     pub announced: BTreeSet<Message>,
     /// What was delivered, where.
     pub seen: BTreeMap<Offset, Message>,
+    /// Messages that were to wait, and until when.
+    pub delayed: HashMap<Message, WallTime>,
     at: HashMap<Message, Offset>,
     /// Acks that were sent.
     pub acked: BTreeSet<Offset>,
@@ -61,6 +63,7 @@ impl QueueModel {
             confirmed: BTreeSet::new(),
             announced: BTreeSet::new(),
             seen: BTreeMap::new(),
+            delayed: HashMap::new(),
             at: HashMap::new(),
             acked: BTreeSet::new(),
             settled: BTreeSet::new(),
@@ -71,7 +74,8 @@ impl QueueModel {
 
     /// G1, G2, G4, G6: a delivery shows a message that was sent, whole, at one place, in the
     /// order of its sender; one that was settled does not come back while the power stays.
-    pub fn delivered(&mut self, offset: Offset, body: &[u8], redelivered: bool) {
+    /// One that was to wait does not come before its time.
+    pub fn delivered(&mut self, offset: Offset, body: &[u8], redelivered: bool, wall: WallTime) {
         let Some(message) = Message::parse(body) else {
             panic!(
                 "G2: offset {offset} holds what nobody sent: {:?}",
@@ -79,6 +83,9 @@ impl QueueModel {
             );
         };
         assert!(self.announced.contains(&message), "G2: {message:?} was never sent");
+        if let Some(due) = self.delayed.get(&message) {
+            assert!(*due <= wall, "{message:?} comes at {wall}, before its time, {due}");
+        }
         if let Some(before) = self.seen.insert(offset, message) {
             assert_eq!(before, message, "G9: offset {offset} was given to two messages");
             assert!(
@@ -100,10 +107,15 @@ impl QueueModel {
         }
     }
 
-    /// G4: the messages of one sender lie in their order, each where it was seen last.
+    /// G4: the messages of one sender lie in their order, each where it was seen last; those that
+    /// were to wait lie where their time came.
     pub fn check_order(&self) {
-        let places: BTreeMap<Offset, Message> =
-            self.at.iter().map(|(message, offset)| (*offset, *message)).collect();
+        let places: BTreeMap<Offset, Message> = self
+            .at
+            .iter()
+            .filter(|(message, _)| !self.delayed.contains_key(message))
+            .map(|(message, offset)| (*offset, *message))
+            .collect();
         let mut last: HashMap<u64, u64> = HashMap::new();
         for (offset, message) in places {
             if let Some(before) = last.insert(message.sender, message.number) {
@@ -155,7 +167,8 @@ impl QueueModel {
             if !there.contains(message) {
                 assert!(
                     self.at_risk.contains(message),
-                    "G1: {message:?} was confirmed under {} and is gone",
+                    "G1: {message:?} (to wait until {:?}) was confirmed under {} and is gone",
+                    self.delayed.get(message),
                     self.policy
                 );
             }

@@ -244,7 +244,7 @@ impl World {
         sender.inbound.extend(bytes);
         let mut frames = sender.hear(model);
         if !sender.ended && !self.draining {
-            frames.extend(sender.publish(model, &mut self.rng));
+            frames.extend(sender.publish(model, &mut self.rng, self.wall));
         }
         self.say(connection, &frames);
     }
@@ -262,7 +262,7 @@ impl World {
         let receiver = &mut self.receivers[which];
         let model = self.queues.get_mut(&receiver.queue).expect("a queue's model");
         receiver.inbound.extend(bytes);
-        receiver.hear(model);
+        receiver.hear(model, self.wall);
         let mut frames = Vec::new();
         if self.rng.chance(50) {
             frames.extend(receiver.more_credit(&mut self.rng));
@@ -314,7 +314,12 @@ impl World {
 
     /// Whether nothing is ready or leased anywhere.
     pub fn is_empty(&mut self) -> bool {
-        self.list().queues.iter().all(|queue| queue.ready.0 == 0 && queue.unacked.0 == 0)
+        // What is on its way into a queue is nowhere for a moment.
+        self.settle();
+        self.list()
+            .queues
+            .iter()
+            .all(|queue| queue.ready.0 == 0 && queue.unacked.0 == 0 && queue.delayed.0 == 0)
     }
 
     /// How things stand, for a failure.

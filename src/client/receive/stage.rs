@@ -70,6 +70,13 @@ impl Server {
         })
     }
 
+    /// Whether something is said within this time; for what must not happen.
+    pub(in crate::client) fn has_news(&self, patience: Micros) -> bool {
+        let until = Instant::now() + patience.to_duration();
+        let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
+        wait::poll(&mut fds, Some(until)).expect("a socket") > 0
+    }
+
     /// The next thing said that is not credit.
     pub(in crate::client) fn hear_news(&mut self) -> Option<Said> {
         loop {

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use super::*;
 use crate::client::format::Shape;
 use crate::client::receive::stage::{Play, QUEUE, Said, Server, name, options, range};
-use crate::client::receive::{End, Options};
+use crate::client::receive::{End, Options, Queues};
 use crate::units::Micros;
-use crate::wire::{OpenReceive, Receiving, Reply};
+use crate::wire::{MEMBER_CHANNELS, OpenReceive, QueuePattern, Receiving, Reply};
 
 /// A shell's command for each message, in a directory of its own.
 struct Bench {
@@ -310,4 +310,40 @@ fn what_another_got_meanwhile_is_worked_on_and_not_told() {
     pass(&gate);
     server.closed();
     assert!(matches!(play.ended().0, Ok(End::Done)));
+}
+
+/// What was kept of one queue used to be begun while others were not announced yet, and its
+/// command ran before the server had been told.
+#[test]
+fn nothing_begins_before_the_server_can_be_told() {
+    let bench = Bench::new("cat gate > /dev/null");
+    let gate = bench.gate("gate");
+    let patterns = vec![QueuePattern("*".to_owned())];
+    let queues = Queues::Several { patterns, strict: false };
+    let play = bench.start(Options { limit: Some(2), queues, ..options() });
+    let announce = |server: &mut Server, kept| {
+        let (queue_id, queue) = (Some(QUEUE), Some(name("q")));
+        let receiving = Receiving { queue_id, queue, kept, ..Receiving::default() };
+        server.say_on(MEMBER_CHANNELS, &Reply::Receiving(receiving));
+    };
+    let mut server = play.serve();
+    assert!(matches!(server.hear(), Some(Said::Open(_))));
+    announce(&mut server, vec![]);
+    server.say(&Reply::Receiving(Receiving::default()));
+    server.hear_credit(2);
+    server.deliver_on(MEMBER_CHANNELS, 1, b"a\nb\n", 1);
+    assert_eq!(server.hear_news(), Some(Said::Begin(vec![range(1, 2)])));
+    drop(server);
+    pass(&gate);
+    let mut server = play.serve();
+    assert!(matches!(server.hear(), Some(Said::Open(_))));
+    announce(&mut server, vec![range(1, 3)]);
+    assert!(!server.has_news(Micros::from_millis(100)), "not before all is announced");
+    server.say(&Reply::Receiving(Receiving::default()));
+    assert_eq!(server.hear_news(), Some(Said::Ack(vec![range(1, 2)])));
+    assert_eq!(server.hear_news(), Some(Said::Begin(vec![range(2, 3)])));
+    pass(&gate);
+    assert_eq!(server.hear_news(), Some(Said::Ack(vec![range(2, 3)])));
+    server.closed();
+    assert_eq!(play.ended().1.messages, 2);
 }

@@ -284,12 +284,10 @@ impl<S: Storage> Engine<S> {
             self.park(connection, number);
             return Ok(false);
         }
-        let sender = self.sender(source).expect("it sends");
-        if sender.delayed != delayed && sender.unconfirmed > 0 {
-            sender.switching = true;
-            self.sessions.get_mut(&connection).expect("a connected client").parked = true;
+        if !self.may_switch(source, delayed) {
             return Ok(false);
         }
+        let sender = self.sender(source).expect("it sends");
         let (producer, epoch) = (sender.producer, sender.epoch);
         let (named, known) = (sender.named, sender.known_to_delay);
         let hosted = self.hosted.get_mut(&number).expect("a sender's queue");
@@ -323,6 +321,47 @@ impl<S: Storage> Engine<S> {
         sender.delayed = delayed;
         sender.known_to_delay |= delayed;
         Ok(true)
+    }
+
+    /// Whether the sender can go on in the other log. What it sent before must be confirmed, so
+    /// that confirmations come in order; and durable whatever the policy: else a power loss could
+    /// take that and leave what came behind it.
+    fn may_switch(&mut self, source: Source, delayed: bool) -> bool {
+        let Source { connection, number, .. } = source;
+        let sender = self.sender(source).expect("it sends");
+        let (from, unconfirmed, mark) = (sender.delayed, sender.unconfirmed, sender.switching);
+        if from == delayed {
+            return true;
+        }
+        let hosted = self.hosted.get_mut(&number).expect("a sender's queue");
+        let log = hosted.log_of(from);
+        let mark = mark.unwrap_or_else(|| log.written_bytes());
+        if unconfirmed == 0 && log.durable_bytes() >= mark {
+            self.sender(source).expect("it sends").switching = None;
+            return true;
+        }
+        log.want_durable();
+        hosted.switching.push(source);
+        self.sender(source).expect("it sends").switching = Some(mark);
+        self.sessions.get_mut(&connection).expect("a connected client").parked = true;
+        self.touch(number);
+        false
+    }
+
+    /// Senders that wait to go on in the other log may try again.
+    pub(super) fn switch_senders(&mut self, number: QueueNumber) {
+        let hosted = self.hosted.get_mut(&number).expect("a queue in its turn");
+        for source in std::mem::take(&mut hosted.switching) {
+            let Some(sender) = self.sender(source) else { continue };
+            let (from, unconfirmed, mark) = (sender.delayed, sender.unconfirmed, sender.switching);
+            let hosted = self.hosted.get_mut(&number).expect("a queue in its turn");
+            if unconfirmed > 0 || mark.is_some_and(|m| hosted.log_of(from).durable_bytes() < m) {
+                hosted.switching.push(source);
+            } else if let Some(session) = self.sessions.get_mut(&source.connection) {
+                session.parked = false;
+                self.dirty.push(source.connection);
+            }
+        }
     }
 
     /// Starts to make the place for a queue's delayed messages. False when it stands.

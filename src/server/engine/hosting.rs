@@ -18,6 +18,7 @@ use super::groups::{GroupBooks, state_of};
 use super::moving::Lane;
 use super::named::Opened;
 use super::room::{Occupied, Waiting};
+use super::sending::Source;
 use super::session::Channel;
 use super::{ConnectionId, Engine, QueueNumber, Trouble, Work, fault, fault_with};
 
@@ -83,6 +84,8 @@ pub(super) struct Hosted<S: Storage> {
     /// In the order of their offsets.
     pub awaiting: VecDeque<Awaiting>,
     pub delay: Delay<S>,
+    /// Senders whose next PUBLISH goes to the other log than the one before.
+    pub switching: Vec<Source>,
     /// How far each group has been handed messages since its journal was last told.
     pub handed: BTreeMap<GroupKey, Offset>,
     /// Named producers that were opened and are not durable yet, in the order of their marks.
@@ -191,6 +194,7 @@ impl<S: Storage> Engine<S> {
             group_waiters: Vec::new(),
             awaiting: VecDeque::new(),
             delay: Delay::None,
+            switching: Vec::new(),
             handed: BTreeMap::new(),
             opened: VecDeque::new(),
             openers: Vec::new(),
@@ -342,13 +346,15 @@ impl<S: Storage> Engine<S> {
             self.remove_when_idle(number);
             return;
         }
+        self.take_due(number, moment);
+        let hosted = self.hosted.get_mut(&number).expect("a queue in its turn");
         let visible = hosted.log.visible_end();
         let known = self.broker.visible_end(hosted.key);
         if visible > known {
             self.extend(number, known, visible);
         }
         self.confirm(number, visible);
-        self.take_due(number, moment);
+        self.switch_senders(number);
         self.end_grace(number, moment);
         self.say_opened(number);
         self.keep_to_limits(number);
@@ -468,10 +474,6 @@ impl<S: Storage> Engine<S> {
         let Some(Channel::Sending(sender)) = session.channels.get_mut(&channel) else { return };
         sender.unconfirmed -= appends;
         if sender.unconfirmed == 0 {
-            if std::mem::take(&mut sender.switching) {
-                session.parked = false;
-                self.dirty.push(connection);
-            }
             self.settle_sender(connection, channel);
         }
     }

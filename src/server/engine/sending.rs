@@ -144,7 +144,7 @@ impl<S: Storage> Engine<S> {
             unless_pending: open.unless_pending,
             delayed: false,
             known_to_delay: false,
-            switching: false,
+            switching: None,
             large: None,
             unconfirmed: 0,
             there: Count(0),

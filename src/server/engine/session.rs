@@ -8,7 +8,7 @@ use crate::log::Staging;
 use crate::log::storage::Storage;
 use crate::server::outbox::Outbox;
 use crate::settings::{Backoff, Wanted};
-use crate::units::{Count, Epoch, Micros, Name, ProducerId, Sequence};
+use crate::units::{Bytes, Count, Epoch, Micros, Name, ProducerId, Sequence};
 use crate::wire::{ClientInfo, Fault, OpenReceive, OpenSend};
 
 use super::QueueNumber;
@@ -65,8 +65,9 @@ pub(super) struct Sender<S: Storage> {
     pub delayed: bool,
     /// It is known to that log.
     pub known_to_delay: bool,
-    /// A PUBLISH of the other kind waits until nothing is unconfirmed.
-    pub switching: bool,
+    /// A PUBLISH of the other kind waits until nothing is unconfirmed, and what went before is
+    /// durable: when so many bytes of its log are.
+    pub switching: Option<Bytes>,
     /// A large message of which parts have come.
     pub large: Option<Large<S>>,
     /// Appends that have not been confirmed.
