@@ -151,6 +151,9 @@ impl Producers {
                 if entry.is_idle() {
                     self.idle.remove(&(entry.active, producer));
                 }
+                // Whatever an older connection of the same producer still has under way is not
+                // stored any more: the newer one was told what is.
+                entry.epoch = entry.epoch.max(epoch);
                 entry.connections += 1;
             }
             None if opened <= self.forgotten => return Err(Forgotten),
@@ -366,6 +369,18 @@ mod tests {
         assert_eq!(judge(&producers, 1, 0, 4), Judgement::Rest { sequence });
         assert_eq!(judge(&producers, 0, 3, 4), Judgement::Fenced { epoch: Epoch(1) });
         assert_eq!(judge(&producers, 2, 3, 4), Judgement::Store);
+    }
+
+    #[test]
+    fn an_older_connection_stores_nothing_once_a_newer_one_is_open() {
+        let mut producers = Producers::default();
+        let producer = ProducerId(1);
+        for epoch in [1, 2] {
+            producers.connected(producer, Epoch(epoch), WallTime(1)).expect("not forgotten");
+        }
+        let judge = |epoch| producers.judge(producer, Epoch(epoch), Sequence(0), Sequence(1));
+        assert_eq!(judge(1), Judgement::Fenced { epoch: Epoch(2) });
+        assert_eq!(judge(2), Judgement::Store);
     }
 
     #[test]

@@ -4,17 +4,17 @@
 //!
 //! Everything runs on the simulated disk.
 
-use crate::sim::bench::{Bench, CLEAN, KILLED, REBOOTED, name, small};
+use crate::sim::bench::{Bench, CLEAN, KILLED, REBOOTED, create_with, small};
 use crate::sim::disk::{Fault, SimDisk};
 use mq::batch::{Framing, Record, flags, push_attribute, tags};
 use mq::log::{
     AppendError, Boot, Found, GroupFact, GroupPosition, InternalBatch, LeasedRange, NewBatch,
-    NewChain, Options, Select, Sought, TriedRange, create_queue,
+    NewChain, Options, Select, Sought, TriedRange,
 };
 use mq::settings::{IdWindow, Settings};
 use mq::units::{
-    Attempts, Count, Epoch, LeaseNumber, Micros, Name, Offset, OffsetRange, ProducerId, QueueId,
-    Sequence, WallTime,
+    Attempts, Count, Epoch, LeaseNumber, Micros, Name, Offset, OffsetRange, ProducerId, Sequence,
+    WallTime,
 };
 
 fn range(start: u64, end: u64) -> OffsetRange {
@@ -23,8 +23,7 @@ fn range(start: u64, end: u64) -> OffsetRange {
 
 fn bench_with(settings: &Settings, options: &Options) -> Bench {
     let disk = SimDisk::new(1);
-    let id = QueueId::from_bytes(*b"an identity of q");
-    create_queue(&disk, &name(), id, settings, WallTime(1)).unwrap();
+    create_with(&disk, settings).unwrap();
     Bench::open(disk, CLEAN, options).unwrap().0
 }
 

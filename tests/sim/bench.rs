@@ -39,8 +39,11 @@ pub fn small() -> Options {
 }
 
 pub fn create(disk: &SimDisk, sync: SyncPolicy) -> Result<(), LogError> {
-    let id = QueueId::from_bytes(*b"an identity of q");
-    create_queue(disk, &name(), id, &Settings { sync, ..Settings::default() }, WallTime(1))
+    create_with(disk, &Settings { sync, ..Settings::default() })
+}
+
+pub fn create_with(disk: &SimDisk, settings: &Settings) -> Result<(), LogError> {
+    create_queue(disk, &name(), QueueId::from_bytes(*b"an identity of q"), settings, WallTime(1))
 }
 
 /// A log with its clock and its jobs.

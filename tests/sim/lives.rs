@@ -6,16 +6,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mq::batch::{Framing, Record};
+use mq::batch::{Framing, Record, push_attribute, tags};
 use mq::log::{
-    AppendError, Boot, CheckBound, GroupPosition, LogError, NewBatch, NewChain, Options, Recovered,
-    check,
+    AppendError, Boot, CheckBound, GroupPosition, InternalBatch, LogError, NewBatch, NewChain,
+    Options, Recovered, check,
 };
+use mq::settings::{IdWindow, Settings};
 use mq::units::{
     Bytes, Epoch, Micros, Name, Offset, OffsetRange, ProducerId, Sequence, SyncPolicy, WallTime,
 };
 
-use super::bench::{Bench, create, name};
+use super::bench::{Bench, create_with, name};
 use super::disk::{Fault, Random, SimDisk};
 
 /// What was appended with one call.
@@ -25,6 +26,10 @@ struct Sent {
     lines: Vec<String>,
     producer: u64,
     sequence: u64,
+    /// Its messages have ids: their texts.
+    ids: bool,
+    /// What the producer said with it.
+    annex: Option<String>,
     /// The log's count of written bytes behind it, in the life in which it was sent.
     written: u64,
     /// Durable in the knowledge of the log.
@@ -58,6 +63,8 @@ struct Model {
     seen: u64,
     gone: BTreeSet<u64>,
     next_text: u64,
+    /// All messages that anyone ever tried to append.
+    texts: Vec<String>,
     sequences: BTreeMap<u64, u64>,
 }
 
@@ -88,7 +95,13 @@ struct Lives<'a> {
     opened: bool,
     /// No fault but the end itself disturbs this seed.
     calm: bool,
+    settings: Settings,
+    /// Ids that are remembered.
+    window: Option<u64>,
 }
+
+/// The producer that has a name.
+const NAMED: u64 = 9;
 
 /// Runs the lives of one seed.
 ///
@@ -102,7 +115,10 @@ pub fn run(seed: u64, figures: &mut Figures) {
         _ => SyncPolicy::Always,
     };
     let disk = SimDisk::new(random.next());
-    create(&disk, policy).unwrap();
+    let window = random.one_in(2).then(|| 1 + random.below(30));
+    let unique_ids = window.map(IdWindow::Count);
+    let settings = Settings { sync: policy, unique_ids, ..Settings::default() };
+    create_with(&disk, &settings).unwrap();
     let options = Options {
         reserve: Some(Bytes(0)),
         segment_bytes: 600 + random.below(2000),
@@ -113,7 +129,8 @@ pub fn run(seed: u64, figures: &mut Figures) {
     };
     let calm = random.one_in(2);
     let model = Model::default();
-    let mut lives = Lives { random, disk, options, model, figures, opened: true, calm };
+    let opened = true;
+    let mut lives = Lives { random, disk, options, model, figures, opened, calm, settings, window };
     let mut boot = Boot { clean: true, same_boot: true };
     for _ in 0..2 + lives.random.below(5) {
         boot = lives.life(boot);
@@ -221,7 +238,7 @@ impl Lives<'_> {
     }
 
     fn step(&mut self, bench: &mut Bench) {
-        match self.random.below(22) {
+        match self.random.below(24) {
             0..8 => self.append(bench),
             8..14 => {
                 bench.collect();
@@ -234,6 +251,7 @@ impl Lives<'_> {
             18 => self.drop_segments(bench),
             19 => self.chain(bench),
             20 => self.change(bench),
+            21 | 22 => self.commit(bench),
             _ => {
                 if bench.log.visible_end() > Offset(0) && bench.log.damage().is_none() {
                     let from = Offset(self.random.below(bench.log.visible_end().0));
@@ -268,7 +286,9 @@ impl Lives<'_> {
             let filler = "x".repeat(lives.random.below(120) as usize);
             format!("{}{filler}", lives.model.next_text)
         };
-        (0..count).map(|_| line(self)).collect()
+        let lines: Vec<String> = (0..count).map(|_| line(self)).collect();
+        self.model.texts.extend_from_slice(&lines);
+        lines
     }
 
     fn append(&mut self, bench: &mut Bench) {
@@ -276,12 +296,18 @@ impl Lives<'_> {
         let producer = self.random.below(4);
         let last = self.model.sequences.get(&producer).copied().unwrap_or(0);
         let sequence = if producer == 0 { 0 } else { last + lines.len() as u64 };
-        let payload: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        let ids = self.random.one_in(2);
+        let (framing, payload) = if ids {
+            (Framing::Records, records(&lines))
+        } else {
+            let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
+            (Framing::Delimited(b'\n'), lines.into_bytes())
+        };
         let batch = NewBatch {
-            framing: Framing::Delimited(b'\n'),
+            framing,
             flags: 0,
             count: lines.len() as u32,
-            payload: payload.as_bytes(),
+            payload: &payload,
             producer: ProducerId(producer),
             sequence: Sequence(sequence),
             epoch: Epoch(0),
@@ -294,13 +320,26 @@ impl Lives<'_> {
             lines,
             producer,
             sequence,
+            ids,
+            annex: None,
             written: bench.log.written_bytes().0,
             durable: false,
             confirmed: false,
         };
+        self.appended(bench, sent, result);
+    }
+
+    /// What came of an append.
+    fn appended(
+        &mut self,
+        bench: &mut Bench,
+        sent: Sent,
+        result: Result<OffsetRange, AppendError>,
+    ) {
+        let start = sent.range.start;
         match result {
             Ok(stored) => {
-                assert_eq!(stored, range);
+                assert_eq!(stored, sent.range);
                 self.model.stored(sent);
             }
             Err(AppendError::NotYet) => {}
@@ -314,14 +353,53 @@ impl Lives<'_> {
         }
     }
 
+    /// The server appends in the name of its own producer, with an annex.
+    fn commit(&mut self, bench: &mut Bench) {
+        let producer = ProducerId(NAMED);
+        let (now, wall) = (bench.now, WallTime(bench.now.0));
+        if self.random.one_in(4) || bench.log.producers().last(producer).is_none() {
+            // Whatever comes of it: the producer has a name from then on, or none yet.
+            let _ = bench.log.open_producer(now, wall, producer);
+            return;
+        }
+        let lines = self.lines();
+        let last = self.model.sequences.get(&NAMED).copied().unwrap_or(0);
+        let sequence = last + lines.len() as u64;
+        let annex = format!("up to {}", self.model.next_text);
+        let internal = InternalBatch {
+            producer,
+            epoch: Epoch(1),
+            sequence: Sequence(sequence),
+            annex: annex.as_bytes(),
+            framing: Framing::Records,
+            flags: 0,
+            count: lines.len() as u32,
+            messages: &records(&lines),
+        };
+        let start = bench.log.written_end();
+        let result = bench.log.append_internal(now, wall, &internal).map(|done| done.range);
+        let sent = Sent {
+            range: OffsetRange::new(start, Offset(start.0 + lines.len() as u64)),
+            lines,
+            producer: NAMED,
+            sequence,
+            ids: true,
+            annex: Some(annex),
+            written: bench.log.written_bytes().0,
+            durable: false,
+            confirmed: false,
+        };
+        self.appended(bench, sent, result);
+    }
+
     fn chain(&mut self, bench: &mut Bench) {
         if bench.chain.is_some() {
             return;
         }
         self.model.next_text += 1;
         let body = format!("{}{}", self.model.next_text, "y".repeat(1200));
-        let mut record = Vec::new();
-        Record { attribute_bytes: &[], body: body.as_bytes() }.encode(&mut record);
+        self.model.texts.push(body.clone());
+        let record = records(std::slice::from_ref(&body));
         let Ok(mut staging) = bench.log.stage_begin() else { return };
         if record.chunks(500).any(|part| staging.push(part).is_err()) {
             return;
@@ -336,6 +414,8 @@ impl Lives<'_> {
                 lines: vec![body],
                 producer: 0,
                 sequence: 0,
+                ids: true,
+                annex: None,
                 written: 0,
                 durable: false,
                 confirmed: false,
@@ -429,7 +509,8 @@ impl Lives<'_> {
                 1 => SyncPolicy::Interval(Micros::from_millis(5)),
                 _ => SyncPolicy::Always,
             };
-            bench.log.change_settings(&mq::settings::Settings { sync, ..Default::default() });
+            self.settings.sync = sync;
+            bench.log.change_settings(&self.settings);
         } else if self.random.one_in(3) {
             bench.log.want_durable();
         } else {
@@ -486,6 +567,7 @@ impl Lives<'_> {
         assert!(!kept.any(|offset| self.model.was_sent(*offset)), "dropped without being asked");
         self.compare(&found, &gone, boot);
         self.compare_producers(bench);
+        self.compare_ids(bench);
         self.compare_groups(bench, recovered, &gone, boot);
         self.model.seen = self.model.seen.max(recovered.end.0);
     }
@@ -539,7 +621,25 @@ impl Lives<'_> {
         }
     }
 
+    /// The last ids are known, and no others.
+    fn compare_ids(&mut self, bench: &mut Bench) {
+        let Some(window) = self.window else { return };
+        let with_ids = self.model.sent.iter().filter(|sent| sent.ids);
+        let stored: Vec<&String> = with_ids.flat_map(|sent| &sent.lines).collect();
+        let first = stored.len().saturating_sub(window as usize);
+        let last: BTreeSet<&String> = stored[first..].iter().copied().collect();
+        for text in &self.model.texts {
+            let id = bench.log.unique().digest(id_of(text).as_bytes());
+            let known = bench.log.unique().knows_id(id, WallTime(bench.now.0));
+            assert_eq!(known, last.contains(text), "id of {text}");
+        }
+    }
+
     fn compare_producers(&mut self, bench: &mut Bench) {
+        let committed = self.model.sent.iter().rfind(|sent| sent.annex.is_some());
+        let annex = committed.and_then(|sent| sent.annex.as_deref());
+        let found = bench.log.producers().annex(ProducerId(NAMED));
+        assert_eq!(found, annex.map(str::as_bytes), "the annex of the last commit");
         for producer in 1..4 {
             let known = bench.log.producers().last(ProducerId(producer)).map(|(_, s)| s.0);
             let expected = self.model.sequences.get(&producer).copied();
@@ -592,6 +692,22 @@ impl Lives<'_> {
         }
         self.model.gone.clone_from(gone);
     }
+}
+
+/// The number that a text begins with.
+fn id_of(text: &str) -> &str {
+    text.trim_end_matches(|c: char| !c.is_ascii_digit())
+}
+
+/// Messages with their ids.
+fn records(texts: &[String]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for text in texts {
+        let mut attributes = Vec::new();
+        push_attribute(&mut attributes, tags::ID, id_of(text).as_bytes());
+        Record { attribute_bytes: &attributes, body: text.as_bytes() }.encode(&mut out);
+    }
+    out
 }
 
 impl Model {

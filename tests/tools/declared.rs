@@ -488,3 +488,27 @@ fn rest_of_a_batch_of_which_the_beginning_is_stored_is_stored() {
     sender.confirmed(4);
     assert_eq!(stage.received(9), ["1", "2", "3", "4"]);
 }
+
+#[test]
+fn oldest_message_is_named_with_its_group_and_its_time() {
+    let stage = Stage::new(&Wanted::default());
+    let mut sender = Publisher::new(&stage);
+    assert_eq!(stage.info().oldest_time, None);
+    sender.lines(&["1", "2"]);
+    sender.confirmed(2);
+    let first = stage.info();
+    assert!(first.oldest_time.is_some_and(|time| time >= first.created), "{first:?}");
+    assert_eq!(first.oldest_group, None, "nobody holds it up");
+    sender.lines(&["3"]);
+    sender.confirmed(3);
+    assert_eq!(stage.received(1), ["1"]);
+    let second = stage.info();
+    assert_eq!(
+        (second.oldest_time, second.oldest_group),
+        (first.oldest_time, Some(Name::default()))
+    );
+    assert_eq!(stage.received(1), ["2"]);
+    assert!(stage.info().oldest_time > first.oldest_time);
+    assert_eq!(stage.received(1), ["3"]);
+    assert_eq!((stage.info().oldest_time, stage.info().oldest_group), (None, None));
+}

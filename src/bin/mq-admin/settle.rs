@@ -146,7 +146,12 @@ impl Settler<'_> {
             cli::print_json(&line)?;
         }
         if let Some(fault) = fault {
-            Failure::new(Status::Failure, format!("{receipt}: {}", fault.message)).tell(TOOL);
+            let shown = receipt.to_string();
+            let text = match fault.message.contains(&shown) {
+                true => fault.message,
+                false => format!("{shown}: {}", fault.message),
+            };
+            Failure::new(Status::Failure, text).tell(TOOL);
         }
         Ok(())
     }

@@ -173,12 +173,19 @@ impl<S: Storage> Engine<S> {
             self.broker.pass(consumer, range.end);
             return;
         };
-        let settings = self.hosted[&queue].log.settings();
-        if why == Unwanted::Expired && settings.dead_letter.is_some() {
+        let has_expired = why == Unwanted::Expired;
+        let hosted = self.hosted.get_mut(&queue).expect("a receiver's queue");
+        let mut gone = range.span();
+        if has_expired && hosted.log.settings().dead_letter.is_some() {
             self.condemn(group, &[range], "expired", self.clock);
         } else {
             let settled = self.broker.expire(group, &[range]);
+            gone = settled.iter().map(OffsetRange::span).sum();
             self.settle(queue, group, &settled);
+        }
+        if has_expired && let Some(hosted) = self.hosted.get_mut(&queue) {
+            // For each group that had them still to come.
+            hosted.log.counters().expired.0 += gone;
         }
     }
 
