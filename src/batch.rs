@@ -41,7 +41,7 @@
 //!
 //! A message that does not fit one batch is a **chain**: consecutive batches of one segment with
 //! [`flags::CHAIN`], all with the message's offset, whose payloads joined are one record; the
-//! last alone has count 1 (the others 0) and [`flags::CHAIN_END`].
+//! last alone has count 1 (the others 0) and [`flags::CHAIN_END`], and may have an annex.
 //!
 //! # Changing the format
 //!
@@ -167,6 +167,14 @@ pub struct BatchHeader {
 #[must_use]
 pub fn checksum(bytes: &[u8]) -> u32 {
     crc32fast::hash(bytes)
+}
+
+/// The checksum of several slices, one behind the other.
+#[must_use]
+pub fn checksum_of(slices: &[&[u8]]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    slices.iter().for_each(|slice| hasher.update(slice));
+    hasher.finalize()
 }
 
 fn header_checksum(place: &Place, header: &[u8]) -> u32 {

@@ -67,6 +67,10 @@ pub const SETTLED_RANGES_PER_GROUP_MAX: usize = 16 * 1024;
 /// Bytes in all partly received frames of the server together; beyond it sockets are not read.
 pub const RECEIVE_BUDGET_BYTES: usize = 8 * MIB;
 
+/// Bytes of frames that wait for room in a full queue, of all senders together: they must not use up
+/// what others are received with. Beyond it, such a sender is turned away.
+pub const HELD_BYTES_MAX: usize = 64 * MIB;
+
 /// Bytes of memory that wait for one connection when it is not read from any more: a peer that
 /// sends requests and does not read the answers. Deliveries are put in only below
 /// [`DELIVER_BYTES`], so they do not come near.
@@ -121,6 +125,12 @@ pub const ANNEX_BYTES_MAX: usize = 16 * KIB;
 /// Producers with a name that one queue remembers. None is ever forgotten: at the bound another
 /// is refused. With their annexes they take at most 64 MiB, as a rule a few KiB.
 pub const NAMED_PRODUCERS_PER_QUEUE_MAX: usize = 4096;
+
+/// Bytes of a large message in each batch of its chain but the last.
+pub const CHAIN_PART_BYTES: u64 = MIB as u64;
+
+/// Bytes of an annex that goes with a large message: it shares a batch with the last part.
+pub const LARGE_ANNEX_BYTES_MAX: usize = 4 * KIB - 4;
 
 /// Attempts after which a message is a dead letter, unless the queue says otherwise.
 pub const DELIVERY_LIMIT_DEFAULT: u32 = 20;
@@ -354,6 +364,7 @@ const _: () = {
     assert!(DELIVER_BYTES + 4 * KIB <= FRAME_BODY_BYTES_MAX);
     assert!(RANGES_PER_FRAME_MAX * 16 + 64 <= FRAME_BODY_BYTES_MAX);
     assert!(JSON_BYTES_MAX <= FRAME_BODY_BYTES_MAX);
+    assert!(CHAIN_PART_BYTES as usize + 4 + LARGE_ANNEX_BYTES_MAX <= BATCH_PAYLOAD_BYTES_MAX);
     // The budget must let several connections receive a full frame at once.
     assert!(RECEIVE_BUDGET_BYTES >= 4 * FRAME_BODY_BYTES_MAX);
     assert!(BATCH_MESSAGES_MAX <= SEGMENT_MESSAGES_MAX);

@@ -49,6 +49,21 @@ impl Group {
         counted
     }
 
+    /// What of `range` had fewer attempts has had `attempts`; returns what that was.
+    fn raise_attempts(&mut self, range: OffsetRange, attempts: Attempts) -> Vec<Tried> {
+        let mut raised = Vec::new();
+        let mut left = range;
+        while !left.is_empty() {
+            let mut head = left;
+            if self.next_attempt(&mut head) <= attempts {
+                self.attempts.set(head, attempts);
+                raised.push(Tried { range: head, attempts, ready_at: None });
+            }
+            left.start = head.end;
+        }
+        raised
+    }
+
     /// What of `range` is not known to have had an attempt has had one: a journal that lost its
     /// end may know of a lease alone.
     pub(super) fn know_tried(&mut self, range: OffsetRange) {
@@ -104,6 +119,12 @@ impl Broker {
         }
     }
 
+    /// How often a message may be handed over before it is dying.
+    #[must_use]
+    pub fn delivery_limit(&self, q: QueueKey) -> Option<u32> {
+        self.queue(q).delivery_limit
+    }
+
     /// The consumer begins to try what it holds of `ranges`: an attempt is counted on it, once
     /// for each time that it holds it. Returns what to journal.
     pub fn begin(&mut self, c: ConsumerKey, ranges: &[OffsetRange]) -> Vec<Tried> {
@@ -123,6 +144,32 @@ impl Broker {
             self.group_changed(g);
         }
         counted
+    }
+
+    /// The consumer has begun to try what it holds of `ranges`, as attempt number `attempt`, of
+    /// which we may have been told or not: perhaps that was another server. Returns what to
+    /// journal.
+    pub fn has_begun(
+        &mut self,
+        c: ConsumerKey,
+        ranges: &[OffsetRange],
+        attempt: Attempts,
+    ) -> Vec<Tried> {
+        let consumer = self.consumers.at_mut(c.0);
+        let Some(g) = consumer.group else { return Vec::new() };
+        let group = self.groups.at_mut(g.0);
+        let (mut raised, mut begun) = (Vec::new(), Vec::new());
+        for held in ranges.iter().flat_map(|range| consumer.leased.pieces_in(*range)) {
+            begun.extend(consumer.begun.insert(held));
+        }
+        for new in begun {
+            raised.extend(group.raise_attempts(new, attempt));
+            consumer.spend(new, group);
+        }
+        if !raised.is_empty() {
+            self.group_changed(g);
+        }
+        raised
     }
 
     /// What the consumer holds of `ranges` failed: it rests until the time that `pause` gives for

@@ -611,3 +611,24 @@ fn check_purity(path: &std::path::Path) {
         assert!(!text.contains(&format!("std::{outside}")), "{}: {outside}", path.display());
     }
 }
+
+#[test]
+fn an_attempt_counts_once_whether_or_not_the_last_server_was_told() {
+    let (mut broker, q, g) = scene(4);
+    let (c, kept) = broker.add_consumer(q, Some(g), Kind::TAKE, &[range(0, 4)]);
+    assert_eq!(kept, [range(0, 4)]);
+    let attempts = |broker: &Broker| [0, 1, 2, 3].map(|n| broker.attempts(g, Offset(n)).0);
+    // Begun for the third time on another server, whose word of it was lost.
+    let third = Tried { range: range(1, 2), attempts: Attempts(3), ready_at: None };
+    assert_eq!(broker.has_begun(c, &[range(1, 2)], Attempts(3)), [third]);
+    assert_eq!(broker.has_begun(c, &[range(1, 2)], Attempts(3)), []);
+    assert_eq!(broker.begin(c, &[range(1, 2)]), [], "it is begun");
+    assert_eq!(attempts(&broker), [0, 3, 0, 0]);
+    // What only waited is begun later, and counts then.
+    assert_eq!(broker.begin(c, &[range(0, 1)]).len(), 1);
+    assert_eq!(attempts(&broker), [1, 3, 0, 0]);
+    // What it does not hold is none of its business.
+    broker.release(c, &[range(2, 3)]);
+    assert_eq!(broker.has_begun(c, &[range(2, 3)], Attempts(9)), []);
+    assert_eq!(attempts(&broker), [1, 3, 0, 0]);
+}

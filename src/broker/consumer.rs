@@ -162,7 +162,7 @@ impl Broker {
     /// Leases to `c` what of `holding` is still to be had.
     fn resume(&mut self, c: ConsumerKey, g: GroupKey, holding: &[OffsetRange]) -> Vec<OffsetRange> {
         let group = self.groups.at_mut(g.0);
-        let (mut kept, mut begun) = (RangeSet::new(), RangeSet::new());
+        let mut kept = RangeSet::new();
         for &held in holding {
             for part in group.ready.pieces_in(held).collect::<Vec<_>>() {
                 group.lease(part);
@@ -173,16 +173,9 @@ impl Broker {
             }
         }
         let ranges: Vec<OffsetRange> = kept.iter().collect();
-        for &range in &ranges {
-            begun.extend(group.attempts.pieces_in(range).map(|(piece, _)| piece));
-        }
         let consumer = self.consumers.at_mut(c.0);
         consumer.delivered = kept.span();
         consumer.leased = kept;
-        if consumer.kind.until.is_some() {
-            consumer.spent = begun.clone();
-        }
-        consumer.begun = begun;
         for &range in &ranges {
             self.recheck_group(g, range);
         }

@@ -35,6 +35,14 @@ impl Broker {
     /// Drops the oldest `count` messages that are not gone and in no one's hands; fewer if there
     /// are not so many. Walks what it drops and what it passes over.
     pub fn drop_oldest(&mut self, q: QueueKey, count: Count) -> Dropped {
+        let chosen = self.oldest_free(q, count);
+        self.drop_ranges(q, chosen)
+    }
+
+    /// The oldest `count` messages that are not gone and in no one's hands; fewer if there are not
+    /// so many. Walks these and what it passes over.
+    #[must_use]
+    pub fn oldest_free(&self, q: QueueKey, count: Count) -> RangeSet {
         let mut chosen = RangeSet::new();
         let mut at = Offset(0);
         while chosen.span() < count.0 {
@@ -53,7 +61,7 @@ impl Broker {
             }
             at = present.end;
         }
-        self.drop_ranges(q, chosen)
+        chosen
     }
 
     /// Drops everything below `offset` that is in no one's hands; what is, is settled when it is

@@ -309,11 +309,12 @@ impl Press {
         if !draft.has_room_for(&message, shape) {
             draft.flush(rerun.as_ref(), window);
         }
-        if let Some(rerun) = rerun {
+        let mut rerun = rerun.as_mut();
+        if let Some(rerun) = &mut rerun {
             rerun.next(line)?;
         }
         let original = Original { bytes: line, delimiter };
-        match draft.add(&message, shape, original, window) {
+        match draft.add(&message, shape, original, rerun.as_deref(), window) {
             Ok(()) => Ok(()),
             Err(DelayedLarge) => Err(Misfit::DelayedLarge { message: number }),
         }

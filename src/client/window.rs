@@ -154,8 +154,8 @@ impl Window {
     }
 
     /// Adds one large message whose record stands in `parts`, each from [`PACKED_AT`] to its
-    /// end.
-    pub fn push_packed_parts(&mut self, parts: Vec<Vec<u8>>, input: Input) {
+    /// end. Only the last may have flags: in front of it stands an annex then.
+    pub fn push_packed_parts(&mut self, parts: Vec<Vec<u8>>, last_flags: u16, input: Input) {
         self.sequence.0 += 1;
         let last_part = parts.len() - 1;
         let mut input = Some(input);
@@ -164,7 +164,7 @@ impl Window {
                 sequence: self.sequence,
                 count: 1,
                 framing: Framing::Records,
-                batch_flags: 0,
+                batch_flags: if n < last_part { 0 } else { last_flags },
                 waited: Micros(0),
                 more: n < last_part,
             };

@@ -37,7 +37,7 @@ use super::receive::{Alarm, MemberNumber, Members, Note, ReceiveError, Sink, Tak
 use crate::batch::{self, BatchError};
 use crate::limits;
 use crate::units::{Attempts, Monotonic, Name, Offset, OffsetRange};
-use crate::wire::Nack;
+use crate::wire::{Begun, Nack};
 use facts::Facts;
 use job::{Job, Lot, Message, Verdict, verdict};
 
@@ -160,7 +160,8 @@ impl Worker {
             self.tally.dead += ours;
         }
         let stderr = job::text_tail(&finished.stderr_tail);
-        turn.members.fail(job.member, Nack { ranges: job.ranges, dead, reason, stderr });
+        let Job { ranges, attempt, .. } = job;
+        turn.members.fail(job.member, Nack { ranges, attempt, dead, reason, stderr });
         Ok(())
     }
 }
@@ -307,6 +308,12 @@ impl Sink for Worker {
         let lots = self.lots.iter().filter(|lot| lot.member == member);
         lots.flat_map(Lot::ranges).for_each(|range| held.push(range));
         held.take()
+    }
+
+    fn begun(&self, member: MemberNumber) -> Vec<Begun> {
+        let jobs = self.running.values().filter(|job| job.member == member);
+        let told = |job: &Job| Begun { attempt: job.attempt, ranges: job.ranges.clone() };
+        jobs.filter(|job| job.attempt.0 > 0 && !job.ranges.is_empty()).map(told).collect()
     }
 
     fn keep(&mut self, member: MemberNumber, kept: &[OffsetRange]) -> Vec<OffsetRange> {

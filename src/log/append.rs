@@ -96,7 +96,16 @@ impl<S: Storage> Log<S> {
     ) -> Result<(), AppendError> {
         assert!(staging.bytes() > 0, "a record has a header");
         self.admit()?;
-        let bytes = chain_bytes(staging.bytes());
+        let mut annex = Vec::new();
+        if let Some(said) = staging.annex() {
+            // A single part would begin with it, where readers look for the record.
+            assert!(
+                staging.bytes() > limits::CHAIN_PART_BYTES,
+                "an annex with a message of one part"
+            );
+            batch::push_annex(&mut annex, said);
+        }
+        let bytes = chain_bytes(staging.bytes()) + annex.len() as u64;
         self.roll_if_full(bytes, 1)?;
         self.make_room(bytes)?;
         let NewChain { flags, producer, sequence, epoch } = *chain;
@@ -105,12 +114,14 @@ impl<S: Storage> Log<S> {
         let header = BatchHeader { count: 1, ..self.header(wall, &last) };
         self.chain_running = true;
         self.chain_attributes = staging.attributes().to_vec();
+        self.chain_annex.clone_from(&annex);
         self.chores.chain = Some(Job {
             queue: self.id(),
             storage: self.storage.clone(),
             work: Work::Chain(ChainWork {
                 staging: staging.file(),
                 bytes: staging.bytes(),
+                annex,
                 path: self.segment_path(self.active.number),
                 file: self.active.files[0].clone(),
                 place: self.end_place(),
@@ -133,7 +144,10 @@ impl<S: Storage> Log<S> {
             let reason = failure.to_string();
             return Err(self.undo_write(reason, failure.is_full()));
         }
-        self.wrote(now, header, bytes, &[]);
+        let annex = std::mem::take(&mut self.chain_annex);
+        let says = if annex.is_empty() { 0 } else { batch::flags::ANNEX };
+        let header = &BatchHeader { flags: header.flags | says, ..*header };
+        self.wrote(now, header, bytes, &annex);
         let record = Record { attribute_bytes: &self.chain_attributes, body: &[] };
         self.unique.note_record(&record, header.offset, header.time);
         self.needs_mark = true;

@@ -47,6 +47,8 @@ pub(super) struct Prepared<S: Storage> {
 pub(super) struct ChainWork<S: Storage> {
     pub staging: Arc<S::File>,
     pub bytes: u64,
+    /// What stands in front of the last part: the annex with its length, or nothing.
+    pub annex: Vec<u8>,
     pub path: PathBuf,
     pub file: Arc<S::File>,
     pub place: Place,
@@ -213,7 +215,8 @@ impl<S: Storage> Job<S> {
             }
             Work::Chain(work) => {
                 let result = copy_chain(&work);
-                Outcome::Chain { bytes: chain_bytes(work.bytes), header: work.header, result }
+                let bytes = chain_bytes(work.bytes) + work.annex.len() as u64;
+                Outcome::Chain { bytes, header: work.header, result }
             }
             Work::Read { path, file, number, position, bytes } => {
                 let result = read_ahead(&*file, &path, position, bytes);
@@ -338,21 +341,18 @@ fn remove_group<S: Storage>(storage: &S, path: &Path) -> Result<(), Failure> {
     storage.sync_dir(dir).syncing(dir)
 }
 
-/// Payload bytes of each part of a chain but the last.
-pub(super) const CHAIN_PART_BYTES: u64 = 1 << 20;
-
 /// Bytes that a chain for a record of so many bytes takes in a segment.
 pub(super) fn chain_bytes(record_bytes: u64) -> u64 {
-    record_bytes + record_bytes.div_ceil(CHAIN_PART_BYTES) * batch::HEADER_BYTES as u64
+    record_bytes + record_bytes.div_ceil(limits::CHAIN_PART_BYTES) * batch::HEADER_BYTES as u64
 }
 
 /// Copies a staged record into its segment as a chain of batches.
 fn copy_chain<S: Storage>(work: &ChainWork<S>) -> Result<(), Failure> {
-    let mut payload = vec![0u8; CHAIN_PART_BYTES.min(work.bytes) as usize];
+    let mut payload = vec![0u8; limits::CHAIN_PART_BYTES.min(work.bytes) as usize];
     let mut place = work.place;
     let mut done = 0;
     while done < work.bytes {
-        let length = (work.bytes - done).min(CHAIN_PART_BYTES) as usize;
+        let length = (work.bytes - done).min(limits::CHAIN_PART_BYTES) as usize;
         let part = &mut payload[..length];
         let read = work.staging.read_at(part, Position(done)).doing("reading", &work.path)?;
         if read < length {
@@ -361,14 +361,18 @@ fn copy_chain<S: Storage>(work: &ChainWork<S>) -> Result<(), Failure> {
         }
         done += length as u64;
         let last = done == work.bytes;
+        let annex: &[u8] = if last { &work.annex } else { &[] };
+        let ends = if last { flags::CHAIN_END } else { 0 };
+        let says = if annex.is_empty() { 0 } else { flags::ANNEX };
         let header = BatchHeader {
-            payload_bytes: length as u32,
-            flags: work.header.flags | flags::CHAIN | if last { flags::CHAIN_END } else { 0 },
+            payload_bytes: (annex.len() + length) as u32,
+            flags: work.header.flags | flags::CHAIN | ends | says,
             count: u32::from(last),
-            payload_crc: batch::checksum(part),
+            payload_crc: batch::checksum_of(&[annex, part]),
             ..work.header
         };
-        let written = work.file.write_all_at(&[&header.encode(&place), part], place.position);
+        let slices = [&header.encode(&place)[..], annex, part];
+        let written = work.file.write_all_at(&slices, place.position);
         written.doing("writing", &work.path)?;
         place = place.advanced(header.length());
     }

@@ -200,6 +200,8 @@ pub struct Log<S: Storage> {
     pub(super) chain_running: bool,
     /// The attributes of the large message that is being copied.
     pub(super) chain_attributes: Vec<u8>,
+    /// Its annex, with the length in front; or nothing.
+    pub(super) chain_annex: Vec<u8>,
     pub(super) chores: Chores<S>,
     pub(super) last_write: Monotonic,
     /// Whether messages were appended behind the last mark.

@@ -390,6 +390,7 @@ impl<S: Storage> Recovery<S> {
             journals: (0..).map(GroupFile).zip(self.journals).collect(),
             chain_running: false,
             chain_attributes: Vec::new(),
+            chain_annex: Vec::new(),
             chores,
             last_write: Monotonic(0),
             needs_mark: !state.marked,

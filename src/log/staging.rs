@@ -22,6 +22,7 @@ pub struct Staging<S: Storage> {
     bytes: u64,
     allocated: u64,
     attributes: Vec<u8>,
+    annex: Option<Vec<u8>>,
 }
 
 impl<S: Storage> Log<S> {
@@ -45,6 +46,7 @@ impl<S: Storage> Log<S> {
             bytes: 0,
             allocated: 0,
             attributes: Vec::new(),
+            annex: None,
         })
     }
 }
@@ -85,6 +87,19 @@ impl<S: Storage> Staging<S> {
     #[must_use]
     pub fn attributes(&self) -> &[u8] {
         &self.attributes
+    }
+
+    /// What its producer says with it, at most [`limits::LARGE_ANNEX_BYTES_MAX`]; only for a
+    /// message that does not fit one batch.
+    pub fn set_annex(&mut self, annex: &[u8]) {
+        assert!(annex.len() <= limits::LARGE_ANNEX_BYTES_MAX, "the annex is too large");
+        self.annex = Some(annex.to_vec());
+    }
+
+    /// What its producer says with it, if anything.
+    #[must_use]
+    pub fn annex(&self) -> Option<&[u8]> {
+        self.annex.as_deref()
     }
 
     pub(super) fn file(&self) -> Arc<S::File> {

@@ -53,6 +53,8 @@ struct Link {
     inbox: Inbox,
     readable: bool,
     writable: bool,
+    /// The peer is gone, though what it sent may still be there.
+    hung: bool,
     /// It stands in the list of links to read from.
     active: bool,
     moved: Monotonic,
@@ -230,6 +232,13 @@ impl<S: Storage> EventLoop<S> {
             Token(n) => {
                 let connection = ConnectionId((n - FIRST_CONNECTION) as u64);
                 let Some(link) = self.links.get_mut(&connection) else { return };
+                if event.is_write_closed() {
+                    link.hung = true;
+                    if self.engine.is_held(connection) {
+                        // Nobody is there any more for whom its last frame could be kept.
+                        return self.hang_up(connection);
+                    }
+                }
                 if event.is_readable() || event.is_read_closed() || event.is_error() {
                     link.readable = true;
                     self.activate(connection);

@@ -19,6 +19,8 @@ const EXACT_BYTES: usize = 16 * 1024;
 #[derive(Debug, Default)]
 pub struct Budget {
     used: usize,
+    /// Bytes that were set aside.
+    aside: usize,
     spare: Vec<Vec<u8>>,
 }
 
@@ -51,7 +53,7 @@ impl Budget {
         }
     }
 
-    /// Bytes of buffers in use.
+    /// Bytes of buffers in use, those set aside apart.
     #[must_use]
     pub fn used(&self) -> usize {
         self.used
@@ -65,6 +67,8 @@ pub struct Inbox {
     buffer: Vec<u8>,
     start: usize,
     filled: usize,
+    /// The buffer was set aside: it does not count against what is used.
+    aside: bool,
 }
 
 impl Inbox {
@@ -101,7 +105,8 @@ impl Inbox {
             let Some(mut larger) = budget.take(bytes, beyond) else { return false };
             larger[..self.filled - self.start]
                 .copy_from_slice(&self.buffer[self.start..self.filled]);
-            budget.put(std::mem::replace(&mut self.buffer, larger));
+            self.give_back(budget);
+            self.buffer = larger;
         }
         self.filled -= self.start;
         self.start = 0;
@@ -152,9 +157,41 @@ impl Inbox {
         self.start != self.filled
     }
 
+    /// A frame that may have to wait for long: what is held no longer counts against what all
+    /// inboxes share, but against [`limits::HELD_BYTES_MAX`]. False when that is used up.
+    pub fn set_aside(&mut self, budget: &mut Budget) -> bool {
+        let bytes = self.filled - self.start;
+        if self.aside {
+            return true;
+        }
+        if budget.aside + bytes > limits::HELD_BYTES_MAX {
+            return false;
+        }
+        let held = self.buffer[self.start..self.filled].to_vec();
+        self.give_back(budget);
+        budget.aside += held.len();
+        (self.buffer, self.start, self.filled, self.aside) = (held, 0, bytes, true);
+        true
+    }
+
+    /// Whether it holds nothing of what all inboxes share.
+    #[must_use]
+    pub fn is_aside(&self) -> bool {
+        self.aside
+    }
+
+    fn give_back(&mut self, budget: &mut Budget) {
+        let buffer = std::mem::take(&mut self.buffer);
+        if std::mem::take(&mut self.aside) {
+            budget.aside -= buffer.len();
+        } else {
+            budget.put(buffer);
+        }
+    }
+
     /// Drops what is held and gives the buffer back.
     pub fn clear(&mut self, budget: &mut Budget) {
-        budget.put(std::mem::take(&mut self.buffer));
+        self.give_back(budget);
         self.start = 0;
         self.filled = 0;
     }
@@ -239,6 +276,37 @@ mod tests {
             inbox.clear(&mut budget);
         }
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn what_is_set_aside_does_not_count_and_has_a_bound_of_its_own() {
+        let mut budget = Budget::default();
+        let mut bytes = Vec::new();
+        Request::Stop.encode(0, &mut bytes);
+        let frame = vec![7u8; 200_000];
+        let mut aside = Vec::new();
+        loop {
+            let mut inbox = Inbox::default();
+            let space = inbox.space(&mut budget, true).expect("valid").expect("room");
+            space[..bytes.len()].copy_from_slice(&bytes);
+            inbox.received(bytes.len());
+            inbox.make_room(frame.len(), &mut budget, true);
+            inbox.received(frame.len() - bytes.len());
+            if !inbox.set_aside(&mut budget) {
+                inbox.clear(&mut budget);
+                break;
+            }
+            assert_eq!(budget.used(), 0);
+            aside.push(inbox);
+        }
+        assert_eq!(aside.len(), limits::HELD_BYTES_MAX / frame.len());
+        let (header, _) = aside[0].frame().expect("valid").expect("whole");
+        aside[0].consume(&header);
+        assert!(aside[0].is_aside());
+        for mut inbox in aside {
+            inbox.clear(&mut budget);
+        }
+        assert_eq!((budget.used(), budget.aside), (0, 0));
     }
 
     /// A spare buffer of a megabyte was handed out for 64 KiB while the room was checked for 64

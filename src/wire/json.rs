@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use super::receipt::Receipt;
 use crate::settings::{Backoff, Settings, Start, Wanted};
 use crate::units::{
-    Count, Epoch, Micros, Name, Offset, OffsetRange, ProducerId, QueueId, Sequence, WallTime,
+    Attempts, Count, Epoch, Micros, Name, Offset, OffsetRange, ProducerId, QueueId, Sequence,
+    WallTime,
 };
 
 /// Who a client is, for the server's views.
@@ -104,6 +105,16 @@ pub enum ReceiveMode {
 #[serde(transparent)]
 pub struct QueuePattern(pub String);
 
+/// What a receiver that comes back had begun: the word of it may not have reached the server
+/// that is gone, or it may; each attempt counts once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    /// Which attempt it was on each of the messages.
+    pub attempt: Attempts,
+    /// The messages, ascending.
+    pub ranges: Vec<OffsetRange>,
+}
+
 /// What a receiver of several queues held of one of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holding {
@@ -113,6 +124,9 @@ pub struct Holding {
     pub queue_id: QueueId,
     /// What is held, unsettled.
     pub ranges: Vec<OffsetRange>,
+    /// What of it was begun.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub begun: Vec<Begun>,
     /// With `until_end`: where the end was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Offset>,
@@ -148,6 +162,9 @@ pub struct OpenReceive {
     /// When resuming: what the receiver still holds, unsettled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holding: Vec<OffsetRange>,
+    /// When resuming: what of `holding` was begun.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub begun: Vec<Begun>,
     /// When resuming with `until_end`: where the end was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Offset>,
@@ -192,6 +209,7 @@ impl OpenReceive {
             until_end: false,
             queue_id: None,
             holding: Vec::new(),
+            begun: Vec::new(),
             until: None,
             patterns: Vec::new(),
             strict: false,
@@ -211,6 +229,10 @@ impl OpenReceive {
 pub struct Nack {
     /// The messages, ascending.
     pub ranges: Vec<OffsetRange>,
+    /// Which attempt it was, so that it counts once even if this server was not told that it
+    /// began; 0: not known, and one more than were counted unless it was begun.
+    #[serde(default)]
+    pub attempt: Attempts,
     /// They are dead letters at once.
     #[serde(default)]
     pub dead: bool,

@@ -28,14 +28,15 @@
 
 mod frame;
 mod json;
+mod pattern;
 mod receipt;
 mod reply;
 mod request;
 
 pub use frame::{FRAME_HEADER_BYTES, FrameHeader, Kind, WireError, frame_flags};
 pub use json::{
-    Admin, CheckReport, ClientInfo, ErrorCode, Fault, Finding, Goodbye, GroupInfo, Holding, Nack,
-    OpenReceive, OpenSend, QueueInfo, QueuePattern, ReceiveMode, Receiving, Resume, Sending,
+    Admin, Begun, CheckReport, ClientInfo, ErrorCode, Fault, Finding, Goodbye, GroupInfo, Holding,
+    Nack, OpenReceive, OpenSend, QueueInfo, QueuePattern, ReceiveMode, Receiving, Resume, Sending,
     ServerInfo, Settlement, StoreInfo,
 };
 pub use receipt::Receipt;

@@ -20,7 +20,8 @@ use crate::units::{Micros, Offset, OffsetRange, Position, SegmentNumber, Sequenc
 /// ```
 ///
 /// A large message comes as several PUBLISH frames of one sequence and count 1, all but the last
-/// with [`frame_flags::MORE`]; their payloads joined are one record.
+/// with [`frame_flags::MORE`]; their payloads joined are one record. The last may have an annex, of
+/// at most [`limits::LARGE_ANNEX_BYTES_MAX`].
 pub const PUBLISH_HEAD_BYTES: usize = 24;
 
 /// The fixed part of a PUBLISH.

@@ -131,24 +131,35 @@ impl Script {
 
     /// The attempts on each message, in the order in which they began.
     pub fn tried(&self) -> BTreeMap<u64, Vec<u32>> {
+        by_message(self.tries())
+    }
+
+    /// All attempts in the order in which they began: message and attempt.
+    pub fn tries(&self) -> Vec<(u64, u32)> {
         notes(&self.tried)
     }
 
     /// The attempts on each message that succeeded.
     pub fn done(&self) -> BTreeMap<u64, Vec<u32>> {
-        notes(&self.done)
+        by_message(notes(&self.done))
     }
 }
 
-fn notes(file: &std::path::Path) -> BTreeMap<u64, Vec<u32>> {
+fn notes(file: &std::path::Path) -> Vec<(u64, u32)> {
     let text = std::fs::read_to_string(file).expect("notes");
-    let mut notes: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
-    for line in text.lines() {
-        let (n, attempt) = line.split_once(' ').unwrap_or_else(|| panic!("a cut note: {line:?}"));
-        let attempt = attempt.parse().unwrap_or_else(|_| panic!("no attempt in {line:?}"));
-        notes.entry(n.parse().expect("a number")).or_default().push(attempt);
+    let numbers = |line: &str| {
+        let (n, attempt) = line.split_once(' ')?;
+        Some((n.parse().ok()?, attempt.parse().ok()?))
+    };
+    text.lines().map(|line| numbers(line).unwrap_or_else(|| panic!("no note: {line:?}"))).collect()
+}
+
+fn by_message(notes: Vec<(u64, u32)>) -> BTreeMap<u64, Vec<u32>> {
+    let mut attempts: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
+    for (n, attempt) in notes {
+        attempts.entry(n).or_default().push(attempt);
     }
-    notes
+    attempts
 }
 
 /// The numbers of the messages that must be dead in the end.

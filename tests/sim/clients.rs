@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 use mq::batch::{self, BatchHeader, Framing, HEADER_BYTES, Place, Record, push_attribute, tags};
 use mq::server::engine::ConnectionId;
+use mq::settings::Backoff;
 use mq::units::{Micros, Name, Offset, OffsetRange, ProducerId, QueueId, Sequence, WallTime};
 use mq::wire::{
-    ClientInfo, DeliverHead, FrameHeader, OpenReceive, OpenSend, PublishHead, ReceiveMode, Reply,
-    Request, Resume, VERSION,
+    ClientInfo, DeliverHead, FrameHeader, Nack, OpenReceive, OpenSend, PublishHead, ReceiveMode,
+    Reply, Request, Resume, VERSION,
 };
 
 use crate::model::{Message, QueueModel};
@@ -269,6 +270,8 @@ impl Receiver {
         let open = OpenReceive {
             queue_id: self.queue_id,
             holding: ranges(self.held.keys().copied()),
+            tries: true,
+            backoff: Some(Backoff { first: Micros(1_000), max: Micros(4_000) }),
             ..OpenReceive::new(self.queue.clone(), Name::default(), ReceiveMode::Take)
         };
         Request::OpenReceive(open).encode(CHANNEL, &mut out);
@@ -286,7 +289,17 @@ impl Receiver {
         out
     }
 
-    /// Acks some of what it holds: the oldest, or any; or gives it back.
+    /// Begins to try some of what it holds: an attempt is counted, whatever becomes of it.
+    pub fn begin(&mut self, rng: &mut Random) -> Frames {
+        let mut out = Frames::new();
+        let some: Vec<Offset> = self.held.keys().copied().filter(|_| rng.chance(20)).collect();
+        if !some.is_empty() && self.open {
+            Request::Begin(ranges(some.into_iter())).encode(CHANNEL, &mut out);
+        }
+        out
+    }
+
+    /// Acks some of what it holds: the oldest, or any; or gives it back. What is poison fails.
     pub fn ack(&mut self, model: &mut QueueModel, rng: &mut Random) -> Frames {
         let mut out = Frames::new();
         let in_order = rng.chance(70);
@@ -322,14 +335,24 @@ impl Receiver {
         for offset in &some {
             self.held.remove(offset);
         }
-        let ranges = ranges(some.iter().copied());
         if give_back {
+            let ranges = ranges(some.into_iter());
             Request::Release(mq::wire::ReleaseMode::Release, ranges).encode(CHANNEL, out);
             return;
         }
-        Request::Ack(ranges.clone()).encode(CHANNEL, out);
-        model.acked.extend(some);
-        self.acked.extend(ranges);
+        let is_poison = |offset: &Offset| model.fails && model.seen[offset].is_poison();
+        let (poison, fine): (Vec<Offset>, Vec<Offset>) = some.into_iter().partition(is_poison);
+        if !poison.is_empty() {
+            let ranges = ranges(poison.into_iter());
+            let reason = "poison".to_owned();
+            Request::Nack(Nack { ranges, reason, ..Nack::default() }).encode(CHANNEL, out);
+        }
+        if !fine.is_empty() {
+            let ranges = ranges(fine.iter().copied());
+            Request::Ack(ranges.clone()).encode(CHANNEL, out);
+            model.acked.extend(fine);
+            self.acked.extend(ranges);
+        }
     }
 
     /// Acks that the server has taken in: frames are served in their order.

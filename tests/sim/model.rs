@@ -21,6 +21,11 @@ impl Message {
         format!("{}:{}:{pad}", self.sender, self.number)
     }
 
+    /// Whether whoever gets it fails.
+    pub fn is_poison(self) -> bool {
+        (self.number * 5 + self.sender) % 9 == 4
+    }
+
     pub fn parse(body: &[u8]) -> Option<Message> {
         let text = std::str::from_utf8(body).ok()?;
         let mut parts = text.split(':');
@@ -44,11 +49,16 @@ pub struct QueueModel {
     /// Messages that were to wait, and until when.
     pub delayed: HashMap<Message, WallTime>,
     at: HashMap<Message, Offset>,
+    /// Dead letters may come back, each at another offset.
+    pub requeued: bool,
+    came_back: BTreeSet<Message>,
     /// Acks that were sent.
     pub acked: BTreeSet<Offset>,
     /// Acks that the server has answered for (by CLOSED), or that were sent before something was
     /// answered on the same connection: they must hold until power is lost.
     pub settled: BTreeSet<Offset>,
+    /// Receivers fail what is poison.
+    pub fails: bool,
     /// The power failed since: weak policies may have lost messages, acks may have been lost.
     pub power_lost: bool,
     /// Confirmed under a weak policy before power was lost: may be missing, as a suffix.
@@ -65,8 +75,11 @@ impl QueueModel {
             seen: BTreeMap::new(),
             delayed: HashMap::new(),
             at: HashMap::new(),
+            requeued: false,
+            came_back: BTreeSet::new(),
             acked: BTreeSet::new(),
             settled: BTreeSet::new(),
+            fails: true,
             power_lost: false,
             at_risk: BTreeSet::new(),
         }
@@ -100,8 +113,11 @@ impl QueueModel {
         if let Some(other) = self.at.insert(message, offset) {
             // A weak policy may take back with the power what was delivered; unconfirmed, it is
             // then sent again.
+            if other != offset && self.requeued {
+                self.came_back.insert(message);
+            }
             assert!(
-                other == offset || self.may_forget(),
+                other == offset || self.may_forget() || self.requeued,
                 "G2: {message:?} is stored at {other} and at {offset}"
             );
         }
@@ -113,7 +129,9 @@ impl QueueModel {
         let places: BTreeMap<Offset, Message> = self
             .at
             .iter()
-            .filter(|(message, _)| !self.delayed.contains_key(message))
+            .filter(|(message, _)| {
+                !self.delayed.contains_key(message) && !self.came_back.contains(message)
+            })
             .map(|(message, offset)| (*offset, *message))
             .collect();
         let mut last: HashMap<u64, u64> = HashMap::new();
@@ -148,6 +166,36 @@ impl QueueModel {
         if self.policy != SyncPolicy::Always {
             self.at_risk.extend(self.confirmed.iter().copied());
         }
+    }
+
+    /// G13, at the end, when everything that is left has been delivered, acked or buried: what
+    /// failed is in the dead-letter queue, once, and nothing is both there and acked.
+    pub fn check_dead(&self, dead: &QueueModel) {
+        let buried: BTreeSet<Message> = dead.seen.values().copied().collect();
+        for (message, offset) in &self.at {
+            if buried.contains(message) {
+                assert!(
+                    !self.settled.contains(offset),
+                    "G13: {message:?} at {offset} was acked, and is dead as well"
+                );
+                continue;
+            }
+            if self.may_forget() {
+                // It may have gone with the power.
+                continue;
+            }
+            assert!(!message.is_poison(), "G13: {message:?} at {offset} failed, and is not dead");
+            assert!(self.acked.contains(offset), "{message:?} at {offset} was left behind");
+        }
+        for message in buried {
+            assert!(self.announced.contains(&message), "{message:?} is dead and was never sent");
+        }
+    }
+
+    /// How many messages waited for their time and came, and how many were dead and came back.
+    pub fn figures(&self) -> [usize; 2] {
+        let waited = self.seen.values().filter(|message| self.delayed.contains_key(message));
+        [waited.count(), self.came_back.len()]
     }
 
     /// What was seen where, as a number: equal for equal histories.

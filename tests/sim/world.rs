@@ -28,6 +28,11 @@ pub enum Fall {
     Power,
 }
 
+/// Where the dead letters of a queue go.
+pub fn dead_letters_of(name: &Name) -> Name {
+    Name::new(&format!("{name}.dead")).expect("a name")
+}
+
 pub struct World {
     pub rng: Random,
     pub disk: Arc<SimDisk>,
@@ -216,7 +221,11 @@ impl World {
         Request::Hello { oldest: VERSION, newest: VERSION, client }.encode(0, &mut frames);
         let declare = Admin::Declare {
             queue: name.clone(),
-            wanted: mq::settings::Wanted { sync: Some(policy), ..Default::default() },
+            wanted: mq::settings::Wanted {
+                sync: Some(policy),
+                delivery_limit: Some(3),
+                ..Default::default()
+            },
             change: false,
         };
         Request::Admin(declare).encode(1, &mut frames);
@@ -267,6 +276,9 @@ impl World {
         if self.rng.chance(50) {
             frames.extend(receiver.more_credit(&mut self.rng));
         }
+        if self.rng.chance(20) && !self.draining {
+            frames.extend(receiver.begin(&mut self.rng));
+        }
         if self.draining {
             frames.extend(receiver.ack_all(model));
         } else if self.rng.chance(50) {
@@ -316,10 +328,41 @@ impl World {
     pub fn is_empty(&mut self) -> bool {
         // What is on its way into a queue is nowhere for a moment.
         self.settle();
-        self.list()
-            .queues
-            .iter()
-            .all(|queue| queue.ready.0 == 0 && queue.unacked.0 == 0 && queue.delayed.0 == 0)
+        self.list().queues.iter().filter(|queue| self.queues.contains_key(&queue.queue)).all(
+            |queue| {
+                let waiting = queue.groups.iter().map(|group| group.resting.0).sum::<u64>();
+                queue.ready.0 + queue.unacked.0 + queue.delayed.0 + waiting == 0
+            },
+        )
+    }
+
+    /// Asks that dead letters go back home, and does not wait for it.
+    pub fn requeue(&mut self) {
+        let which = self.rng.below(self.queues.len() as u64) as usize;
+        let (name, model) = self.queues.iter_mut().nth(which).expect("a queue");
+        model.requeued = true;
+        let queue = dead_letters_of(name);
+        let count = self.rng.chance(50).then(|| mq::units::Count(1 + self.rng.below(4)));
+        let reason = self.rng.chance(50).then(|| "oiso".to_owned());
+        let connection = self.connect();
+        let mut frames = Vec::new();
+        let client = Some(ClientInfo::default());
+        Request::Hello { oldest: VERSION, newest: VERSION, client }.encode(0, &mut frames);
+        Request::Admin(Admin::Requeue { queue, count, to: None, reason }).encode(1, &mut frames);
+        self.say(connection, &frames);
+    }
+
+    /// Begins to read the dead-letter queue of each queue.
+    pub fn exhume(&mut self) {
+        let names: Vec<Name> = self.queues.keys().cloned().collect();
+        for name in names {
+            let dead = dead_letters_of(&name);
+            let mut model = QueueModel::new(SyncPolicy::Always);
+            model.fails = false;
+            model.announced.clone_from(&self.queues[&name].announced);
+            self.receivers.push(Receiver::new(dead.clone()));
+            self.queues.insert(dead, model);
+        }
     }
 
     /// How things stand, for a failure.

@@ -512,3 +512,34 @@ fn oldest_message_is_named_with_its_group_and_its_time() {
     assert_eq!(stage.received(1), ["3"]);
     assert_eq!((stage.info().oldest_time, stage.info().oldest_group), (None, None));
 }
+
+/// Senders that waited for room once kept the buffers that all connections share: some thirty of
+/// them, and nothing was received any more, not even the acks that would have made room.
+#[test]
+fn senders_that_wait_for_room_hold_nobody_else_up() {
+    let stage = Stage::new(&Wanted { max_messages: Some(1), ..Wanted::default() });
+    let line = "w".repeat(255 << 10);
+    let mut waiting: Vec<Publisher> = (0..60)
+        .map(|_| {
+            let mut sender = Publisher::new(&stage);
+            sender.lines(&[&line]);
+            sender
+        })
+        .collect();
+    let told = waiting.iter_mut().filter_map(|sender| match sender.peer.frame().reply() {
+        Reply::Held(_) => Some(()),
+        Reply::Confirm(..) => None,
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(told.count(), 59);
+    stage.store.send("another", line.as_bytes());
+    assert_eq!(stage.received(1).len(), 1);
+    assert_eq!(stage.info().senders, 60);
+    // One that goes is not waited for, though its frame is never read to its end.
+    waiting.truncate(30);
+    eventually("the others are gone", || (stage.info().senders == 30).then_some(()));
+    let mut taken = 1;
+    while taken < 30 {
+        taken += stage.received(1).len();
+    }
+}

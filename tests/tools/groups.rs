@@ -7,6 +7,28 @@ use serde_json::Value;
 use crate::harness::{Store, eventually};
 use crate::seq;
 
+/// What a group receives until the end.
+#[track_caller]
+fn receive(store: &Store, group: &str, args: &[&str]) -> Vec<u8> {
+    store.run("mq-recv", &[&["-e", "-g", group], args, &["q"]].concat(), b"").ok().stdout
+}
+
+#[test]
+fn each_group_sees_everything() {
+    let store = Store::new();
+    store.send("q", b"");
+    for group in ["one", "two", "default"] {
+        assert_eq!(receive(&store, group, &["--from", "newest"]), b"");
+    }
+    store.send("q", &seq(1, 10));
+    assert_eq!(receive(&store, "one", &[]), seq(1, 10));
+    assert_eq!(receive(&store, "two", &[]), seq(1, 10));
+    assert_eq!(store.receive("q"), seq(1, 10));
+    store.send("q", &seq(11, 12));
+    assert_eq!(receive(&store, "one", &[]), seq(11, 12));
+    assert_eq!(receive(&store, "two", &["--from", "oldest"]), seq(11, 12), "it stays where it is");
+}
+
 #[test]
 fn a_group_that_nobody_made_is_an_error_and_no_leak() {
     let store = Store::new();
@@ -15,6 +37,69 @@ fn a_group_that_nobody_made_is_an_error_and_no_leak() {
     assert!(done.stderr.contains("typo") && done.stderr.contains("--from"), "{}", done.stderr);
     let info = store.show("q").expect("q");
     assert!(!info["groups"].to_string().contains("typo"));
+}
+
+/// What every group has settled is gone, and a new group does not see it.
+#[test]
+fn a_new_group_begins_with_what_is_not_gone() {
+    let store = Store::new();
+    store.send("q", &seq(1, 5));
+    store.run("mq-recv", &["-n2", "q"], b"").ok();
+    assert_eq!(receive(&store, "late", &["--from", "oldest"]), seq(3, 5));
+    assert_eq!(store.receive("q"), seq(3, 5));
+}
+
+#[test]
+fn a_group_begins_where_it_is_told() {
+    let store = Store::new();
+    store.run("mq-admin", &["declare", "--retain", "log", "q"], b"").ok();
+    store.send("q", &seq(0, 9));
+    for (index, (from, expected)) in [
+        ("oldest", seq(0, 9)),
+        ("newest", Vec::new()),
+        ("6", seq(6, 9)),
+        ("-3", seq(7, 9)),
+        ("-99", seq(0, 9)),
+        ("1970-01-01T00:00:00Z", seq(0, 9)),
+        ("2999-01-01T00:00:00Z", Vec::new()),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let got = receive(&store, &format!("g{index}"), &["--from", from]);
+        assert_eq!(got, expected, "from {from}");
+    }
+    store.run("mq-recv", &["--from", "yesterday", "q"], b"").exits(2).says("oldest");
+}
+
+#[test]
+fn an_exclusive_receiver_is_followed_by_the_next_with_a_higher_number() {
+    let store = Store::new();
+    store.send("q", &seq(1, 2));
+    let begin = |script: &str| {
+        store.spawn("mq-recv", &["--exclusive", "-n2", "q", "--", "sh", "-c", script])
+    };
+    let mut first =
+        begin("read n; echo $n $MQ_EPOCH; [ $n = 1 ] || { echo $$ > pid; exec sleep 600; }");
+    let lines = first.lines(2);
+    let mut second = begin("read n; echo $n $MQ_EPOCH");
+    second.await_stderr("another receiver");
+    store.send("q", &seq(3, 3));
+    first.signal(Signal::KILL);
+    first.await_end();
+    // Nobody is left who could end it.
+    store.sh("kill -9 $(cat pid)").ok();
+    let next = second.lines(2);
+    assert_eq!(second.finish().code, 0);
+    let numbers = |line: &String| -> (u64, u64) {
+        let (message, epoch) = line.split_once(' ').expect("two words");
+        (message.parse().expect("a number"), epoch.parse().expect("a number"))
+    };
+    let (before, after) = (lines.iter().map(numbers), next.iter().map(numbers));
+    let (before, after): (Vec<_>, Vec<_>) = (before.collect(), after.collect());
+    assert_eq!((before[0].0, before[1].0, after[0].0, after[1].0), (1, 2, 2, 3));
+    assert!(before[0].1 == before[1].1 && after[0].1 == after[1].1);
+    assert!(after[0].1 > before[0].1, "{lines:?} {next:?}");
 }
 
 #[test]

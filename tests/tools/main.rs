@@ -29,6 +29,7 @@ mod receiving;
 mod requeue;
 mod rounds;
 mod sending;
+mod several;
 mod starting;
 mod stores;
 

@@ -84,6 +84,17 @@ fn texts_envelopes_and_large_messages_can_be_sent_again_too() {
     let done = store.run("mq-recv", &["-e", "-F", "%S ", "q"], b"").ok();
     assert_eq!(done.text(), format!("4 1 1 {} 5 ", 3 << 20));
     store.run("mq-send", &["--producer", "a", "q", "-m", "another"], b"").exits(65);
+    // Of large messages alone too, also after a crash.
+    for (server_dies, message) in [(false, b'a'), (true, b'a'), (false, b'b')] {
+        let whole = vec![message; 2 << 20];
+        let done = store.run("mq-send", &["--producer", "w", "--whole", "r"], &whole);
+        done.exits(if message == b'a' { 0 } else { 65 });
+        if server_dies {
+            store.kill_server();
+        }
+    }
+    let done = store.run("mq-recv", &["-e", "--raw", "r"], b"").ok();
+    assert!(done.stdout == vec![b'a'; 2 << 20]);
 }
 
 #[test]

@@ -265,7 +265,6 @@ impl Model {
     ) {
         let (c, kept) = self.broker.add_consumer(self.q, group, kind, holding);
         let mut expected = BTreeSet::new();
-        let mut begun = BTreeSet::new();
         if let (Mode::Take, Some(g)) = (kind.mode, group) {
             if kind.exclusive {
                 self.groups.get_mut(&g).unwrap().waiting.push(c);
@@ -286,7 +285,6 @@ impl Model {
                 group.messages.insert(n, State::Held(c));
                 group.handed = group.handed.max(n + 1);
             }
-            begun = expected.iter().filter(|n| group.attempts.contains_key(n)).copied().collect();
         }
         assert_eq!(kept, runs(expected.iter().copied()));
         let consumer = ModelConsumer {
@@ -295,8 +293,8 @@ impl Model {
             cursor: 0,
             credit: 0,
             delivered: expected.len() as u64,
-            spent: if kind.until.is_some() { begun.clone() } else { BTreeSet::new() },
-            begun,
+            spent: BTreeSet::new(),
+            begun: BTreeSet::new(),
             ended: false,
             end_told: false,
             told: false,
@@ -481,6 +479,28 @@ impl Model {
                 self.groups[&g].attempts[n] == tried.attempts.0 && tried.ready_at.is_none()
             }));
         }
+    }
+
+    pub(super) fn has_begun(&mut self, c: ConsumerKey, ranges: &[OffsetRange], attempt: u32) {
+        let held = self.held_of(c, ranges);
+        let raised = self.broker.has_begun(c, ranges, Attempts(attempt));
+        let told: Vec<u64> = raised.iter().flat_map(|tried| spread(&[tried.range])).collect();
+        assert!(raised.iter().all(|tried| tried.attempts.0 == attempt && tried.ready_at.is_none()));
+        let consumer = self.consumers.get_mut(&c).unwrap();
+        let Some(g) = consumer.group else { return assert!(told.is_empty()) };
+        let group = self.groups.get_mut(&g).unwrap();
+        let mut expected = Vec::new();
+        for n in held.into_iter().filter(|n| consumer.begun.insert(*n)) {
+            if consumer.kind.until.is_some() {
+                consumer.spent.insert(n);
+            }
+            let attempts = group.attempts.entry(n).or_default();
+            if *attempts < attempt {
+                *attempts = attempt;
+                expected.push(n);
+            }
+        }
+        assert_eq!(told, expected);
     }
 
     pub(super) fn nack(&mut self, c: ConsumerKey, ranges: &[OffsetRange]) {

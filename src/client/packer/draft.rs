@@ -8,6 +8,14 @@ use crate::limits;
 /// Bytes of an annex with its length.
 const ANNEX_PART_BYTES: usize = 4 + ANNEX_BYTES;
 
+/// The annex with its length, as it stands in front of messages.
+fn annex_part(rerun: &Rerun) -> [u8; ANNEX_PART_BYTES] {
+    let mut part = [0; ANNEX_PART_BYTES];
+    part[..4].copy_from_slice(&(ANNEX_BYTES as u32).to_le_bytes());
+    part[4..].copy_from_slice(&rerun.annex());
+    part
+}
+
 /// One message, as it is sent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Message<'a> {
@@ -116,12 +124,13 @@ impl Draft {
         message: &Message<'_>,
         shape: Shape,
         original: Original<'_>,
+        rerun: Option<&Rerun>,
         window: &mut Window,
     ) -> Result<(), DelayedLarge> {
         let bytes = Draft::bytes_of(message, shape);
         let at = self.messages_at();
         if at - PACKED_AT + bytes > limits::BATCH_PAYLOAD_BYTES_MAX {
-            return self.add_large(message, original, window);
+            return self.add_large(message, original, rerun, window);
         }
         if self.count == 0 {
             self.buffer = window.take_buffer();
@@ -175,6 +184,7 @@ impl Draft {
         &mut self,
         message: &Message<'_>,
         original: Original<'_>,
+        rerun: Option<&Rerun>,
         window: &mut Window,
     ) -> Result<(), DelayedLarge> {
         assert_eq!(self.count, 0, "there is no room for it beside others");
@@ -187,9 +197,15 @@ impl Draft {
         let part = |pieces: &[&[u8]]| [&[&[0; PACKED_AT][..]], pieces].concat().concat();
         let mut parts = vec![part(&[&header, message.attributes, first])];
         parts.extend(rest.chunks(PART_BYTES).map(|chunk| part(&[chunk])));
+        let mut last_flags = 0;
+        if let (Some(rerun), Some(last)) = (rerun, parts.last_mut()) {
+            let annex = annex_part(rerun);
+            last.splice(PACKED_AT..PACKED_AT, annex);
+            last_flags = flags::ANNEX;
+        }
         self.note(original);
         let input = self.take_input();
-        window.push_packed_parts(parts, input);
+        window.push_packed_parts(parts, last_flags, input);
         Ok(())
     }
 
@@ -201,8 +217,7 @@ impl Draft {
         let mut batch_flags = 0;
         if let (true, Some(rerun)) = (self.has_annex, rerun) {
             let annex = &mut self.buffer[PACKED_AT..PACKED_AT + ANNEX_PART_BYTES];
-            annex[..4].copy_from_slice(&(ANNEX_BYTES as u32).to_le_bytes());
-            annex[4..].copy_from_slice(&rerun.annex());
+            annex.copy_from_slice(&annex_part(rerun));
             batch_flags = flags::ANNEX;
         }
         let framing = self.shape.delimiter.map_or(Framing::Records, Framing::Delimited);

@@ -35,15 +35,15 @@ fn batches(window: &mut Window) -> Vec<Batch> {
         let header = FrameHeader::decode(header).expect("valid");
         let request = Request::decode(&header, &frame[FRAME_HEADER_BYTES..]).expect("a request");
         let Request::Publish(head, payload) = request else { panic!("a PUBLISH") };
-        parts.extend_from_slice(payload);
+        let behind_annex = match head.batch_flags & flags::ANNEX {
+            0 => 0,
+            _ => 4 + u32::from_le_bytes(payload[..4].try_into().expect("four")) as usize,
+        };
+        let (annex, rest) = payload.split_at(behind_annex);
+        parts.extend_from_slice(rest);
         if !head.more {
-            let annex = match head.batch_flags & flags::ANNEX {
-                0 => 0,
-                _ => 4 + u32::from_le_bytes(parts[..4].try_into().expect("four")) as usize,
-            };
-            let messages = &parts[annex..];
-            batch::check_messages(head.framing, messages, head.count).expect("as announced");
-            found.push((head, parts[..annex].to_vec(), messages_of(head.framing, messages)));
+            batch::check_messages(head.framing, &parts, head.count).expect("as announced");
+            found.push((head, annex.to_vec(), messages_of(head.framing, &parts)));
             parts.clear();
         }
         window.wrote(frame.len());
@@ -140,8 +140,11 @@ fn messages_of_all_sizes_come_through_with_attributes() {
     expected.pop();
     for rerun in [false, true] {
         let rerun = rerun.then(Rerun::new);
+        let is_rerun = rerun.is_some();
         let found = packed(Packing { given: key("k"), rerun, ..packing() }, &input, 100_003);
-        assert!(bodies(&found.expect("fits")) == expected);
+        let found = found.expect("fits");
+        assert!(found.iter().all(|(_, annex, _)| annex.is_empty() != is_rerun));
+        assert!(bodies(&found) == expected);
     }
 }
 

@@ -12,7 +12,7 @@ use super::ranges::{Acked, intersection};
 use crate::client::delivery::Unpacker;
 use crate::client::ledger::Settled;
 use crate::units::{Name, Offset, OffsetRange, QueueId};
-use crate::wire::{Holding, Nack, Request};
+use crate::wire::{Begun, Holding, Nack, Request};
 
 /// A member's place among the members of a receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -271,6 +271,7 @@ impl Members {
     pub(super) fn holdings(
         &mut self,
         held: impl Fn(MemberNumber) -> Option<Vec<OffsetRange>>,
+        begun: impl Fn(MemberNumber) -> Vec<Begun>,
     ) -> Vec<Holding> {
         let mut holdings = Vec::new();
         for number in self.numbers() {
@@ -280,7 +281,8 @@ impl Members {
             if let Some(queue_id) = member.queue_id
                 && (!ranges.is_empty() || until.is_some())
             {
-                holdings.push(Holding { queue, queue_id, ranges, until });
+                let begun = begun(number);
+                holdings.push(Holding { queue, queue_id, ranges, begun, until });
             }
         }
         holdings

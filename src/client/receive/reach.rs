@@ -126,11 +126,12 @@ impl<D: Dial, S: Sink> Receiver<D, S> {
                 open.queue_id = member.queue_id;
                 open.until = member.until;
                 open.holding = holding;
+                open.begun = if is_acked { sink.begun(MemberNumber(0)) } else { Vec::new() };
             }
             Queues::Several { patterns, strict } => {
                 open.patterns = patterns;
                 open.strict = strict;
-                open.holdings = self.members.holdings(held);
+                open.holdings = self.members.holdings(held, |number| sink.begun(number));
             }
         }
         open

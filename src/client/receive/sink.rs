@@ -23,6 +23,7 @@ use crate::batch::BatchError;
 use crate::client::credit::Credit;
 use crate::client::delivery::{Batch, Origin};
 use crate::units::{Monotonic, OffsetRange};
+use crate::wire::Begun;
 
 /// What a sink is given to work with.
 pub struct Turn<'a> {
@@ -99,6 +100,11 @@ pub trait Sink {
     /// # Errors
     /// Why it cannot go on; then it is stopped.
     fn launch(&mut self, turn: &mut Turn<'_>) -> Result<(), ReceiveError>;
+
+    /// What of this member's messages is begun and not over, to be told to a new server.
+    fn begun(&self, _: MemberNumber) -> Vec<Begun> {
+        Vec::new()
+    }
 
     /// Begins nothing more; what is not begun is given back.
     fn stop(&mut self, members: &mut Members);

@@ -8,7 +8,7 @@ use crate::client::format::Shape;
 use crate::client::receive::stage::{Play, QUEUE, Said, Server, name, options, range};
 use crate::client::receive::{End, Options, Queues};
 use crate::units::Micros;
-use crate::wire::{MEMBER_CHANNELS, OpenReceive, QueuePattern, Receiving, Reply};
+use crate::wire::{Begun, MEMBER_CHANNELS, OpenReceive, QueuePattern, Receiving, Reply};
 
 /// A shell's command for each message, in a directory of its own.
 struct Bench {
@@ -65,9 +65,16 @@ fn open(server: &mut Server, limit: Option<u32>, kept: Vec<OffsetRange>) -> Open
     open
 }
 
-fn nack(ranges: &[OffsetRange], reason: &str, dead: bool, stderr: &str) -> Option<Said> {
+fn nack(
+    ranges: &[OffsetRange],
+    attempt: u32,
+    reason: &str,
+    dead: bool,
+    stderr: &str,
+) -> Option<Said> {
     let (reason, stderr) = (reason.to_owned(), stderr.to_owned());
-    Some(Said::Nack(Nack { ranges: ranges.to_vec(), dead, reason, stderr }))
+    let attempt = Attempts(attempt);
+    Some(Said::Nack(Nack { ranges: ranges.to_vec(), attempt, dead, reason, stderr }))
 }
 
 #[test]
@@ -100,13 +107,13 @@ fn a_failure_is_told_with_its_reason_and_the_end_of_stderr() {
     server.hear_credit(1);
     server.deliver_on(1, 1, b"3\n65\n", 1);
     assert_eq!(server.hear_news(), Some(Said::Begin(vec![range(1, 2)])));
-    assert_eq!(server.hear_news(), nack(&[range(1, 2)], "exit status 3", false, "oh 3\n"));
+    assert_eq!(server.hear_news(), nack(&[range(1, 2)], 1, "exit status 3", false, "oh 3\n"));
     assert_eq!(server.hear_news(), Some(Said::Begin(vec![range(2, 3)])));
-    assert_eq!(server.hear_news(), nack(&[range(2, 3)], "exit status 65", true, "oh 65\n"));
+    assert_eq!(server.hear_news(), nack(&[range(2, 3)], 1, "exit status 65", true, "oh 65\n"));
     server.hear_credit(3);
     server.deliver_on(1, 1, b"4\n", 2);
     assert_eq!(server.hear_news(), Some(Said::Begin(vec![range(1, 2)])));
-    assert_eq!(server.hear_news(), nack(&[range(1, 2)], "exit status 4", false, "oh 4\n"));
+    assert_eq!(server.hear_news(), nack(&[range(1, 2)], 2, "exit status 4", false, "oh 4\n"));
     server.closed();
     let (_, tally, _) = play.ended();
     assert_eq!((tally.messages, tally.failed, tally.dead), (3, 3, 2), "at once, and at the limit");
@@ -122,7 +129,7 @@ fn a_command_that_takes_too_long_fails() {
     server.hear_credit(1);
     server.deliver_on(1, 1, b"a\n", 1);
     assert_eq!(server.hear_news(), Some(Said::Begin(vec![range(1, 2)])));
-    assert_eq!(server.hear_news(), nack(&[range(1, 2)], "timeout after 0.05 s", false, ""));
+    assert_eq!(server.hear_news(), nack(&[range(1, 2)], 1, "timeout after 0.05 s", false, ""));
     server.closed();
     let _ = play.ended();
 }
@@ -194,7 +201,7 @@ fn batches_are_of_one_attempt_and_settled_together() {
     assert!(said.contains(&Said::Ack(vec![range(1, 4)])), "{said:?}");
     assert!(said.contains(&Said::Ack(vec![range(4, 5)])), "{said:?}");
     assert!(said.contains(&Said::Begin(failed.to_vec())), "{said:?}");
-    assert!(said.contains(&nack(&failed, "exit status 1", false, "").unwrap()), "{said:?}");
+    assert!(said.contains(&nack(&failed, 2, "exit status 1", false, "").unwrap()), "{said:?}");
     server.closed();
     let _ = play.ended();
     assert_eq!((bench.said("1"), bench.said("9")), ("a\nb\nc\n".into(), "x\ny\n".into()));
@@ -268,7 +275,7 @@ fn a_second_signal_ends_the_commands_and_gives_their_messages_back() {
 fn what_runs_when_the_server_restarts_is_kept_and_told_to_the_new_one() {
     for (script, expected) in [
         ("cat gate > /dev/null", Some(Said::Ack(vec![range(1, 2)]))),
-        ("cat gate > /dev/null; exit 3", nack(&[range(1, 2)], "exit status 3", false, "")),
+        ("cat gate > /dev/null; exit 3", nack(&[range(1, 2)], 1, "exit status 3", false, "")),
     ] {
         let bench = Bench::new(script);
         let gate = bench.gate("gate");
@@ -290,6 +297,29 @@ fn what_runs_when_the_server_restarts_is_kept_and_told_to_the_new_one() {
         assert!(matches!(end, Ok(End::Done)), "{end:?}");
         assert_eq!(tally.messages, 1, "the second went to another");
     }
+}
+
+#[test]
+fn a_new_server_is_told_what_had_begun() {
+    let bench = Bench::new("cat gate > /dev/null");
+    let gate = bench.gate("gate");
+    let mut play = bench.start(options());
+    let mut server = play.serve();
+    open(&mut server, None, vec![]);
+    server.hear_credit(1);
+    server.deliver_on(1, 1, b"a\nb\n", 3);
+    assert_eq!(server.hear_news(), Some(Said::Begin(vec![range(1, 2)])));
+    drop(server);
+    let mut server = play.serve();
+    let resumed = open(&mut server, None, vec![range(1, 2)]);
+    assert_eq!(resumed.holding, [range(1, 3)]);
+    let (attempt, ranges) = (Attempts(3), vec![range(1, 2)]);
+    assert_eq!(resumed.begun, [Begun { attempt, ranges }], "not what only waits");
+    pass(&gate);
+    assert_eq!(server.hear_news(), Some(Said::Ack(vec![range(1, 2)])));
+    play.signal(15);
+    server.closed();
+    let _ = play.ended();
 }
 
 #[test]

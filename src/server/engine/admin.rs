@@ -116,29 +116,28 @@ impl<S: Storage> Engine<S> {
         StoreInfo { queues, more: false }
     }
 
+    pub(super) fn group_info(&self, number: QueueNumber, group: GroupKey) -> GroupInfo {
+        let counts = self.broker.counts(group);
+        GroupInfo {
+            group: self.broker.group_name(group).clone(),
+            ready: counts.ready,
+            unacked: Count(counts.leased.0 + counts.dying.0),
+            resting: counts.resting,
+            receivers: counts.consumers as u64,
+            oldest: counts.oldest,
+            settled_ranges: counts.settled_ranges as u64,
+            stuck: counts.stuck,
+            dead: Count(self.dead_of(number, group).0),
+        }
+    }
+
     pub(super) fn info_of(&mut self, number: QueueNumber) -> QueueInfo {
         let (oldest, oldest_time) = self.oldest(number);
         let hosted = self.hosted.get_mut(&number).expect("a live queue");
         let counters = *hosted.log.counters();
         let hosted = &self.hosted[&number];
-        let mut groups: Vec<GroupInfo> = self
-            .broker
-            .groups(hosted.key)
-            .map(|(key, name)| {
-                let counts = self.broker.counts(key);
-                GroupInfo {
-                    group: name.clone(),
-                    ready: counts.ready,
-                    unacked: Count(counts.leased.0 + counts.dying.0),
-                    resting: counts.resting,
-                    receivers: counts.consumers as u64,
-                    oldest: counts.oldest,
-                    settled_ranges: counts.settled_ranges as u64,
-                    stuck: counts.stuck,
-                    dead: Count(self.dead_of(number, key).0),
-                }
-            })
-            .collect();
+        let keys = self.broker.groups(hosted.key).map(|(key, _)| key);
+        let mut groups: Vec<GroupInfo> = keys.map(|key| self.group_info(number, key)).collect();
         groups.sort_by(|a, b| a.group.cmp(&b.group));
         let default = groups.iter().find(|group| group.group.as_str() == DEFAULT_GROUP);
         QueueInfo {

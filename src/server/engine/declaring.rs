@@ -154,9 +154,14 @@ impl<S: Storage> Engine<S> {
     pub(super) fn obey_settings(&mut self, number: QueueNumber) {
         let Some(hosted) = self.hosted.get_mut(&number) else { return };
         let (key, settings) = (hosted.key, hosted.log.settings());
+        let limit = settings.delivery_limit();
+        let is_new = limit != self.broker.delivery_limit(key);
         self.broker.set_retention(key, settings.retain);
-        self.broker.set_delivery_limit(key, settings.delivery_limit());
+        self.broker.set_delivery_limit(key, limit);
         hosted.occupied = None;
+        if is_new {
+            self.tell_delivery_limit(number);
+        }
         self.touch(number);
     }
 }

@@ -358,7 +358,7 @@ impl<S: Storage> Engine<S> {
             if unconfirmed > 0 || mark.is_some_and(|m| hosted.log_of(from).durable_bytes() < m) {
                 hosted.switching.push(source);
             } else if let Some(session) = self.sessions.get_mut(&source.connection) {
-                session.parked = false;
+                session.unpark();
                 self.dirty.push(source.connection);
             }
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::batch::Place;
-use crate::broker::{ConsumerKey, Mode};
+use crate::broker::{ConsumerKey, GroupKey, Mode};
 use crate::limits;
 use crate::log::storage::{Storage, StorageFile};
 use crate::log::{Found, Select};
@@ -60,7 +60,14 @@ impl<S: Storage> Engine<S> {
             && !receiver.ready
         {
             receiver.ready = true;
-            session.ready.push_back(id);
+            match receiver.main {
+                None => session.ready.push_back(id),
+                Some(main) => {
+                    let queue = receiver.queue;
+                    self.member_ready(connection, main, id, queue);
+                    return;
+                }
+            }
         }
         if session.wants_food() {
             self.make_hungry(connection);
@@ -78,20 +85,50 @@ impl<S: Storage> Engine<S> {
                 return;
             }
             let id = session.ready.pop_front().expect("it wants food");
-            let Some(Channel::Receiving(receiver)) = session.channels.get_mut(&id) else {
-                continue;
-            };
-            receiver.ready = false;
-            let receiver = *receiver;
-            if let Delivered::Some = self.deliver(connection, id, receiver) {
-                self.channel_ready(connection, id);
+            match session.channels.get_mut(&id) {
+                Some(Channel::Receiving(receiver)) => {
+                    receiver.ready = false;
+                    let receiver = *receiver;
+                    if let Delivered::Some = self.deliver(connection, id, receiver, u64::MAX) {
+                        self.channel_ready(connection, id);
+                    }
+                }
+                Some(Channel::Several(several)) => {
+                    several.queued = false;
+                    self.deliver_member(connection, id);
+                }
+                _ => {}
             }
         }
         self.sent(connection);
     }
 
-    fn deliver(&mut self, connection: ConnectionId, id: u16, receiver: Receiver) -> Delivered {
-        let Some(offer) = self.broker.offer(receiver.consumer, u64::MAX) else {
+    /// Delivers from the member of a receiver of several queues whose turn it is.
+    fn deliver_member(&mut self, connection: ConnectionId, main: u16) {
+        let session = self.sessions.get_mut(&connection).expect("it is fed");
+        let Some(Channel::Several(several)) = session.channels.get_mut(&main) else { return };
+        let most = several.remaining();
+        if most > 0
+            && let Some(member) = several.next()
+            && let Some(Channel::Receiving(receiver)) = session.channels.get_mut(&member)
+        {
+            receiver.ready = false;
+            let receiver = *receiver;
+            if let Delivered::Some = self.deliver(connection, member, receiver, most) {
+                self.channel_ready(connection, member);
+            }
+        }
+        self.several_ready(connection, main);
+    }
+
+    fn deliver(
+        &mut self,
+        connection: ConnectionId,
+        id: u16,
+        receiver: Receiver,
+        most: u64,
+    ) -> Delivered {
+        let Some(offer) = self.broker.offer(receiver.consumer, most) else {
             return Delivered::None;
         };
         let hosted = self.hosted.get_mut(&receiver.queue).expect("a receiver's queue");
@@ -193,10 +230,26 @@ impl<S: Storage> Engine<S> {
     /// the head of what is delivered.
     fn taken(&mut self, receiver: Receiver, from: Offset, head: DeliverHead) -> DeliverHead {
         let range = OffsetRange::new(from, head.end);
-        let (Mode::Take, Some(group)) = (receiver.mode, receiver.group) else {
-            self.broker.take(receiver.consumer, range);
-            return DeliverHead { behind: self.broker.is_behind(receiver.consumer), ..head };
+        let lease = match (receiver.mode, receiver.group) {
+            (Mode::Take, Some(group)) => self.hand_over(receiver, group, range),
+            _ => {
+                self.broker.take(receiver.consumer, range);
+                LeaseNumber(0)
+            }
         };
+        let behind = match receiver.main {
+            Some(main) => self.member_took(receiver, main, range.span()),
+            None => self.broker.is_behind(receiver.consumer),
+        };
+        DeliverHead { lease, behind, ..head }
+    }
+
+    fn hand_over(
+        &mut self,
+        receiver: Receiver,
+        group: GroupKey,
+        range: OffsetRange,
+    ) -> LeaseNumber {
         let mut lease = LeaseNumber(0);
         match receiver.how.lease {
             Some(span) => lease = self.lease(receiver, group, range, span),
@@ -212,7 +265,7 @@ impl<S: Storage> Engine<S> {
             let settled = self.broker.ack(receiver.consumer, &[range]);
             self.settle(receiver.queue, group, &settled);
         }
-        DeliverHead { lease, behind: self.broker.is_behind(receiver.consumer), ..head }
+        lease
     }
 
     fn ship(

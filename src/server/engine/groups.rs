@@ -5,14 +5,15 @@
 
 use std::collections::BTreeMap;
 
-use crate::broker::{Broker, GroupKey, GroupState, Lease, Refusal, Tried};
+use crate::broker::{Broker, ConsumerKey, GroupKey, GroupState, Lease, Refusal, Tried};
 use crate::limits;
 use crate::log::storage::Storage;
 use crate::log::{GroupFact, GroupFile, GroupPosition, LeasedRange, TriedRange};
 use crate::units::{Micros, Moment, Monotonic, Name, Offset, OffsetRange, WallTime};
-use crate::wire::{ErrorCode, Fault};
+use crate::wire::{ErrorCode, Fault, Receiving};
 
 use super::hosting::log_fault;
+use super::turns::Turn;
 use super::{ConnectionId, Engine, QueueNumber, fault, fault_with};
 
 /// The group that is made by being used.
@@ -23,6 +24,32 @@ pub(super) const DEFAULT_GROUP: &str = "default";
 pub(super) struct GroupBooks {
     /// The highest counter in a lease number so far.
     pub lease_counters: BTreeMap<GroupKey, u32>,
+    /// Channels that wait for a place in the queue to be found.
+    pub seekers: Vec<(ConnectionId, u16)>,
+    /// Requests that are answered when this group stands durably where they want it.
+    pub made: Vec<(GroupFile, GroupKey, (ConnectionId, u16))>,
+    /// Requests that are answered when the group of this name is gone.
+    pub removals: Vec<(Name, (ConnectionId, u16))>,
+    /// Exclusive receivers that wait for their turn, and what is said again then.
+    pub awaiting_turn: BTreeMap<ConsumerKey, Receiving>,
+    /// Turns whose epochs are not durable yet.
+    pub turns: Vec<Turn>,
+}
+
+impl GroupBooks {
+    /// A channel that waited does not any more.
+    pub fn forget_waiter(&mut self, gone: (ConnectionId, u16)) {
+        self.seekers.retain(|one| *one != gone);
+        self.made.retain(|(_, _, one)| *one != gone);
+        self.removals.retain(|(_, one)| *one != gone);
+    }
+
+    /// Every channel that waits, as the queue goes.
+    pub fn take_waiters(&mut self) -> impl Iterator<Item = (ConnectionId, u16)> + use<> {
+        let made = std::mem::take(&mut self.made).into_iter().map(|(_, _, one)| one);
+        let removals = std::mem::take(&mut self.removals).into_iter().map(|(_, one)| one);
+        std::mem::take(&mut self.seekers).into_iter().chain(made).chain(removals)
+    }
 }
 
 /// A stored time on the running clock. `newest` is the newest time that the queue has stored: a
@@ -94,7 +121,12 @@ pub(super) fn tried_facts(tried: &[Tried], clock: Moment) -> Vec<GroupFact> {
 }
 
 /// The whole state of a group, for its journal.
-fn whole(broker: &Broker, books: &GroupBooks, group: GroupKey, clock: Moment) -> GroupPosition {
+pub(super) fn whole(
+    broker: &Broker,
+    books: &GroupBooks,
+    group: GroupKey,
+    clock: Moment,
+) -> GroupPosition {
     let counter = books.lease_counters.get(&group).copied().unwrap_or(0);
     position_of(broker.group_state(group), counter, clock)
 }
@@ -185,6 +217,8 @@ impl<S: Storage> Engine<S> {
         for (connection, channel) in std::mem::take(&mut hosted.group_waiters) {
             self.reopen(connection, channel, moment);
         }
+        self.groups_stand(number, installed);
+        self.invite(number);
     }
 
     /// Writes down what became settled, and drops segments that nobody needs any more.
@@ -208,6 +242,20 @@ impl<S: Storage> Engine<S> {
         self.drop_gone_segments(number, Some(settled));
         self.roll_if_gone(number);
         self.touch(number);
+    }
+
+    /// The group journals learn how far messages are handed out, before any byte of them is
+    /// sent: so a restarted server knows what may have been seen.
+    pub(super) fn journal_handed(&mut self) {
+        for number in std::mem::take(&mut self.handing) {
+            let Some(hosted) = self.hosted.get_mut(&number) else { continue };
+            for (group, handed) in std::mem::take(&mut hosted.handed) {
+                let Some(&file) = hosted.groups.get(&group) else { continue };
+                if let Err(error) = hosted.log.handed(file, handed) {
+                    self.failed = Some(error.to_string());
+                }
+            }
+        }
     }
 
     /// Writes down what became true of a group.

@@ -290,10 +290,8 @@ impl<S: Storage> Engine<S> {
             unreachable!("only a queue that is being made is made");
         };
         self.wake_movers_to(name);
-        match result {
-            Ok((log, recovered)) => {
-                self.host(name, log, recovered);
-            }
+        let number = match result {
+            Ok((log, recovered)) => self.host(name, log, recovered),
             Err(error) => {
                 let fault = log_fault(&format!("cannot make queue {name}"), &error);
                 for (connection, channel) in waiting {
@@ -301,11 +299,12 @@ impl<S: Storage> Engine<S> {
                 }
                 return;
             }
-        }
+        };
         let receivers = self.awaited.remove(name).unwrap_or_default();
         for (connection, channel) in waiting.into_iter().chain(receivers) {
             self.reopen(connection, channel, moment);
         }
+        self.invite(number);
     }
 
     /// Goes on with a channel that waited for its queue.
@@ -318,6 +317,12 @@ impl<S: Storage> Engine<S> {
             Some(Channel::OpeningReceive(open)) => self.open_receive(connection, channel, open),
             Some(Channel::Requeuing(wanted)) => self.requeue(connection, channel, *wanted),
             Some(Channel::Purging(queue)) => self.purge(connection, channel, &queue),
+            Some(Channel::AskingGroup(admin)) => self.group_request(connection, channel, *admin),
+            Some(several @ Channel::Several(_)) => {
+                session.channels.insert(channel, several);
+                self.join_again(connection, channel);
+                Ok(())
+            }
             Some(Channel::Declaring(declare)) => {
                 let (name, wanted, change) = *declare;
                 self.declare(connection, channel, &name, wanted, change, moment)
@@ -478,20 +483,6 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    /// The group journals learn how far messages are handed out, before any byte of them is
-    /// sent: so a restarted server knows what may have been seen.
-    pub(super) fn journal_handed(&mut self) {
-        for number in std::mem::take(&mut self.handing) {
-            let Some(hosted) = self.hosted.get_mut(&number) else { continue };
-            for (group, handed) in std::mem::take(&mut hosted.handed) {
-                let Some(&file) = hosted.groups.get(&group) else { continue };
-                if let Err(error) = hosted.log.handed(file, handed) {
-                    self.failed = Some(error.to_string());
-                }
-            }
-        }
-    }
-
     /// Nothing is ready or leased any more.
     pub(super) fn quiet(&mut self, key: QueueKey) {
         let Some(number) = self.by_key.get(&key) else { return };
@@ -511,7 +502,7 @@ impl<S: Storage> Engine<S> {
         let waiting = std::mem::take(&mut hosted.waiting);
         for Waiting { connection, .. } in waiting {
             if let Some(session) = self.sessions.get_mut(&connection) {
-                session.parked = false;
+                session.unpark();
                 self.dirty.push(connection);
             }
         }
@@ -547,7 +538,7 @@ impl<S: Storage> Engine<S> {
         }
         let groups: Vec<GroupKey> = hosted.groups.keys().copied().collect();
         self.forget_movers(number, &groups);
-        let hosted = self.hosted.remove(&number).expect("it is there");
+        let mut hosted = self.hosted.remove(&number).expect("it is there");
         if let Some(deadline) = hosted.deadline {
             self.deadlines.remove(&(deadline, number));
         }
@@ -555,15 +546,19 @@ impl<S: Storage> Engine<S> {
         let waiting = hosted.waiting.iter().map(|waiting| waiting.connection);
         for connection in hosted.parked.into_iter().chain(waiting) {
             if let Some(session) = self.sessions.get_mut(&connection) {
-                session.parked = false;
+                session.unpark();
                 self.dirty.push(connection);
             }
         }
         let settings = hosted.settings_waiters.iter().map(|w| (w.connection, w.channel));
         let others = hosted.group_waiters.into_iter().chain(hosted.openers);
-        for (connection, channel) in others.chain(settings) {
-            self.fail_channel(connection, channel, gone.clone());
+        for (connection, channel) in others.chain(settings).chain(hosted.books.take_waiters()) {
+            // A receiver of several queues does without this one.
+            if !self.several.contains(&(connection, channel)) {
+                self.fail_channel(connection, channel, gone.clone());
+            }
         }
+        self.forget_joining(number);
         for consumer in self.broker.remove_queue(hosted.key) {
             self.consumers.remove(&consumer);
         }

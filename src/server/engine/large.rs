@@ -3,7 +3,7 @@
 //! Called by `sending` for parts of a message that does not fit one frame, and when the job that
 //! copies one is done.
 
-use crate::batch::{Framing, RECORD_HEADER_BYTES, Record, Traits, flags};
+use crate::batch::{Framing, RECORD_HEADER_BYTES, Record, Traits, flags, push_annex};
 use crate::limits;
 use crate::log::storage::Storage;
 use crate::log::{AppendError, Judgement, NewBatch, NewChain};
@@ -11,7 +11,7 @@ use crate::units::{Count, Moment, OffsetRange, Sequence};
 use crate::wire::{ErrorCode, PublishHead};
 
 use super::hosting::{Awaiting, ChainOwner, Say};
-use super::portion::{Room, Verdict, batch_bytes};
+use super::portion::{self, Room, Verdict, batch_bytes};
 use super::sending::{Source, append_fault, refusal};
 use super::session::{Channel, Large};
 use super::uniqueness::{self, Doorkeeper};
@@ -27,13 +27,14 @@ impl<S: Storage> Engine<S> {
         payload: &[u8],
         moment: Moment,
     ) -> Result<(), Trouble> {
-        if head.count != 1 || head.framing != Framing::Records || head.batch_flags != 0 {
+        if head.count != 1 || head.framing != Framing::Records {
             return Err(protocol("a part of a large message that is no record"));
         }
         let session = self.sessions.get_mut(&connection).expect("a connected client");
         let Some(Channel::Sending(sender)) = session.channels.get_mut(&channel) else {
             unreachable!("the caller has looked");
         };
+        let named = sender.named;
         let hosted = self.hosted.get_mut(&sender.queue).expect("a sender's queue");
         let full = |error: AppendError| {
             let doing = format!("cannot take in a large message for {}", hosted.name);
@@ -51,6 +52,10 @@ impl<S: Storage> Engine<S> {
         };
         // An end that was parked comes again, when its bytes are staged already.
         if !large.ended {
+            let (annex, payload) = annex_of(head, payload, named, large.record_bytes)?;
+            if let Some(annex) = annex {
+                large.staging.set_annex(annex);
+            }
             if large.staging.bytes() + payload.len() as u64 > large.record_bytes {
                 return Err(protocol("a large message that is longer than its header says"));
             }
@@ -161,11 +166,16 @@ impl<S: Storage> Engine<S> {
     ) -> Result<(), Trouble> {
         let sender = self.sender(source).expect("it sends");
         let (producer, epoch) = (sender.producer, sender.epoch);
+        let (mut says, mut payload) = (0, Vec::new());
+        if let Some(annex) = large.staging.annex() {
+            says = flags::ANNEX;
+            push_annex(&mut payload, annex);
+        }
         let new = NewBatch {
             framing: Framing::Records,
-            flags: flags::EMPTY,
+            flags: flags::EMPTY | says,
             count: 0,
-            payload: &[],
+            payload: &payload,
             producer,
             sequence,
             epoch,
@@ -251,6 +261,28 @@ impl<S: Storage> Engine<S> {
             }
         }
     }
+}
+
+/// What the producer says with the last part of a large message, and the part itself.
+fn annex_of<'a>(
+    head: &PublishHead,
+    payload: &'a [u8],
+    named: bool,
+    record_bytes: u64,
+) -> Result<(Option<&'a [u8]>, &'a [u8]), Trouble> {
+    if head.batch_flags & flags::ANNEX == 0 {
+        return Ok((None, payload));
+    }
+    if !named || head.more || record_bytes <= limits::CHAIN_PART_BYTES {
+        return Err(protocol("an annex where a large message has none"));
+    }
+    let part = portion::messages_part(head, payload)
+        .map_err(|wrong| protocol(format!("malformed Publish frame: {wrong}")))?;
+    let annex = &payload[4..payload.len() - part.len()];
+    if annex.len() > limits::LARGE_ANNEX_BYTES_MAX {
+        return Err(protocol("an annex that is too large for one with a large message"));
+    }
+    Ok((Some(annex), part))
 }
 
 fn traits_of(record: &Record<'_>) -> Result<Traits, Trouble> {

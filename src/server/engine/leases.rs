@@ -5,7 +5,7 @@ use crate::limits;
 use crate::log::GroupFact;
 use crate::log::storage::Storage;
 use crate::units::{LeaseNumber, Micros, Offset, OffsetRange};
-use crate::wire::{ErrorCode, Fault, Receipt, Settlement};
+use crate::wire::{ErrorCode, Fault, Nack, Receipt, Settlement};
 
 use super::groups::{leased_range, tried_facts};
 use super::session::Receiver;
@@ -80,7 +80,10 @@ impl<S: Storage> Engine<S> {
             Settlement::Nack => {
                 let mut rest = rests(None, self.clock);
                 let tried = self.broker.receipt_nack(group, offset, lease, &mut rest);
-                let mut facts = tried_facts(&tried.map_err(refused)?, self.clock);
+                let tried = tried.map_err(refused)?;
+                let nack = Nack { reason: "nacked by its receipt".to_owned(), ..Nack::default() };
+                self.note_failure(group, &[one(offset)], &nack, self.clock);
+                let mut facts = tried_facts(&tried, self.clock);
                 facts.push(GroupFact::Returned { range: one(offset), number: lease });
                 self.note(number, group, &facts);
             }

@@ -22,9 +22,13 @@
 //! retaining.rs  queues that keep messages for replay
 //! declaring.rs  settings
 //! receiving.rs  OPEN_RECEIVE, CREDIT, ACK, RELEASE → broker
+//! attaching.rs  a receiver gets its group and its consumer
+//! members.rs    receivers of several queues
+//! turns.rs      exclusive receivers
 //! trying.rs     BEGIN, NACK, back-off
 //! leases.rs     leases with receipts
 //! groups.rs     groups and their journals, segments dropped
+//! seeking.rs    groups made, removed and set to another place
 //! delivery.rs   broker's offer → log's range → outbox
 //! delaying.rs   messages that wait for their time
 //! grace.rs      receivers that come back after a restart
@@ -40,6 +44,7 @@
 //! own channels.
 
 mod admin;
+mod attaching;
 mod declaring;
 mod delaying;
 mod delivery;
@@ -48,15 +53,18 @@ mod groups;
 mod hosting;
 mod large;
 mod leases;
+mod members;
 mod moving;
 mod named;
 mod portion;
 mod receiving;
 mod retaining;
 mod room;
+mod seeking;
 mod sending;
 mod session;
 mod trying;
+mod turns;
 mod uniqueness;
 mod work;
 
@@ -69,14 +77,14 @@ use crate::log::storage::Storage;
 use crate::server::outbox::Outbox;
 use crate::units::{Moment, Monotonic, Name, QueueId};
 use crate::wire::{
-    ErrorCode, Fault, FrameHeader, Goodbye, Kind, Reply, Request, ServerInfo, VERSION,
-    VERSION_OLDEST,
+    ErrorCode, Fault, FrameHeader, Goodbye, Kind, MEMBER_CHANNELS, Reply, Request, ServerInfo,
+    VERSION, VERSION_OLDEST,
 };
 
 use hosting::{Hosted, Place};
 use moving::Movers;
 pub use session::ConnectionId;
-use session::{Channel, Session};
+use session::{Channel, Receiver, Session};
 pub use work::{Outcome, Work};
 
 /// The number of a queue within one run of a server; never used twice.
@@ -145,6 +153,8 @@ pub struct Engine<S: Storage> {
     awaited: BTreeMap<Name, Vec<(ConnectionId, u16)>>,
     sessions: BTreeMap<ConnectionId, Session<S>>,
     consumers: BTreeMap<ConsumerKey, (ConnectionId, u16)>,
+    /// Receivers of several queues.
+    several: BTreeSet<(ConnectionId, u16)>,
     /// Connections that have not said HELLO, in the order of their deadlines.
     ungreeted: VecDeque<(Monotonic, ConnectionId)>,
     /// Queues whose turn it is, each once.
@@ -192,6 +202,7 @@ impl<S: Storage> Engine<S> {
             awaited: BTreeMap::new(),
             sessions: BTreeMap::new(),
             consumers: BTreeMap::new(),
+            several: BTreeSet::new(),
             ungreeted: VecDeque::new(),
             touched: Vec::new(),
             deadlines: BTreeSet::new(),
@@ -348,18 +359,28 @@ impl<S: Storage> Engine<S> {
                     self.ready(consumer);
                     self.mover_called(consumer, false);
                 }
-                Output::End { consumer } => {
-                    if let Some(&(connection, channel)) = self.consumers.get(&consumer) {
-                        self.reply(connection, channel, &Reply::End);
-                    }
-                    self.mover_called(consumer, true);
-                }
+                Output::End { consumer } => self.ended(consumer),
                 Output::Quiet { queue } => self.quiet(queue),
                 Output::Dying { group } => self.dying(group),
-                // Nothing makes these yet.
-                Output::Holder { .. } => {}
+                Output::Holder { consumer, epoch } => self.holder(consumer, epoch),
             }
         }
+    }
+
+    /// A consumer has come to its end.
+    fn ended(&mut self, consumer: ConsumerKey) {
+        if let Some(&(connection, channel)) = self.consumers.get(&consumer) {
+            let session = self.sessions.get(&connection);
+            let state = session.and_then(|session| session.channels.get(&channel));
+            match state {
+                Some(Channel::Receiving(Receiver { main: Some(main), .. })) => {
+                    let main = *main;
+                    self.member_ended(connection, main, channel);
+                }
+                _ => self.reply(connection, channel, &Reply::End),
+            }
+        }
+        self.mover_called(consumer, true);
     }
 
     /// When [`Engine::turn`] must be called at the latest, if nothing else happens.
@@ -389,6 +410,18 @@ impl<S: Storage> Engine<S> {
     #[must_use]
     pub fn is_parked(&self, connection: ConnectionId) -> bool {
         self.sessions.get(&connection).is_some_and(|session| session.parked)
+    }
+
+    /// Whether the connection's last frame waits for room in a queue.
+    #[must_use]
+    pub fn is_held(&self, connection: ConnectionId) -> bool {
+        self.sessions.get(&connection).is_some_and(|session| session.parked && session.held)
+    }
+
+    /// There is no memory to let this connection's frame wait for room.
+    pub fn turn_away(&mut self, connection: ConnectionId) {
+        let many = "too many senders wait for room in full queues";
+        self.end_connection(connection, fault_with(ErrorCode::Busy, many, "try again later"));
     }
 
     /// Whether the connection is to end once its outbox is empty.
@@ -513,6 +546,10 @@ impl<S: Storage> Engine<S> {
     /// A channel fails: the client is told, and what it still sends there is dropped until it
     /// closes the channel.
     fn fail_channel(&mut self, connection: ConnectionId, channel: u16, fault: Fault) {
+        if channel >= MEMBER_CHANNELS {
+            self.member_failed(connection, channel, fault);
+            return;
+        }
         self.reply(connection, channel, &Reply::Error(fault));
         let Some(session) = self.sessions.get_mut(&connection) else { return };
         if let Some(failed) = session.channels.insert(channel, Channel::Failed) {

@@ -1,15 +1,15 @@
 //! From OPEN_RECEIVE over CREDIT to ACK and RELEASE, and the end of any channel.
 
 use crate::batch::Place;
-use crate::broker::{self, Mode};
 use crate::limits;
 use crate::log::LogError;
 use crate::log::storage::Storage;
 use crate::units::{Name, OffsetRange, Position, SegmentNumber};
-use crate::wire::{ErrorCode, Fault, OpenReceive, ReceiveMode, Receiving, Reply};
+use crate::wire::{ErrorCode, Fault, MEMBER_CHANNELS, OpenReceive, ReceiveMode, Receiving, Reply};
 
+use super::attaching::{Attached, Resume};
 use super::hosting::{Place as Standing, being_removed, damaged};
-use super::session::{Channel, How, Receiver};
+use super::session::{Channel, Receiver};
 use super::{ConnectionId, Engine, QueueNumber, Trouble, fault, protocol};
 
 /// What is asked for must make sense.
@@ -31,6 +31,11 @@ fn check_how(open: &OpenReceive) -> Result<(), Fault> {
     Err(fault(ErrorCode::Usage, wrong))
 }
 
+fn are_in_order(ranges: &[OffsetRange]) -> bool {
+    ranges.iter().all(|range| range.start < range.end)
+        && ranges.windows(2).all(|pair| pair[0].end <= pair[1].start)
+}
+
 impl<S: Storage> Engine<S> {
     pub(super) fn open_receive(
         &mut self,
@@ -41,15 +46,21 @@ impl<S: Storage> Engine<S> {
         let session = self.sessions.get_mut(&connection).expect("a connected client");
         session.open(channel).map_err(protocol)?;
         check_how(&open)?;
-        if open.holding.windows(2).any(|pair| pair[0].end > pair[1].start)
-            || open.holding.iter().any(|range| range.start >= range.end)
-        {
+        let begun = open.begun.iter().map(|begun| &begun.ranges);
+        let of_members = open.holdings.iter().flat_map(|held| {
+            std::iter::once(&held.ranges).chain(held.begun.iter().map(|begun| &begun.ranges))
+        });
+        let mut all = std::iter::once(&open.holding).chain(begun).chain(of_members);
+        if !all.all(|ranges| are_in_order(ranges)) {
             return Err(protocol("held ranges that are empty or out of order"));
+        }
+        if !open.patterns.is_empty() {
+            return self.open_several(connection, channel, open);
         }
         match self.places.get_mut(&open.queue) {
             Some(Standing::Live(number)) => {
                 let number = *number;
-                self.attach_receiver(connection, channel, number, &open)
+                self.attach_receiver(connection, channel, number, open)
             }
             Some(Standing::Damaged(why)) => Err(damaged(&open.queue, why).into()),
             Some(Standing::Removing) => Err(being_removed(&open.queue).into()),
@@ -74,52 +85,13 @@ impl<S: Storage> Engine<S> {
         connection: ConnectionId,
         channel: u16,
         number: QueueNumber,
-        open: &OpenReceive,
+        open: OpenReceive,
     ) -> Result<(), Trouble> {
-        let hosted = self.hosted.get_mut(&number).expect("a live queue");
-        if let Some(why) = &hosted.trouble {
-            return Err(damaged(&hosted.name, why).into());
+        let OpenReceive { queue_id, until, .. } = open;
+        let resume = Resume { queue_id, holding: &open.holding, begun: &open.begun, until };
+        if let Attached::Waits = self.attach((connection, channel), false, number, &open, resume)? {
+            self.hold(connection, channel, Channel::OpeningReceive(open));
         }
-        let (id, key) = (hosted.log.id(), hosted.key);
-        let resumed = open.queue_id == Some(id);
-        let (mode, group) = match open.mode {
-            ReceiveMode::Peek => (Mode::Peek, self.broker.find_group(key, &open.group)),
-            ReceiveMode::Take => (Mode::Take, Some(self.group_to_take_from(number, &open.group)?)),
-        };
-        if let Some(group) = group
-            && mode == Mode::Take
-            && self.waits_for_group(number, group, (connection, channel))
-        {
-            let session = self.sessions.get_mut(&connection).expect("a connected client");
-            session.channels.insert(channel, Channel::OpeningReceive(open.clone()));
-            return Ok(());
-        }
-        let until = (open.until_end || open.mode == ReceiveMode::Peek).then(|| {
-            let end = self.broker.visible_end(key);
-            open.until.filter(|_| resumed).map_or(end, |until| until.min(end))
-        });
-        let leases = open.lease.is_some();
-        let kind = broker::Kind { mode, until, leases, exclusive: open.exclusive };
-        let holding: &[OffsetRange] = if resumed { &open.holding } else { &[] };
-        let (consumer, mut kept) = self.broker.add_consumer(key, group, kind, holding);
-        if kept.len() > limits::RANGES_PER_FRAME_MAX {
-            // More pieces than a frame can name are given back.
-            let rest = kept.split_off(limits::RANGES_PER_FRAME_MAX);
-            self.broker.release(consumer, &rest);
-        }
-        self.consumers.insert(consumer, (connection, channel));
-        let how = How::of(open);
-        let receiver = Receiver { queue: number, consumer, group, mode, how, ready: false };
-        let session = self.sessions.get_mut(&connection).expect("a connected client");
-        session.channels.insert(channel, Channel::Receiving(receiver));
-        let receiving = Receiving {
-            queue_id: Some(id),
-            kept,
-            until,
-            delivery_limit: self.delivery_limit_for(receiver),
-            ..Receiving::default()
-        };
-        self.reply(connection, channel, &Reply::Receiving(receiving));
         Ok(())
     }
 
@@ -133,6 +105,8 @@ impl<S: Storage> Engine<S> {
         match session.channels.get(&channel) {
             Some(Channel::Receiving(receiver)) => Ok(Some(*receiver)),
             Some(Channel::Failed | Channel::OpeningReceive(_) | Channel::Admin) => Ok(None),
+            // A member's channel ends when its queue goes, and the client may not know yet.
+            None if channel >= MEMBER_CHANNELS => Ok(None),
             _ => Err(protocol("a receiver's frame on a channel that does not receive")),
         }
     }
@@ -149,9 +123,14 @@ impl<S: Storage> Engine<S> {
         channel: u16,
         total: u64,
     ) -> Result<(), Trouble> {
-        if let Some(receiver) = self.receiver(connection, channel)?
-            && !self.withholds(receiver, total)
-        {
+        if self.credit_several(connection, channel, total) {
+            return Ok(());
+        }
+        let Some(receiver) = self.receiver(connection, channel)? else { return Ok(()) };
+        if receiver.main.is_some() {
+            return Err(protocol("CREDIT on a channel of one of several queues"));
+        }
+        if !self.withholds(receiver, total) {
             self.broker.credit(receiver.consumer, total);
         }
         Ok(())
@@ -216,6 +195,9 @@ impl<S: Storage> Engine<S> {
         let session = self.sessions.get_mut(&connection).expect("a connected client");
         match session.channels.get_mut(&channel) {
             None => Err(protocol("CLOSE of a channel that is not open")),
+            Some(Channel::Receiving(Receiver { main: Some(_), .. })) => {
+                Err(protocol("CLOSE of a channel of one of several queues"))
+            }
             Some(Channel::Sending(sender)) => {
                 sender.closing = true;
                 if sender.unconfirmed == 0 {
@@ -244,9 +226,16 @@ impl<S: Storage> Engine<S> {
                 self.touch(sender.queue);
             }
             Channel::Receiving(receiver) => {
+                if let Some(hosted) = self.hosted.get_mut(&receiver.queue) {
+                    hosted.books.awaiting_turn.remove(&receiver.consumer);
+                }
                 if self.consumers.remove(&receiver.consumer).is_some() {
                     self.broker.remove_consumer(receiver.consumer);
                 }
+            }
+            Channel::Several(several) => {
+                self.drop_several(connection, id, &several);
+                self.forget_waiter(None, (connection, id));
             }
             Channel::OpeningReceive(open) => {
                 self.forget_waiter(Some(&open.queue), (connection, id));
@@ -263,6 +252,7 @@ impl<S: Storage> Engine<S> {
             Channel::Declaring(_)
             | Channel::Purging(_)
             | Channel::Requeuing(_)
+            | Channel::AskingGroup(_)
             | Channel::Admin => {
                 self.forget_waiter(None, (connection, id));
             }
@@ -284,6 +274,7 @@ impl<S: Storage> Engine<S> {
                     hosted.group_waiters.retain(|one| *one != gone);
                     hosted.settings_waiters.retain(|one| (one.connection, one.channel) != gone);
                     hosted.openers.retain(|one| *one != gone);
+                    hosted.books.forget_waiter(gone);
                 }
                 Standing::Removing | Standing::Damaged(_) => {}
             }

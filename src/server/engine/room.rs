@@ -5,11 +5,11 @@
 //! is refused (`reject`); or the oldest messages go (`drop-oldest`), those in no one's hands. Called
 //! by `sending`, and in each turn of a queue with limits.
 
-use crate::broker::{Broker, QueueKey};
+use crate::broker::{Broker, GroupKey, QueueKey};
 use crate::log::Log;
 use crate::log::storage::Storage;
 use crate::settings::{Overflow, Retention};
-use crate::units::{Count, Offset, OffsetRange};
+use crate::units::{Count, Name, Offset, OffsetRange};
 use crate::wire::{ErrorCode, Fault, Reply};
 
 use super::hosting::Hosted;
@@ -127,6 +127,7 @@ impl<S: Storage> Engine<S> {
         hosted.waiting.push_back(Waiting { connection, needed });
         let session = self.sessions.get_mut(&connection).expect("a connected client");
         session.parked = true;
+        session.held = true;
         if let Some(sender) = self.sender(source)
             && !std::mem::replace(&mut sender.held, true)
         {
@@ -150,6 +151,10 @@ impl<S: Storage> Engine<S> {
             self.drop_surplus(number);
         }
         let hosted = self.hosted.get_mut(&number).expect("a queue in its turn");
+        let is_there = |waiting: &Waiting| self.sessions.contains_key(&waiting.connection);
+        while hosted.waiting.front().is_some_and(|first| !is_there(first)) {
+            hosted.waiting.pop_front();
+        }
         let Some(first) = hosted.waiting.front() else { return };
         let room = if hosted.is_limited() {
             let occupied = hosted.occupied(&self.broker);
@@ -161,7 +166,7 @@ impl<S: Storage> Engine<S> {
         if room.messages >= first.needed.messages && room.bytes >= first.needed.bytes {
             let first = hosted.waiting.pop_front().expect("there is a first");
             if let Some(session) = self.sessions.get_mut(&first.connection) {
-                session.parked = false;
+                session.unpark();
                 self.dirty.push(first.connection);
             }
         }
@@ -183,6 +188,9 @@ impl<S: Storage> Engine<S> {
             if surplus == 0 {
                 return;
             }
+            if hosted.log.settings().dead_letter.is_some() {
+                return self.bury_surplus(number, surplus);
+            }
             let dropped = self.broker.drop_oldest(hosted.key, Count(surplus));
             if dropped.messages.is_empty() {
                 return;
@@ -190,6 +198,36 @@ impl<S: Storage> Engine<S> {
             hosted.log.counters().dropped.0 += dropped.messages.span();
             self.settle_dropped(number, dropped);
         }
+    }
+}
+
+impl<S: Storage> Engine<S> {
+    /// As [`drop_surplus`](Engine::drop_surplus), for a queue that keeps what it drops as dead
+    /// letters: each group that has not settled a message gets one. They are gone when they have
+    /// been moved.
+    fn bury_surplus(&mut self, number: QueueNumber, surplus: u64) {
+        let hosted = self.hosted.get_mut(&number).expect("a queue in its turn");
+        let key = hosted.key;
+        let groups: Vec<GroupKey> = self.broker.groups(key).map(|(group, _)| group).collect();
+        if groups.is_empty() {
+            // A letter is a group's; the one that is made by being used is made by this.
+            if self.group_to_take_from(number, &Name::default()).is_ok() {
+                self.touch(number);
+            }
+            return;
+        }
+        let dying = groups.iter().map(|group| self.broker.counts(*group).dying.0).max();
+        let surplus = surplus.saturating_sub(dying.unwrap_or(0));
+        let chosen = self.broker.oldest_free(key, Count(surplus));
+        if surplus == 0 || chosen.is_empty() {
+            return;
+        }
+        let ranges: Vec<OffsetRange> = chosen.iter().collect();
+        for group in groups {
+            self.condemn(group, &ranges, "dropped", self.clock);
+        }
+        let hosted = self.hosted.get_mut(&number).expect("a queue in its turn");
+        hosted.log.counters().dropped.0 += chosen.span();
     }
 }
 

@@ -359,7 +359,7 @@ impl<S: Storage> Engine<S> {
         let Some(hosted) = self.hosted.get_mut(&number) else { return };
         for connection in std::mem::take(&mut hosted.parked) {
             if let Some(session) = self.sessions.get_mut(&connection) {
-                session.parked = false;
+                session.unpark();
                 self.dirty.push(connection);
             }
         }

@@ -9,9 +9,10 @@ use crate::log::storage::Storage;
 use crate::server::outbox::Outbox;
 use crate::settings::{Backoff, Wanted};
 use crate::units::{Bytes, Count, Epoch, Micros, Name, ProducerId, Sequence};
-use crate::wire::{ClientInfo, Fault, OpenReceive, OpenSend};
+use crate::wire::{Admin, ClientInfo, Fault, MEMBER_CHANNELS, OpenReceive, OpenSend};
 
 use super::QueueNumber;
+use super::members::Several;
 
 /// The number of a connection within one run of a server; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -27,6 +28,10 @@ pub(super) enum Channel<S: Storage> {
     OpeningReceive(OpenReceive),
     /// Messages go out.
     Receiving(Receiver),
+    /// Messages of several queues go out, on channels of their own.
+    Several(Box<Several>),
+    /// A request about a group waits for a group or for the disk.
+    AskingGroup(Box<Admin>),
     /// A DECLARE waits for its queue to be made.
     Declaring(Box<(Name, Wanted, bool)>),
     /// A REQUEUE waits for a group.
@@ -100,6 +105,10 @@ pub(super) struct Receiver {
     pub group: Option<GroupKey>,
     pub mode: Mode,
     pub how: How,
+    /// For a member of a receiver of several queues: that one's channel.
+    pub main: Option<u16>,
+    /// For an exclusive one: the number of its turn, if it is its turn.
+    pub epoch: Option<u64>,
     /// It stands in the session's list of channels to deliver to.
     pub ready: bool,
 }
@@ -135,10 +144,14 @@ pub(super) struct Session<S: Storage> {
     pub hungry: bool,
     /// The highest number of a channel so far.
     pub newest_channel: u16,
+    /// The last channel that was given to a member of a receiver of several queues.
+    newest_member: u16,
     /// A channel that waited and goes on: its number is taken already.
     pub reopening: Option<u16>,
     /// Its last PUBLISH must wait for its log, with the frames behind it: it comes again.
     pub parked: bool,
+    /// What it must wait for is room in a queue.
+    pub held: bool,
     /// To be closed when the outbox is empty.
     pub ending: bool,
 }
@@ -153,10 +166,18 @@ impl<S: Storage> Session<S> {
             ready: VecDeque::new(),
             hungry: false,
             newest_channel: 0,
+            newest_member: u16::MAX,
             reopening: None,
             parked: false,
+            held: false,
             ending: false,
         }
+    }
+
+    /// Its last PUBLISH may come again.
+    pub fn unpark(&mut self) {
+        self.parked = false;
+        self.held = false;
     }
 
     /// Whether a sender has so many appends unconfirmed that it must wait.
@@ -186,15 +207,29 @@ impl<S: Storage> Session<S> {
         self.request(channel)
     }
 
+    /// A number for a member of a receiver of several queues: the next one, as long as possible.
+    pub fn next_member(&mut self) -> u16 {
+        loop {
+            self.newest_member = self.newest_member.checked_add(1).unwrap_or(MEMBER_CHANNELS);
+            if !self.channels.contains_key(&self.newest_member) {
+                return self.newest_member;
+            }
+        }
+    }
+
     /// Takes a number for a request, which may be used again when it has been answered.
     pub fn request(&mut self, channel: u16) -> Result<(), &'static str> {
         if channel == 0 {
             return Err("channel 0 is the connection itself");
         }
+        if channel >= MEMBER_CHANNELS {
+            return Err("channels of this number are opened by the server");
+        }
         if self.channels.contains_key(&channel) {
             return Err("the channel is open already");
         }
-        if self.channels.len() >= limits::CHANNELS_PER_CONNECTION_MAX {
+        let of_client = self.channels.range(..MEMBER_CHANNELS).count();
+        if of_client >= limits::CHANNELS_PER_CONNECTION_MAX {
             return Err("too many channels on one connection");
         }
         self.newest_channel = self.newest_channel.max(channel);

@@ -1,14 +1,14 @@
 //! Tries: BEGIN counts one, NACK ends one that failed, and the pause before the next.
 
-use crate::broker::Pause;
+use crate::broker::{ConsumerKey, GroupKey, Pause};
 use crate::limits;
 use crate::log::storage::Storage;
 use crate::settings::Backoff;
 use crate::units::{Attempts, Micros, Moment, Monotonic, Offset, OffsetRange};
-use crate::wire::Nack;
+use crate::wire::{Begun, Nack};
 
 use super::groups::tried_facts;
-use super::{ConnectionId, Engine, Trouble, protocol};
+use super::{ConnectionId, Engine, QueueNumber, Trouble, protocol};
 
 /// How long a message rests after a failed attempt: the first pause, doubled with each attempt up
 /// to the longest, and up to a quarter more, so that what failed together does not come again
@@ -49,6 +49,19 @@ impl<S: Storage> Engine<S> {
         Ok(())
     }
 
+    /// What a receiver that came back had begun counts, if the last server was not told.
+    pub(super) fn has_begun(
+        &mut self,
+        (queue, group): (QueueNumber, GroupKey),
+        consumer: ConsumerKey,
+        begun: &[Begun],
+    ) {
+        for Begun { attempt, ranges } in begun {
+            let raised = self.broker.has_begun(consumer, ranges, *attempt);
+            self.note(queue, group, &tried_facts(&raised, self.clock));
+        }
+    }
+
     pub(super) fn nack(
         &mut self,
         connection: ConnectionId,
@@ -59,8 +72,11 @@ impl<S: Storage> Engine<S> {
         let Some(group) = receiver.group else {
             return Err(protocol("a NACK from a receiver that only looks"));
         };
-        // A try that was not announced counts all the same.
-        let mut known = self.broker.begin(receiver.consumer, &nack.ranges);
+        // A try that was not announced, to us at least, counts all the same.
+        let mut known = match nack.attempt {
+            Attempts(0) => self.broker.begin(receiver.consumer, &nack.ranges),
+            attempt => self.broker.has_begun(receiver.consumer, &nack.ranges, attempt),
+        };
         let failed: Vec<OffsetRange> = if nack.dead {
             self.broker.bury(receiver.consumer, &nack.ranges)
         } else {

@@ -22,6 +22,8 @@ enum Task<S: Storage> {
     Log(QueueNumber, Job<S>),
     /// A job of a log that reads ahead.
     Read(QueueNumber, Job<S>),
+    /// A job of a log that reads where a time is looked for.
+    Seek(QueueNumber, Job<S>),
     Make(Box<Make<S>>),
     Remove(Arc<S>, Name, QueueId, (ConnectionId, u16)),
     Check(Box<Check<S>>),
@@ -63,6 +65,7 @@ pub struct Outcome<S: Storage>(Answer<S>);
 enum Answer<S: Storage> {
     Log(QueueNumber, Done<S>),
     Read(QueueNumber, Done<S>),
+    Sought(QueueNumber, Done<S>),
     Made(Name, Result<Box<(Log<S>, Recovered)>, LogError>),
     Removed(Name, (ConnectionId, u16), Result<(), LogError>),
     Checked((ConnectionId, u16), CheckReport),
@@ -93,6 +96,10 @@ impl<S: Storage> Work<S> {
 
     pub(super) fn copy(lane: Lane, copying: Copying<S>) -> Work<S> {
         Work(Task::Copy(lane, Box::new(copying)))
+    }
+
+    pub(super) fn seek(queue: QueueNumber, job: Job<S>) -> Work<S> {
+        Work(Task::Seek(queue, job))
     }
 
     pub(super) fn make(
@@ -132,6 +139,7 @@ impl<S: Storage> workers::Job for Work<S> {
         Outcome(match self.0 {
             Task::Log(queue, job) => Answer::Log(queue, job.run()),
             Task::Read(queue, job) => Answer::Read(queue, job.run()),
+            Task::Seek(queue, job) => Answer::Sought(queue, job.run()),
             Task::Make(make) => make.run(),
             Task::Remove(storage, name, id, channel) => {
                 let result = log::remove_queue(&storage, &name, id).map(|sweep| {
@@ -191,6 +199,10 @@ impl<S: Storage> Engine<S> {
                 self.finish_log(queue, done, moment);
                 self.finish_read(queue);
             }
+            Answer::Sought(queue, done) => {
+                self.finish_log(queue, done, moment);
+                self.sought(queue);
+            }
             Answer::Made(name, result) => self.made(&name, result.map(|made| *made), moment),
             Answer::Removed(name, channel, result) => self.removed(&name, channel, result),
             Answer::Checked(channel, report) => self.checked(channel, report),
@@ -227,6 +239,15 @@ impl<S: Storage> Engine<S> {
         }
         if !progress.groups.is_empty() {
             self.groups_installed(queue, &progress.groups, moment);
+        }
+        if !progress.groups_reset.is_empty() {
+            self.groups_stand(queue, &progress.groups_reset);
+        }
+        if !progress.removed_groups.is_empty() {
+            self.groups_removed(queue, &progress.removed_groups);
+        }
+        if !progress.groups_durable.is_empty() {
+            self.begin_turns(queue);
         }
         if progress.retry {
             self.unpark(queue);

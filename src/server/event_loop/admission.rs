@@ -115,6 +115,7 @@ impl<S: Storage> EventLoop<S> {
                 inbox: Inbox::default(),
                 readable: false,
                 writable: true,
+                hung: false,
                 active: false,
                 moved: moment.now,
             },

@@ -100,6 +100,7 @@ impl<S: Storage> EventLoop<S> {
             match link.inbox.frame() {
                 Ok(Some((header, body))) => {
                     if !self.engine.frame(connection, &header, body, moment) {
+                        self.keep_waiting(connection);
                         return false;
                     }
                     link.inbox.consume(&header);
@@ -113,6 +114,19 @@ impl<S: Storage> EventLoop<S> {
                     return false;
                 }
             }
+        }
+    }
+
+    /// The connection's frame comes again. One that waits for room in a queue may wait for long.
+    fn keep_waiting(&mut self, connection: ConnectionId) {
+        let Some(link) = self.links.get_mut(&connection) else { return };
+        if !self.engine.is_held(connection) {
+            return;
+        }
+        if link.hung {
+            self.hang_up(connection);
+        } else if !link.inbox.set_aside(&mut self.budget) {
+            self.engine.turn_away(connection);
         }
     }
 
@@ -139,7 +153,7 @@ impl<S: Storage> EventLoop<S> {
         }
         let starved = std::mem::take(&mut self.starved);
         let held = self.overdraft.and_then(|connection| self.links.get(&connection));
-        if held.is_none_or(|link| !link.inbox.is_partial()) {
+        if held.is_none_or(|link| !link.inbox.is_partial() || link.inbox.is_aside()) {
             self.overdraft = starved.first().copied();
         }
         for connection in starved {

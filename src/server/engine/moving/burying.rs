@@ -159,6 +159,13 @@ impl<S: Storage> Engine<S> {
         }
         let name = self.dead_letter_queue(number, group).map_err(Hitch::Rest)?;
         let dest = self.dead_letter_place(lane, name, moment)?;
+        let log = &mut self.hosted.get_mut(&number).expect("its source").log;
+        if self.broker.dying(group).last().is_some_and(|last| last.end > log.durable_end()) {
+            // What a power loss could take, so that its sender sends it again, must not be in two
+            // places then.
+            log.want_durable();
+            return Err(Hitch::WaitFor(number));
+        }
         let mut parcel = Parcel::default();
         let mut at = Offset(0);
         loop {

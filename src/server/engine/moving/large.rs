@@ -67,6 +67,8 @@ impl<S: Storage> Copying<S> {
             let header = BatchHeader::decode(&buffer[..read], place).map_err(damaged)?;
             let payload = &buffer[HEADER_BYTES..read];
             header.verify(payload).map_err(damaged)?;
+            // What another producer said with it does not go with it.
+            let payload = header.messages_part(payload).map_err(damaged)?;
             let mut rest = payload;
             if std::mem::take(&mut first) {
                 let bad = || damaged(BatchError::Messages("a record runs over the end"));

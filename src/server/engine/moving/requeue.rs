@@ -141,6 +141,12 @@ impl<S: Storage> Engine<S> {
                 let ended = state.request.as_ref().is_some_and(|request| request.ended);
                 return if ended { Ok(Look::End) } else { Err(Hitch::Wait) };
             };
+            let log = &mut self.hosted.get_mut(&number).expect("its source").log;
+            if offer.range.end > log.durable_end() {
+                // As with what dies: nothing moves on before it is safe where it is.
+                log.want_durable();
+                return Err(Hitch::WaitFor(number));
+            }
             if let Some(look) = self.pack_letters(lane, number, offer.range, left, moment)? {
                 return Ok(look);
             }

@@ -1,0 +1,219 @@
+//! Groups made, removed and set to another place on request; and where that is.
+
+use crate::broker::{GroupKey, GroupState, Refusal};
+use crate::log::storage::Storage;
+use crate::log::{GroupFile, Sought};
+use crate::settings::Start;
+use crate::units::{Name, Offset, OffsetRange};
+use crate::wire::{Admin, ErrorCode, Fault, Reply};
+
+use super::groups::whole;
+use super::hosting::log_fault;
+use super::session::Channel;
+use super::{ConnectionId, Engine, QueueNumber, Trouble, Work, fault, fault_with};
+
+impl<S: Storage> Engine<S> {
+    /// The offset of a place in a queue. None while the disk is asked: then `waiter` is called on
+    /// again.
+    pub(super) fn beginning(
+        &mut self,
+        number: QueueNumber,
+        start: Start,
+        waiter: (ConnectionId, u16),
+    ) -> Result<Option<Offset>, Fault> {
+        let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        let end = self.broker.visible_end(hosted.key);
+        let offset = match start {
+            Start::Oldest => Offset(0),
+            Start::Newest => end,
+            Start::Offset(offset) => offset,
+            Start::Last(count) => hosted.log.offset_before_end(count),
+            Start::Time(wall) => match hosted.log.offset_at_time(wall) {
+                Ok(Sought::At(offset)) => offset,
+                Ok(Sought::Cold { read }) => {
+                    hosted.books.seekers.push(waiter);
+                    hosted.jobs_under_way += 1;
+                    self.jobs.push(Work::seek(number, read));
+                    return Ok(None);
+                }
+                Err(error) => {
+                    let doing = format!("cannot find a time in queue {}", hosted.name);
+                    return Err(log_fault(&doing, &error));
+                }
+            },
+        };
+        Ok(Some(offset.min(end)))
+    }
+
+    /// What a place was looked for in has been read.
+    pub(super) fn sought(&mut self, number: QueueNumber) {
+        let Some(hosted) = self.hosted.get_mut(&number) else { return };
+        for (connection, channel) in std::mem::take(&mut hosted.books.seekers) {
+            self.reopen(connection, channel, self.clock);
+        }
+    }
+
+    /// A group that begins at `start`, with what is not gone.
+    pub(super) fn state_from(&self, number: QueueNumber, start: Offset) -> GroupState {
+        let mut settled = self.broker.gone(self.hosted[&number].key);
+        settled.cover(OffsetRange::new(Offset(0), start));
+        let settled: Vec<OffsetRange> = settled.iter().collect();
+        GroupState { settled, handed: start, ..GroupState::default() }
+    }
+
+    pub(super) fn group_request(
+        &mut self,
+        connection: ConnectionId,
+        channel: u16,
+        admin: Admin,
+    ) -> Result<(), Trouble> {
+        let waiter = (connection, channel);
+        let done = match &admin {
+            Admin::AddGroup { queue, group, from } => {
+                self.add_group(queue, group, *from, waiter)?
+            }
+            Admin::RemoveGroup { queue, group } => self.remove_group(queue, group, waiter)?,
+            Admin::SeekGroup { queue, group, to } => self.seek_group(queue, group, *to, waiter)?,
+            _ => unreachable!("only requests about groups come here"),
+        };
+        let state = if done { Channel::Admin } else { Channel::AskingGroup(Box::new(admin)) };
+        self.hold(connection, channel, state);
+        Ok(())
+    }
+
+    /// False when it has to be asked for again later.
+    fn add_group(
+        &mut self,
+        queue: &Name,
+        group: &Name,
+        from: Start,
+        waiter: (ConnectionId, u16),
+    ) -> Result<bool, Fault> {
+        let number = self.find(queue)?;
+        if self.broker.find_group(self.hosted[&number].key, group).is_some() {
+            return Err(fault_with(
+                ErrorCode::Different,
+                format!("queue {queue} has a group {group} already"),
+                format!("set it to another place with `mq-admin group seek {queue} {group}`"),
+            ));
+        }
+        let Some(start) = self.beginning(number, from, waiter)? else { return Ok(false) };
+        let state = self.state_from(number, start);
+        let made = self.make_group(number, group, Some(state))?;
+        let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        hosted.books.made.push((hosted.groups[&made], made, waiter));
+        Ok(true)
+    }
+
+    fn remove_group(
+        &mut self,
+        queue: &Name,
+        name: &Name,
+        waiter: (ConnectionId, u16),
+    ) -> Result<bool, Fault> {
+        let number = self.find(queue)?;
+        let group = self.group_named(number, name)?;
+        if self.waits_for_group(number, group, waiter) {
+            return Ok(false);
+        }
+        let gone = fault(ErrorCode::NotFound, format!("group {name} of queue {queue} was removed"));
+        for consumer in self.broker.remove_group(group) {
+            if let Some((connection, channel)) = self.consumers.remove(&consumer) {
+                self.fail_channel(connection, channel, gone.clone());
+            }
+        }
+        self.forget_failures(group, &[OffsetRange::new(Offset(0), Offset(u64::MAX))]);
+        let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        let file = hosted.groups.remove(&group).expect("it has a journal");
+        hosted.handed.remove(&group);
+        hosted.books.lease_counters.remove(&group);
+        for (_, _, (connection, channel)) in
+            hosted.books.made.extract_if(.., |(_, made, _)| *made == group).collect::<Vec<_>>()
+        {
+            self.fail_channel(connection, channel, gone.clone());
+        }
+        let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        hosted.log.remove_group(file);
+        hosted.books.removals.push((name.clone(), waiter));
+        self.drop_gone_segments(number, None);
+        self.roll_if_gone(number);
+        self.touch(number);
+        Ok(true)
+    }
+
+    fn seek_group(
+        &mut self,
+        queue: &Name,
+        name: &Name,
+        to: Start,
+        waiter: (ConnectionId, u16),
+    ) -> Result<bool, Fault> {
+        let number = self.find(queue)?;
+        let group = self.group_named(number, name)?;
+        if self.waits_for_group(number, group, waiter) {
+            return Ok(false);
+        }
+        let Some(start) = self.beginning(number, to, waiter)? else { return Ok(false) };
+        let handed = self.broker.counts(group).handed;
+        let state = GroupState { handed, ..self.state_from(number, start) };
+        self.broker.reset_group(group, state).map_err(|refusal| match refusal {
+            Refusal::HasReceivers { .. } => fault_with(
+                ErrorCode::Busy,
+                format!("group {name} of queue {queue} has receivers"),
+                "stop them first: they hold messages from where the group is now",
+            ),
+            other => fault(ErrorCode::Usage, other.to_string()),
+        })?;
+        self.forget_failures(group, &[OffsetRange::new(Offset(0), Offset(u64::MAX))]);
+        let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        let file = hosted.groups[&group];
+        let position = whole(&self.broker, &hosted.books, group, self.clock);
+        if let Err(error) = hosted.log.reset_group(file, &position) {
+            // The broker is there already, and the journal is not: a failing disk.
+            self.failed.get_or_insert_with(|| error.to_string());
+        }
+        hosted.books.made.push((file, group, waiter));
+        self.drop_gone_segments(number, None);
+        self.roll_if_gone(number);
+        self.touch(number);
+        Ok(true)
+    }
+
+    fn group_named(&self, number: QueueNumber, name: &Name) -> Result<GroupKey, Fault> {
+        let hosted = &self.hosted[&number];
+        self.broker.find_group(hosted.key, name).ok_or_else(|| {
+            fault_with(
+                ErrorCode::NotFound,
+                format!("queue {} has no group {name}", hosted.name),
+                format!("list them with `mq-admin group ls {}`", hosted.name),
+            )
+        })
+    }
+
+    /// These groups stand durably where they were asked to be.
+    pub(super) fn groups_stand(&mut self, number: QueueNumber, standing: &[GroupFile]) {
+        let Some(hosted) = self.hosted.get_mut(&number) else { return };
+        let made = &mut hosted.books.made;
+        for (_, group, (connection, channel)) in
+            made.extract_if(.., |(file, ..)| standing.contains(file)).collect::<Vec<_>>()
+        {
+            if self.answered(connection, channel) {
+                let info = self.group_info(number, group);
+                self.answer(connection, channel, &info);
+            }
+        }
+    }
+
+    /// The journals of these groups are gone.
+    pub(super) fn groups_removed(&mut self, number: QueueNumber, removed: &[Name]) {
+        let Some(hosted) = self.hosted.get_mut(&number) else { return };
+        let removals = &mut hosted.books.removals;
+        for (_, (connection, channel)) in
+            removals.extract_if(.., |(name, _)| removed.contains(name)).collect::<Vec<_>>()
+        {
+            if self.answered(connection, channel) {
+                self.reply(connection, channel, &Reply::Reply(b"null"));
+            }
+        }
+    }
+}
