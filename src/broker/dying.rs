@@ -37,6 +37,25 @@ impl Broker {
         settled
     }
 
+    /// A mover has stored `ranges` elsewhere, in an earlier life of the server: what of them no
+    /// consumer holds is settled, be it ready, resting, dying, or under a lease with a receipt
+    /// that was over when it was moved. Returns what that is, for the journal.
+    pub fn settle_stored(&mut self, g: GroupKey, ranges: &[OffsetRange]) -> Vec<OffsetRange> {
+        let mut settled = self.expire(g, ranges);
+        settled.extend(self.settle_dying(g, ranges));
+        let group = self.group_mut(g);
+        let mut leased = Vec::new();
+        for &range in ranges {
+            leased.extend(group.leases.ranges().pieces_in(range).map(|(piece, _)| piece));
+            group.leases.unset(range);
+        }
+        leased.iter().for_each(|range| group.settle(*range));
+        self.retime(g);
+        self.settled_in_group(g, &leased);
+        settled.extend(leased);
+        settled
+    }
+
     /// What of `ranges` is ready or rests is settled: nobody is to have it any more. Returns what
     /// that is, for the journal.
     pub fn expire(&mut self, g: GroupKey, ranges: &[OffsetRange]) -> Vec<OffsetRange> {
@@ -89,5 +108,50 @@ impl Broker {
             group.dying_work = Some(self.work.join(Work::Dying(g)));
         }
         group.dying_told = span;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{GroupState, Lease, Tried};
+    use super::*;
+    use crate::units::{Attempts, LeaseNumber, Monotonic, Name, Offset};
+
+    fn range(start: u64, end: u64) -> OffsetRange {
+        OffsetRange::new(Offset(start), Offset(end))
+    }
+
+    /// A group of ten messages: one leased with a receipt, one resting, one dying.
+    fn broker() -> (Broker, GroupKey) {
+        let mut broker = Broker::new();
+        let q = broker.add_queue(Offset(0), Offset(10), &[], &[]);
+        broker.set_delivery_limit(q, Some(3));
+        let tried = |at, attempts, ready_at| Tried {
+            range: range(at, at + 1),
+            attempts: Attempts(attempts),
+            ready_at,
+        };
+        let (number, deadline) = (LeaseNumber(7), Monotonic(50));
+        let state = GroupState {
+            handed: Offset(4),
+            tried: vec![tried(0, 1, None), tried(1, 1, Some(Monotonic(90))), tried(2, 3, None)],
+            leases: vec![Lease { range: range(0, 1), number, deadline }],
+            ..GroupState::default()
+        };
+        let g = broker.add_group(q, &Name::new("g").unwrap(), Some(state)).unwrap();
+        (broker, g)
+    }
+
+    #[test]
+    fn what_was_stored_elsewhere_is_settled_wherever_it_stands() {
+        let (mut broker, g) = broker();
+        let counts = broker.counts(g);
+        assert_eq!((counts.leased.0, counts.resting.0, counts.dying.0), (1, 1, 1));
+        let settled: RangeSet = broker.settle_stored(g, &[range(0, 4)]).into_iter().collect();
+        assert_eq!(settled.iter().collect::<Vec<_>>(), [range(0, 4)]);
+        broker.wake(Monotonic(1_000));
+        let counts = broker.counts(g);
+        assert_eq!((counts.leased.0, counts.resting.0, counts.dying.0), (0, 0, 0));
+        assert_eq!((counts.ready.0, counts.floor), (6, Offset(4)));
     }
 }

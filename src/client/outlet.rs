@@ -233,6 +233,16 @@ pub fn is_gone(events: PollFlags) -> bool {
     events.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL)
 }
 
+/// Whether stdout is a pipe or a socket that nobody reads any more.
+#[must_use]
+pub fn is_stdout_deserted() -> bool {
+    let stdout = rustix::stdio::stdout();
+    let mut fds = [rustix::event::PollFd::new(&stdout, PollFlags::empty())];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+        && is_gone(fds[0].revents())
+}
+
 fn write_socket(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> Result<Wrote, Errno> {
     use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;

@@ -158,6 +158,9 @@ pub enum ReceiveError {
         /// How it ended.
         status: u8,
     },
+    /// Nobody reads what the commands print.
+    #[error("the reader of the commands' output is gone")]
+    Deserted,
     /// Deliveries come damaged, and the server finds nothing wrong with what is stored.
     #[error("what the server delivers arrives damaged: {0}")]
     Garbled(#[source] DeliveryError),

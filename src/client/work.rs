@@ -32,6 +32,7 @@ use super::delivery::{Batch, Origin};
 use super::envelope;
 use super::format::Format;
 use super::ledger::Settled;
+use super::outlet;
 use super::piece::Slice;
 use super::receive::{Alarm, MemberNumber, Members, Note, ReceiveError, Sink, Taking, Tally, Turn};
 use crate::batch::{self, BatchError};
@@ -146,6 +147,12 @@ impl Worker {
                 job.give_back(turn.members);
                 let command = self.work.command.argv[0].to_string_lossy().into_owned();
                 return Err(ReceiveError::Unrunnable { command, status });
+            }
+            // Nobody reads what commands print: they fail for that, and not for their messages.
+            Verdict::Failed { .. } if outlet::is_stdout_deserted() => {
+                self.tally.messages -= count;
+                job.give_back(turn.members);
+                return Err(ReceiveError::Deserted);
             }
             // We ended it ourselves.
             Verdict::Failed { .. } if self.hurries > 0 => {

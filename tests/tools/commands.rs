@@ -292,3 +292,25 @@ fn what_makes_no_sense_with_a_command_is_a_usage_error() {
     usage(&["--", "true"], "QUEUE");
     assert!(!store.path().exists(), "nothing was made");
 }
+
+/// The commands used to be failed one after another, until all messages were dead letters.
+#[test]
+fn a_reader_of_the_output_that_goes_costs_no_message() {
+    let store = Store::new();
+    store.run("mq-admin", &["declare", "q", "--delivery-limit", "2"], b"").ok();
+    store.send("q", &seq(1, 4));
+    store.sh("{ mq-recv q -- sh -c 'sleep 0.1; cat'; echo $? > status; } | true").ok();
+    assert_eq!(read(&store, "status"), "141\n");
+    assert_eq!(store.number("q", "ready"), 4);
+    assert!(store.show("q.dead").is_none());
+}
+
+#[test]
+fn a_command_that_is_not_there_takes_nothing() {
+    let store = Store::new();
+    store.send("q", &seq(1, 3));
+    let done = store.run("mq-recv", &["-e", "q", "--"], b"").exits(2);
+    assert!(done.stderr.contains("no command behind --"), "{}", done.stderr);
+    store.sh("mq-recv -e q -- cat >&-; test $? = 1").ok();
+    assert_eq!(store.number("q", "ready"), 3);
+}

@@ -12,6 +12,7 @@ mod attributes;
 mod bad_frames;
 mod bad_input;
 mod commands;
+mod dead_letters;
 mod declared;
 mod delays;
 mod descriptors;

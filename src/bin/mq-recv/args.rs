@@ -214,6 +214,11 @@ impl Args {
                     .with_remedy(format!("{TOOL} -J --lease {seconds}s {}", self.shown())));
             }
         }
+        // What a variable that is not set leaves of a command.
+        if self.command.is_empty() && std::env::args_os().next_back().is_some_and(|arg| arg == "--")
+        {
+            return Err(usage("there is no command behind --"));
+        }
         if self.command.iter().any(|arg| arg == "{}") {
             return Err(usage("{} is not replaced: the message is on the command's stdin")
                 .with_remedy(self.as_argument()));

@@ -12,6 +12,7 @@ use mq::cli::{self, Failure, Outcome, Signals, Status};
 use mq::client::Dialer;
 use mq::client::command::StartError;
 use mq::client::format::Format;
+use mq::client::inherited::stdout_was_open;
 use mq::client::outlet::{Outlet, OutletError};
 use mq::client::receive::{End, Printer, ReceiveError, Receiver, Sink, Tally};
 use mq::client::work::{Work, Worker};
@@ -34,6 +35,9 @@ fn run(args: &Args) -> Outcome {
     let format = Format::new(args.shape());
     match args.work() {
         Some(work) => {
+            if !stdout_was_open() {
+                return Err(closed(args, &OutletError::Closed));
+            }
             let worker = make_worker(work, format).map_err(|error| unrunnable(&error))?;
             receive(args, worker)
         }
@@ -73,7 +77,8 @@ fn receive(args: &Args, sink: impl Sink) -> Outcome {
 
 /// How it ends when it has done all that it was to do.
 fn status(args: &Args, tally: &Tally) -> Status {
-    if tally.dead > 0 || (args.end && tally.failed > 0) {
+    // With --no-ack, the server never hears of a failure.
+    if (tally.dead > 0 && !args.no_ack) || (args.end && tally.failed > 0) {
         Status::CommandFailed
     } else if tally.messages == 0 && (args.count.is_some() || args.wait.is_some()) {
         Status::WaitedInVain
@@ -107,6 +112,8 @@ fn failure(error: ReceiveError, args: &Args) -> Failure {
         }
         ReceiveError::Outlet { .. } => Failure::new(Status::Failure, error.to_string()),
         ReceiveError::Command(ref error) => return unrunnable(error),
+        // As a program does that a signal ends: without a word.
+        ReceiveError::Deserted => return Failure::new(Status::Signal(SIGPIPE), String::new()),
         ReceiveError::Unrunnable { status, .. } => {
             let status = if status == 127 { Status::NotFound } else { Status::NotRunnable };
             return Failure::new(status, error.to_string());

@@ -32,6 +32,8 @@ pub(super) struct Occupied {
     /// Where the log ended then: what came behind is added.
     end: Offset,
     written: u64,
+    /// Up to where messages were visible: for a queue that drops the oldest only those count.
+    visible: Offset,
 }
 
 impl<S: Storage> Hosted<S> {
@@ -62,7 +64,8 @@ impl<S: Storage> Hosted<S> {
             Some(_) => present_bytes(&self.log, broker, self.key, !drops),
             None => 0,
         };
-        Occupied { messages, bytes, end, written }
+        let visible = broker.visible_end(self.key);
+        Occupied { messages, bytes, end, written, visible }
     }
 
     /// What it takes beside what is in it.
@@ -177,7 +180,9 @@ impl<S: Storage> Engine<S> {
     fn drop_surplus(&mut self, number: QueueNumber) {
         loop {
             let hosted = self.hosted.get_mut(&number).expect("a queue in its turn");
+            let visible = self.broker.visible_end(hosted.key);
             if let Some(occupied) = &hosted.occupied
+                && occupied.visible == visible
                 && hosted.room(occupied).fits_more()
             {
                 return;

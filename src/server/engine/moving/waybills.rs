@@ -32,8 +32,7 @@ impl<S: Storage> Engine<S> {
             let Some(&number) = numbers.get(&waybill.mover.source) else { continue };
             let key = self.hosted[&number].key;
             let Some(group) = self.broker.find_group(key, &waybill.mover.group) else { continue };
-            let mut settled = self.broker.expire(group, &waybill.ranges);
-            settled.extend(self.broker.settle_dying(group, &waybill.ranges));
+            let settled = self.broker.settle_stored(group, &waybill.ranges);
             self.settle(number, group, &settled);
         }
     }
