@@ -80,6 +80,35 @@ unit! {
     Micros(u64)
 }
 
+impl Attempts {
+    /// Far above every number of attempts.
+    const BURIED: u32 = 1 << 31;
+
+    /// Of a message that is not to be tried again, whatever the limit: more than any that is.
+    #[must_use]
+    pub fn buried(self) -> Attempts {
+        Attempts(self.0 | Self::BURIED)
+    }
+
+    /// Whether the message is not to be tried again.
+    #[must_use]
+    pub fn is_buried(self) -> bool {
+        self.0 >= Self::BURIED
+    }
+
+    /// How many there were, buried or not.
+    #[must_use]
+    pub fn made(self) -> Attempts {
+        Attempts(self.0 & !Self::BURIED)
+    }
+
+    /// Whether no further one is to follow.
+    #[must_use]
+    pub fn are_spent(self, limit: Option<u32>) -> bool {
+        self.is_buried() || limit.is_some_and(|limit| self.0 >= limit)
+    }
+}
+
 impl Offset {
     /// The offset `count` places further on.
     #[must_use]

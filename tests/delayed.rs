@@ -235,6 +235,40 @@ fn delayed_messages_come_in_the_order_of_their_times() {
 }
 
 #[test]
+fn a_stored_message_that_is_too_large_is_damage_and_never_taken() {
+    let mut bench = Bench::new(SyncPolicy::Always);
+    bench.append(&[(1, 2_000)]);
+    let mut attributes = Vec::new();
+    push_attribute(&mut attributes, tags::NOT_BEFORE, &3_000u64.to_le_bytes());
+    let body = vec![b'x'; mq::limits::DELAYED_RECORD_BYTES_MAX];
+    let mut payload = Vec::new();
+    Record { attribute_bytes: &attributes, body: &body }.encode(&mut payload);
+    let batch = NewBatch {
+        framing: Framing::Records,
+        flags: 0,
+        count: 1,
+        payload: &payload,
+        producer: ProducerId(7),
+        sequence: Sequence(2),
+        epoch: Epoch(1),
+    };
+    while let Err(error) = bench.delays.append(Monotonic(1_000), WallTime(1_000), &batch) {
+        assert!(matches!(error, AppendError::NotYet), "{error}");
+        assert!(bench.work(), "nothing to wait for");
+    }
+    bench.settle();
+    bench.now = 4_000;
+    while !bench.take().unwrap() {
+        bench.settle();
+    }
+    bench.commit();
+    assert_eq!(bench.all_taken(), [1]);
+    assert!(matches!(bench.take(), Err(LogError::Corrupt(_))));
+    assert!(matches!(bench.take(), Err(LogError::Corrupt(_))));
+    assert_eq!(bench.delays.next_due(), None);
+}
+
+#[test]
 fn an_undelayed_crowd_does_not_wait_for_a_distant_one() {
     let mut bench = Bench::new(SyncPolicy::Always);
     bench.append(&[(0, 1_000_000)]);

@@ -3,6 +3,7 @@
 //! ```text
 //! cargo bench --bench pipe                                    everything, 10 million lines
 //! cargo bench --bench pipe -- --lines 1000000 --only together,line
+//! cargo bench --bench pipe -- --only before --before DIR      beside the tools in DIR
 //! ```
 //!
 //! Runs the real tools, as a shell would, against a store of its own on the disk of the target
@@ -10,6 +11,7 @@
 //! also when a section panics. How to read the table: `benches/README.md`.
 
 mod attributes;
+mod before;
 mod commands;
 mod flatness;
 mod footprint;
@@ -46,6 +48,7 @@ fn main() {
         (Section::OneShot, latency::one_shot),
         (Section::Memory, footprint::memory_and_restart),
         (Section::Flat, flatness::cost_per_message),
+        (Section::Before, before::beside_another_build),
         (Section::Commands, commands::one_each),
         (Section::Attributes, attributes::both_ways),
     ] {

@@ -17,19 +17,22 @@ pub enum Section {
     Memory,
     /// Whether a message costs the same whatever else there is.
     Flat,
+    /// This build beside another one.
+    Before,
     /// A command for each message, beside `xargs`.
     Commands,
     /// Envelopes in and out.
     Attributes,
 }
 
-const NAMES: [(&str, Section); 8] = [
+const NAMES: [(&str, Section); 9] = [
     ("together", Section::Together),
     ("alone", Section::Alone),
     ("line", Section::Line),
     ("one-shot", Section::OneShot),
     ("memory", Section::Memory),
     ("flat", Section::Flat),
+    ("before", Section::Before),
     ("commands", Section::Commands),
     ("attributes", Section::Attributes),
 ];
@@ -42,6 +45,8 @@ pub struct Options {
     pub pairs: usize,
     /// Where the input and the store are made.
     pub dir: PathBuf,
+    /// The directory of another build's tools.
+    pub before: Option<PathBuf>,
     only: Vec<Section>,
 }
 
@@ -52,6 +57,7 @@ impl Options {
             lines: 10_000_000,
             pairs: 5,
             dir: PathBuf::from(env!("CARGO_TARGET_TMPDIR")),
+            before: None,
             only: Vec::new(),
         };
         while let Some(arg) = args.next() {
@@ -60,13 +66,14 @@ impl Options {
                 "--lines" => options.lines = number(&value()?)?,
                 "--pairs" => options.pairs = number(&value()?)? as usize,
                 "--dir" => options.dir = PathBuf::from(value()?),
+                "--before" => options.before = Some(PathBuf::from(value()?)),
                 "--only" => options.only = sections(&value()?)?,
                 // What cargo itself adds.
                 "--bench" => {}
                 _ => {
                     return Err(format!(
-                        "unknown argument {arg}; there are --lines N, --pairs N, --dir DIR and \
-                         --only {}",
+                        "unknown argument {arg}; there are --lines N, --pairs N, --dir DIR, \
+                         --before DIR and --only {}",
                         NAMES.map(|(name, _)| name).join(",")
                     ));
                 }

@@ -27,6 +27,8 @@ pub struct Rig {
     pub pairs: usize,
     /// The input of the throughput sections.
     pub input: PathBuf,
+    /// The tools of another build, to measure beside.
+    pub before: Option<PathBuf>,
     store: Store,
     server: Option<Running>,
 }
@@ -37,8 +39,14 @@ impl Rig {
         let store = Store::below(&options.dir);
         let input = store.beside("input");
         write_lines(&input, options.lines);
-        let mut rig =
-            Rig { lines: options.lines, pairs: options.pairs, input, store, server: None };
+        let mut rig = Rig {
+            lines: options.lines,
+            pairs: options.pairs,
+            input,
+            before: options.before.clone(),
+            store,
+            server: None,
+        };
         rig.start_server();
         rig
     }

@@ -117,6 +117,7 @@ struct Args {
         short,
         long,
         value_name = "KEY",
+        value_parser = cli::something,
         hide_short_help = true,
         help_heading = MORE_ATTRIBUTES
     )]
@@ -132,19 +133,19 @@ struct Args {
     )]
     header: Vec<(String, String)>,
     /// The id of the one message; a queue with --unique-ids stores it once
-    #[arg(long, value_name = "ID", hide_short_help = true, help_heading = MORE_ATTRIBUTES)]
+    #[arg(long, value_name = "ID", value_parser = cli::something, hide_short_help = true, help_heading = MORE_ATTRIBUTES)]
     id: Option<String>,
     /// Deliver them within this time or never
     #[arg(
         long,
         value_name = "DUR",
-        value_parser = cli::duration,
+        value_parser = cli::lifetime,
         hide_short_help = true,
         help_heading = MORE_ATTRIBUTES
     )]
     ttl: Option<Micros>,
     /// Store each message once, however often the same input is sent under this name
-    #[arg(long, value_name = "NAME", hide_short_help = true, help_heading = ONCE)]
+    #[arg(long, value_name = "NAME", value_parser = cli::something, hide_short_help = true, help_heading = ONCE)]
     producer: Option<String>,
     /// Store a message only if none of its key is waiting or being worked on
     #[arg(long, hide_short_help = true, help_heading = ONCE)]

@@ -84,7 +84,7 @@ impl Group {
         let pieces: Vec<(OffsetRange, Attempts)> = self.attempts.pieces_in(range).collect();
         let mut failed = Vec::with_capacity(pieces.len());
         for (piece, attempts) in pieces {
-            let exhausted = self.delivery_limit.is_some_and(|limit| attempts.0 >= limit);
+            let exhausted = attempts.are_spent(self.delivery_limit);
             let ready_at = if exhausted {
                 self.dying.cover(piece);
                 None
@@ -189,17 +189,22 @@ impl Broker {
         failed
     }
 
-    /// What the consumer holds of `ranges` is dying at once; returns what that was. What was not
-    /// begun is counted now.
-    pub fn bury(&mut self, c: ConsumerKey, ranges: &[OffsetRange]) -> Vec<OffsetRange> {
+    /// What the consumer holds of `ranges` is dying at once, and after a restart as well; returns
+    /// what to journal. What was not begun is counted now.
+    pub fn bury(&mut self, c: ConsumerKey, ranges: &[OffsetRange]) -> Vec<Tried> {
         self.begin(c, ranges);
         let consumer = self.consumers.at_mut(c.0);
         let Some(g) = consumer.group else { return Vec::new() };
         let group = self.groups.at_mut(g.0);
-        let buried = give_up(consumer, ranges);
-        for &range in &buried {
+        let mut buried = Vec::new();
+        for range in give_up(consumer, ranges) {
             group.leased -= range.span();
             group.dying.cover(range);
+            for (piece, attempts) in group.attempts.pieces_in(range).collect::<Vec<_>>() {
+                let attempts = attempts.buried();
+                group.attempts.set(piece, attempts);
+                buried.push(Tried { range: piece, attempts, ready_at: None });
+            }
         }
         self.group_changed(g);
         buried
@@ -208,6 +213,6 @@ impl Broker {
     /// How often a message of the group was handed over, if it is not settled.
     #[must_use]
     pub fn attempts(&self, g: GroupKey, offset: Offset) -> Attempts {
-        self.group(g).attempts.at(offset).unwrap_or_default()
+        self.group(g).attempts.at(offset).unwrap_or_default().made()
     }
 }

@@ -143,6 +143,22 @@ mod tests {
     }
 
     #[test]
+    fn one_group_more_than_can_be_made_is_loaded() {
+        let (mut broker, g) = broker();
+        let q = broker.queue_of_group(g);
+        let name = |n: usize| Name::new(&format!("g{n}")).unwrap();
+        let most = crate::limits::GROUPS_PER_QUEUE_MAX;
+        for n in 1..most {
+            broker.add_group(q, &name(n), None).unwrap();
+        }
+        let state = GroupState::default();
+        let refused = broker.add_group(q, &name(most), Some(state.clone()));
+        assert_eq!(refused, Err(super::super::Refusal::TooManyGroups));
+        broker.restore_group(q, &name(most), state).unwrap();
+        assert_eq!(broker.groups(q).count(), most + 1);
+    }
+
+    #[test]
     fn what_was_stored_elsewhere_is_settled_wherever_it_stands() {
         let (mut broker, g) = broker();
         let counts = broker.counts(g);

@@ -180,7 +180,7 @@ impl Group {
     pub(super) fn make_ready(&mut self, range: OffsetRange) {
         let (lost, range) = split_at(range, self.kept_from);
         self.lose(lost);
-        if self.attempts.is_empty() || self.delivery_limit.is_none() {
+        if self.attempts.is_empty() {
             self.ready.cover(range);
             return;
         }
@@ -201,9 +201,9 @@ impl Group {
 
     /// What of `range` has had all its attempts.
     pub(super) fn exhausted_in(&self, range: OffsetRange) -> Vec<OffsetRange> {
-        let Some(limit) = self.delivery_limit else { return Vec::new() };
         let pieces = self.attempts.pieces_in(range);
-        pieces.filter(|(_, attempts)| attempts.0 >= limit).map(|(piece, _)| piece).collect()
+        let spent = pieces.filter(|(_, attempts)| attempts.are_spent(self.delivery_limit));
+        spent.map(|(piece, _)| piece).collect()
     }
 
     /// What of `range` is ready or resting is neither from now on; returns what it was.
@@ -285,13 +285,37 @@ impl Broker {
         name: &Name,
         state: Option<GroupState>,
     ) -> Result<GroupKey, Refusal> {
-        let queue = self.queue(q);
-        let place = match queue.groups.binary_search_by(|&g| self.group(g).name.cmp(name)) {
-            Ok(_) => return Err(Refusal::GroupExists { name: name.clone() }),
-            Err(_) if queue.groups.len() >= limits::GROUPS_PER_QUEUE_MAX => {
-                return Err(Refusal::TooManyGroups);
-            }
-            Err(place) => place,
+        if self.find_group(q, name).is_none()
+            && self.queue(q).groups.len() >= limits::GROUPS_PER_QUEUE_MAX
+        {
+            return Err(Refusal::TooManyGroups);
+        }
+        self.insert_group(q, name, state)
+    }
+
+    /// As [`Broker::add_group`] for a group that a journal kept, above the limit as well: after a
+    /// kill there may be a journal more, of a group that was being removed.
+    ///
+    /// # Errors
+    /// [`Refusal::GroupExists`].
+    pub fn restore_group(
+        &mut self,
+        q: QueueKey,
+        name: &Name,
+        state: GroupState,
+    ) -> Result<GroupKey, Refusal> {
+        self.insert_group(q, name, Some(state))
+    }
+
+    fn insert_group(
+        &mut self,
+        q: QueueKey,
+        name: &Name,
+        state: Option<GroupState>,
+    ) -> Result<GroupKey, Refusal> {
+        let found = self.queue(q).groups.binary_search_by(|&g| self.group(g).name.cmp(name));
+        let Err(place) = found else {
+            return Err(Refusal::GroupExists { name: name.clone() });
         };
         let group = self.group_of_state(q, name, state);
         let g = GroupKey(self.groups.insert(group));

@@ -200,7 +200,7 @@ impl Model {
 
     fn is_exhausted(&self, g: GroupKey, n: u64) -> bool {
         let attempts = self.groups[&g].attempts.get(&n);
-        self.limit.is_some_and(|limit| attempts.is_some_and(|attempts| *attempts >= limit))
+        attempts.is_some_and(|attempts| Attempts(*attempts).are_spent(self.limit))
     }
 
     /// What becomes of a message that is given back.

@@ -92,6 +92,40 @@ pub fn group_name(text: &str) -> Result<Name, String> {
     Name::new(text).map_err(|error| error.to_string())
 }
 
+/// Whether a set of characters in a pattern does not end.
+fn has_open_bracket(pattern: &str) -> bool {
+    let mut rest = pattern;
+    while let Some((_, inside)) = rest.split_once('[') {
+        // The first character of a set is one of it, also when it is a bracket.
+        let mut set = inside.char_indices().skip(1);
+        let Some((end, _)) = set.find(|(_, c)| *c == ']') else { return true };
+        rest = &inside[end + 1..];
+    }
+    false
+}
+
+/// Reads a text that must say something.
+///
+/// # Errors
+/// For users.
+pub fn something(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("an empty one is none; leave the flag away".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// Reads how long messages live.
+///
+/// # Errors
+/// For users.
+pub fn lifetime(text: &str) -> Result<Micros, String> {
+    match duration(text)? {
+        Micros(0) => Err("a message that lives for no time could never be received".to_owned()),
+        lifetime => Ok(lifetime),
+    }
+}
+
 /// Reads a queue's name or a pattern for names, for clap.
 ///
 /// # Errors
@@ -101,6 +135,9 @@ pub fn queue_pattern(text: &str) -> Result<QueuePattern, String> {
     if text.contains(['*', '?', '[']) {
         if let Some(bad) = text.chars().find(|c| !is_plain(*c) && !"*?[]!^".contains(*c)) {
             return Err(format!("a pattern for names of queues must not contain {bad:?}"));
+        }
+        if has_open_bracket(text) {
+            return Err("a [ in a pattern needs its ], with something between them".to_owned());
         }
         if text.len() > limits::NAME_BYTES_MAX {
             return Err("a pattern has at most as many bytes as a name".to_owned());

@@ -16,8 +16,8 @@ mod tables;
 
 pub use failure::Failure;
 pub use flags::{
-    ColorWhen, Shared, delimiter, duration, group_name, queue_name, queue_pattern, start,
-    sync_policy,
+    ColorWhen, Shared, delimiter, duration, group_name, lifetime, queue_name, queue_pattern,
+    something, start, sync_policy,
 };
 pub use hint::{binary_hint, is_terminal, terminal_hint};
 pub use measures::{duration_text, human_age, size};

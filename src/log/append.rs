@@ -131,6 +131,20 @@ impl<S: Storage> Log<S> {
         Ok(())
     }
 
+    /// Whether a chain would find its place now, behind a batch with this annex alone: what says
+    /// where the chain comes from is not to be written again each time that there is no place.
+    ///
+    /// # Errors
+    /// As for [`append_chain`](Log::append_chain).
+    pub fn admit_chain(&mut self, staging: &Staging<S>, annex: &[u8]) -> Result<(), AppendError> {
+        self.admit()?;
+        let bytes = chain_bytes(staging.bytes()) + annex.len() as u64 + 2 * MARK_ROOM;
+        if self.active.position + bytes > self.options.segment_bytes {
+            return self.await_prepared();
+        }
+        self.make_room(bytes)
+    }
+
     /// What came of the job that copies a chain.
     pub(super) fn chain_copied(
         &mut self,
@@ -230,7 +244,8 @@ impl<S: Storage> Log<S> {
     /// A batch (or a whole chain) of `bytes` stands behind the others.
     fn wrote(&mut self, now: Monotonic, header: &BatchHeader, bytes: u64, payload: &[u8]) {
         let active = &mut self.active;
-        if active.is_empty() {
+        if active.count.0 == 0 {
+            // A mark may stand in front of the first message.
             active.time_first = header.time;
         }
         active.index.note(header.offset, active.position, self.options.index_every);
@@ -258,6 +273,13 @@ impl<S: Storage> Log<S> {
         if active.is_empty() || fits {
             return Ok(());
         }
+        self.await_prepared()?;
+        self.roll();
+        Ok(())
+    }
+
+    /// There must be a segment to go on in.
+    fn await_prepared(&mut self) -> Result<(), AppendError> {
         if self.prepared.is_empty() {
             // A refusal from before anyone needed the segment is not the answer: try anew.
             let needed = std::mem::replace(&mut self.preparing.wanted, true);
@@ -270,7 +292,6 @@ impl<S: Storage> Log<S> {
                 _ => Err(AppendError::NotYet),
             };
         }
-        self.roll();
         Ok(())
     }
 

@@ -446,7 +446,8 @@ impl<S: Storage> Journal<S> {
     /// Whether every byte is durable, hints too: what an orderly stop leaves.
     pub fn is_durable(&self) -> bool {
         let sheet = &self.sheet;
-        let clean = !sheet.cut && !sheet.unsynced_cut && sheet.synced == sheet.records();
+        let whole = !sheet.cut && !sheet.unsynced_cut && !sheet.incomplete;
+        let clean = whole && sheet.synced == sheet.records();
         self.may_rewrite() && clean
     }
 

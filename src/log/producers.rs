@@ -146,6 +146,7 @@ impl Producers {
         epoch: Epoch,
         opened: WallTime,
     ) -> Result<(), Forgotten> {
+        let may_be_forgotten = self.may_have_forgotten(opened);
         match self.table.get_mut(&producer) {
             Some(entry) => {
                 if entry.is_idle() {
@@ -156,7 +157,7 @@ impl Producers {
                 entry.epoch = entry.epoch.max(epoch);
                 entry.connections += 1;
             }
-            None if opened <= self.forgotten => return Err(Forgotten),
+            None if may_be_forgotten => return Err(Forgotten),
             None => {
                 let entry = Entry {
                     epoch,
@@ -183,6 +184,12 @@ impl Producers {
     #[must_use]
     pub fn opening_time(&self, wall: WallTime) -> WallTime {
         WallTime(wall.0.max(self.forgotten.0.saturating_add(1)))
+    }
+
+    /// Whether one that was opened then and is not known may be one that was forgotten.
+    #[must_use]
+    pub fn may_have_forgotten(&self, opened: WallTime) -> bool {
+        opened <= self.forgotten
     }
 
     /// A connection that used this producer is gone. The producer is remembered for

@@ -43,8 +43,15 @@ pub fn create_queue<S: Storage>(
         return Err(failure.into());
     }
     let queues = Path::new(files::QUEUES);
-    storage.rename(&temporary, &files::queue_dir(name)).doing("renaming", &temporary)?;
-    storage.sync_dir(queues).syncing(queues)?;
+    let dir = files::queue_dir(name);
+    storage.rename(&temporary, &dir).doing("renaming", &temporary)?;
+    if let Err(failure) = storage.sync_dir(queues).syncing(queues) {
+        // It was not made, so it must not be found by the next that makes it.
+        if storage.rename(&dir, &temporary).is_ok() {
+            let _ = sweep(storage, &temporary);
+        }
+        return Err(failure.into());
+    }
     Ok(())
 }
 

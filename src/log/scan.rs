@@ -234,6 +234,8 @@ impl<F: StorageFile, V: FnMut(&BatchHeader, u64)> Scanner<'_, F, V> {
         self.scan.index.note(offset, start, self.index_every);
         if self.scan.base.is_none() {
             self.scan.base = Some(offset);
+        }
+        if self.scan.count.0 == 0 {
             self.scan.time_first = header.time;
         }
         self.scan.ends_marked = is_full_mark(header);

@@ -129,7 +129,8 @@ impl<S: Storage> Log<S> {
         }
         let mut walk = Walk::new(self.id(), &target);
         while let Ok(header) = walk.checked(position, Offset(0)) {
-            if header.offset >= offset || header.end() > offset {
+            let is_chain = header.has(batch::flags::CHAIN) && header.offset >= offset;
+            if is_chain || header.end() > offset {
                 return Some(header.time);
             }
             position += header.length();

@@ -55,6 +55,8 @@ struct Link {
     writable: bool,
     /// The peer is gone, though what it sent may still be there.
     hung: bool,
+    /// The peer takes nothing any more; what it said before it went is still read.
+    deaf: bool,
     /// It stands in the list of links to read from.
     active: bool,
     moved: Monotonic,

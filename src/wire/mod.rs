@@ -48,10 +48,10 @@ pub use request::{PUBLISH_HEAD_BYTES, PublishHead, ReleaseMode, Request, encode_
 pub const MEMBER_CHANNELS: u16 = 0x8000;
 
 /// The protocol version that this build speaks.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// The oldest protocol version that this build still speaks.
-pub const VERSION_OLDEST: u16 = 1;
+pub const VERSION_OLDEST: u16 = 2;
 
 /// The first bytes of HELLO and WELCOME.
 pub const MAGIC: [u8; 8] = *b"mq wire\n";

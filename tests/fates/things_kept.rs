@@ -55,14 +55,14 @@ fn what_a_store_knows_is_the_same_after_every_kill() {
         }
         // A random moment is what is wanted here, not an event.
         std::thread::sleep(Duration::from_micros(random.below(60_000)));
-        store.kill_server();
+        crash(&store);
         for running in at_work {
             running.finish().ok();
         }
         for thing in &mut things {
             thing.check(&store, round);
         }
-        store.kill_server();
+        crash(&store);
         assert_eq!(settings(), before);
     }
     for thing in &mut things {
@@ -72,6 +72,12 @@ fn what_a_store_knows_is_the_same_after_every_kill() {
 
 fn admin(store: &Store, args: &[&str]) -> Done {
     store.run("mq-admin", args, b"")
+}
+
+/// The server is killed, and there is another.
+fn crash(store: &Store) {
+    store.kill_server();
+    admin(store, &["declare", "ids"]).ok();
 }
 
 fn numbers(from: u64, to: u64) -> String {
@@ -172,7 +178,7 @@ impl Thing for Leases {
         assert_eq!(Leases::counts(store), (2, 4));
         // One more for a short while, which ends whether or not the server does.
         let short = leased(store, "200ms", "1");
-        store.kill_server();
+        crash(store);
         eventually("the short lease is over", || (Leases::counts(store) == (2, 4)).then_some(()));
         let refused = admin(store, &["ack", &short[0]]);
         assert_ne!(refused.code, 0, "a stale receipt settles nothing");
@@ -181,11 +187,11 @@ impl Thing for Leases {
     fn end(&mut self, store: &Store) {
         admin(store, &["ack", &self.receipts[0]]).ok();
         assert_eq!(Leases::counts(store), (2, 3));
-        store.kill_server();
+        crash(store);
         assert_eq!(Leases::counts(store), (2, 3));
         admin(store, &["nack", &self.receipts[1]]).ok();
-        admin(store, &["extend", &self.receipts[2], "2h"]).ok();
-        store.kill_server();
+        admin(store, &["extend", "--for", "2h", &self.receipts[2]]).ok();
+        crash(store);
         eventually("the message is ready again", || {
             (Leases::counts(store) == (3, 2)).then_some(())
         });
@@ -237,7 +243,7 @@ impl Thing for Delays {
         });
         (self.receiver, self.arrivals) = (Some(receiver), Some(arrivals));
         for number in 0..10 {
-            self.send(store, number, 300 * number * self.rounds).finish().ok();
+            self.send(store, number, 100 * number * self.rounds).finish().ok();
         }
     }
     fn disturbed(&mut self, store: &Store, round: u64) -> Vec<Running> {
@@ -281,7 +287,7 @@ impl Thing for Groups {
     fn begin(&mut self, store: &Store) {
         admin(store, &["declare", "fan"]).ok();
         for group in ["slow", "fast"] {
-            admin(store, &["group", "add", "fan", group]).ok();
+            store.run("mq-recv", &["-g", group, "--from", "oldest", "-e", "fan"], b"").ok();
         }
     }
     fn disturbed(&mut self, store: &Store, round: u64) -> Vec<Running> {
@@ -349,7 +355,7 @@ impl Thing for Keys {
     }
     fn end(&mut self, store: &Store) {
         store.receive("keys");
-        store.kill_server();
+        crash(store);
         Keys::send(store, "always");
         assert_eq!(store.number("keys", "ready"), 1, "what is settled is not pending");
     }

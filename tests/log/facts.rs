@@ -564,3 +564,21 @@ fn bytes_are_shared_out_by_messages() {
     assert!(half < all * 6 / 10 && half > all * 4 / 10, "{half} of {all}");
     assert_eq!(bench.log.bytes_of(|_| 0).0, 0);
 }
+
+#[test]
+fn the_oldest_message_is_dated_by_itself_and_not_by_a_mark_in_front_of_it() {
+    // A queue that was idle before anything was sent showed its first message as of 1970.
+    let mut bench = bench_with(&Settings::default(), &small());
+    bench.wait(Micros::from_secs(2));
+    bench.wait(Micros::from_secs(2));
+    let now = bench.now.0;
+    bench.append(&["a", "b"]);
+    bench.settle();
+    for offset in [0, 1] {
+        assert_eq!(bench.log.time_of(Offset(offset)), Some(WallTime(now)));
+    }
+    assert_eq!(bench.log.time_of(Offset(2)), None);
+    assert_eq!(bench.log.extents().next().unwrap().first, WallTime(now));
+    bench = again(bench, KILLED, &small());
+    assert_eq!(bench.log.extents().next().unwrap().first, WallTime(now));
+}

@@ -119,7 +119,7 @@ fn drain(world: &mut World) {
         }
         world.settle();
         // Some wait long: what had its last attempt when the server fell, for its holder.
-        world.pass_time(5_000 * (1 + round / 60));
+        world.pass_time(if round < 60 { 5_000 } else { 100_000 });
         let quiet =
             world.senders.iter().all(|s| s.ended || (s.is_idle() && s.connection.is_some()));
         if quiet && round > 60 && world.is_empty() {

@@ -3,10 +3,11 @@
 
 use std::time::{Duration, Instant};
 
-use mq::batch::Framing;
+use mq::batch::{Framing, Record, push_attribute, tags};
 use mq::units::{Micros, Offset, OffsetRange, ProducerId, Sequence};
 use mq::wire::{
-    FRAME_HEADER_BYTES, FrameHeader, Kind, OpenReceive, OpenSend, PublishHead, ReceiveMode, Request,
+    ErrorCode, FRAME_HEADER_BYTES, FrameHeader, Kind, OpenReceive, OpenSend, PublishHead,
+    ReceiveMode, Reply, Request,
 };
 
 use crate::harness::{Random, Running, Store, peer::Peer};
@@ -148,6 +149,32 @@ fn a_payload_that_is_not_what_it_says_is_not_stored() {
     peer.say(1, &Request::Publish(head, b"one\ntwo\n")).expect("the server listens");
     peer.frame_of(Kind::Confirm);
     assert_eq!(witness.store.receive("q"), b"one\ntwo\n");
+}
+
+#[test]
+fn a_delayed_message_too_large_for_its_later_batch_is_refused_at_once() {
+    let mut witness = Witness::new();
+    let mut attributes = Vec::new();
+    push_attribute(&mut attributes, tags::NOT_BEFORE, &u64::MAX.to_le_bytes());
+    let mut payload = Vec::new();
+    let body = vec![b'x'; 1_052_630];
+    Record { attribute_bytes: &attributes, body: &body }.encode(&mut payload);
+    let head = PublishHead {
+        sequence: Sequence(1),
+        count: 1,
+        framing: Framing::Records,
+        batch_flags: 0,
+        waited: Micros(0),
+        more: false,
+    };
+    let mut peer = witness.open_sender(1);
+    peer.say(1, &Request::Publish(head, &payload)).expect("the server listens");
+    let frame = peer.frame();
+    let Reply::Error(fault) = frame.reply() else { panic!("{:?}", frame.reply()) };
+    assert_eq!(fault.code, ErrorCode::BadInput);
+    assert!(fault.message.contains("larger than 1024 KiB"), "{}", fault.message);
+    witness.notices_nothing();
+    assert_eq!(witness.store.number("q", "delayed"), 0);
 }
 
 #[test]

@@ -87,3 +87,25 @@ fn quiet_keeps_hints_away() {
     store.run("mq-send", &["-q", "q"], b"a\0b\n").ok().quietly();
     store.run("mq-recv", &["-q", "-e", "q"], b"").ok().quietly();
 }
+
+#[test]
+fn values_that_say_nothing_are_usage_errors() {
+    let store = Store::new();
+    for args in [
+        &["mq-send", "--id", "", "q", "-m", "x"][..],
+        &["mq-send", "--producer", "", "q", "-m", "x"],
+        &["mq-send", "-k", "", "q", "-m", "x"],
+        &["mq-send", "--ttl", "0s", "q", "-m", "x"],
+        &["mq-recv", "-e", "["],
+        &["mq-recv", "-e", "q[a"],
+        &["mq-recv", "-e", "q[]"],
+    ] {
+        let done = store.run(args[0], &args[1..], b"").exits(2);
+        assert!(!done.stderr.is_empty());
+    }
+    // An empty id in an envelope is none: both are stored.
+    store.run("mq-admin", &["declare", "--unique-ids", "9", "u"], b"").ok();
+    let twice = b"{\"data\":\"a\",\"id\":\"\"}\n{\"data\":\"b\",\"id\":\"\"}\n";
+    store.run("mq-send", &["-J", "u"], twice).ok();
+    assert_eq!(store.receive("u"), b"a\nb\n");
+}

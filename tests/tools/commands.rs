@@ -151,6 +151,18 @@ fn status_65_makes_a_dead_letter_at_once() {
     assert_eq!(store.number("q", "ready"), 0);
 }
 
+/// Dead letters cannot be stored here, so they are still dying when the server is killed.
+#[test]
+fn what_status_65_buried_stays_so_after_a_kill_of_the_server() {
+    let store = Store::new();
+    store.send("q", &seq(1, 3));
+    work(&store, &["-n3", "q"], "exit 65").exits(123);
+    store.kill_server();
+    assert_eq!(store.receive("q"), b"");
+    store.await_number("q.dead", "ready", 3);
+    assert_eq!(store.receive("q"), b"");
+}
+
 #[test]
 fn a_command_that_is_not_there_takes_nothing_and_burns_no_attempt() {
     let store = Store::new();

@@ -28,9 +28,9 @@ class Connection:
         self.socket.settimeout(30)
         self.socket.connect(os.path.join(store, "sock"))
         hello = {"tool": "foreign", "version": "1"}
-        self.say(HELLO, 0, MAGIC + struct.pack("<HH", 1, 1) + json.dumps(hello).encode())
+        self.say(HELLO, 0, MAGIC + struct.pack("<HH", 2, 2) + json.dumps(hello).encode())
         body = self.expect(WELCOME)[1]
-        assert body[:8] == MAGIC and struct.unpack_from("<H", body, 8) == (1,)
+        assert body[:8] == MAGIC and struct.unpack_from("<H", body, 8) == (2,)
 
     def say(self, kind, channel, body=b"", flags=0):
         self.socket.sendall(struct.pack("<IBBH", len(body), kind, flags, channel) + body)

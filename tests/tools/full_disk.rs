@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::harness::{Store, eventually, process, skip};
+use mq::units::{Name, Offset, OffsetRange};
+use mq::wire::{Kind, OpenReceive, ReceiveMode, Request};
+
+use crate::harness::{Store, eventually, peer::Peer, process, skip};
 use crate::{numbers, seq};
 
 /// A file system of a few megabytes with a store on it.
@@ -123,6 +126,38 @@ fn the_first_receiver_on_a_full_disk_is_served() {
     store.send("q", b"x\n");
     eventually("room is kept again", || spare.exists().then_some(()));
     assert_eq!(store.receive("q"), b"x\n");
+}
+
+/// Acks that found no room stood in memory until another ack of the same group came along.
+#[test]
+fn acks_that_found_no_room_are_written_when_there_is() {
+    let Some(disk) = SmallDisk::mount(16) else {
+        return skip("acks_that_found_no_room...", "needs root and the right to mount");
+    };
+    let store = &disk.store;
+    store.send("q", &seq(1, 9000));
+    let mut peer = Peer::connect(store).expect("the server answers");
+    let open = OpenReceive::new("q".parse().expect("a name"), Name::default(), ReceiveMode::Take);
+    peer.say(1, &Request::OpenReceive(open)).expect("the server listens");
+    peer.frame_of(Kind::Receiving);
+    let filler = disk.fill();
+    peer.say(1, &Request::Credit(9000)).expect("the server listens");
+    // Each second message, so that no two acks are one: more than the journal has in reserve.
+    let odd: Vec<OffsetRange> =
+        (0..4096).map(|n| OffsetRange::new(Offset(2 * n), Offset(2 * n + 1))).collect();
+    store.await_number("q", "unacked", 9000);
+    for ranges in odd.chunks(2048) {
+        peer.say(1, &Request::Ack(ranges.to_vec())).expect("the server listens");
+    }
+    store.await_number("q", "unacked", 9000 - 4096);
+    std::fs::remove_file(filler).expect("ours");
+    let journal = store.path().join("queues/q/groups/default.acks");
+    eventually("they are written", || {
+        (std::fs::metadata(&journal).ok()?.len() > 4096 * 32).then_some(())
+    });
+    store.kill_server();
+    let _server = store.serve();
+    assert_eq!(store.number("q", "ready"), 9000 - 4096);
 }
 
 /// A server comes up on a full disk, so that what is there can be taken.

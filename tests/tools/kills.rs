@@ -4,6 +4,10 @@ use std::io::{BufRead, BufReader, Write};
 
 use rustix::process::Signal;
 
+use mq::units::{Name, Offset, OffsetRange};
+use mq::wire::{Kind, OpenReceive, ReceiveMode, Reply, Request};
+
+use crate::harness::peer::Peer;
 use crate::harness::{Random, Running, Store, eventually};
 use crate::{numbers, seq};
 
@@ -286,4 +290,35 @@ fn a_server_that_is_terminated_in_mid_stream_loses_nothing() {
     let last = feeder.stop();
     sender.finish().ok();
     assert!(store.receive("q") == seq(1, last));
+}
+
+/// G6: the server had something to send to a receiver that was killed, saw that nobody was there,
+/// and threw away what the receiver had said before: an ack, or that an attempt had begun.
+#[test]
+fn what_a_killed_receiver_said_is_heard_although_it_takes_nothing_any_more() {
+    let store = Store::new();
+    let lines = 100_000;
+    let line = [b'x'; 63].iter().chain(b"\n").copied().collect::<Vec<u8>>();
+    store.send("q", &line.repeat(lines));
+    let mut peer = Peer::connect(&store).expect("the server answers");
+    let queue = "q".parse().expect("a name");
+    let open = OpenReceive::new(queue, Name::default(), ReceiveMode::Take);
+    peer.say(1, &Request::OpenReceive(open)).expect("it listens");
+    peer.frame_of(Kind::Receiving);
+    peer.say(1, &Request::Credit(lines as u64)).expect("it listens");
+    let frame = peer.frame_of(Kind::Deliver);
+    let Reply::Deliver(head, _) = frame.reply() else { panic!("a delivery") };
+    // More than the socket holds is on its way, so the server has something left to send.
+    eventually("the server waits for its peer", || {
+        let unacked = store.number("q", "unacked");
+        let then = store.number("q", "unacked");
+        (unacked == then && unacked > head.end.0).then_some(())
+    });
+    store.signal_server(Signal::STOP);
+    let acked = OffsetRange::new(Offset(0), head.end);
+    peer.say(1, &Request::Ack(vec![acked])).expect("its socket has room");
+    drop(peer);
+    store.signal_server(Signal::CONT);
+    store.await_number("q", "unacked", 0);
+    assert_eq!(store.number("q", "ready"), lines as u64 - head.end.0);
 }

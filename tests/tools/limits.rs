@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::process::Signal;
 
-use crate::harness::Store;
+use crate::harness::{Store, eventually};
 use crate::seq;
 
 fn limited(args: &[&str]) -> Store {
@@ -60,6 +60,22 @@ fn a_queue_that_refuses_ends_its_sender_with_an_exact_count() {
     let done = store.run("mq-send", &["-k", "k", "q"], &seq(11, 25)).exits(75);
     assert!(done.stderr.contains("confirmed: 0 leading messages"), "{}", done.stderr);
     assert_eq!(store.receive("q"), seq(1, 10));
+}
+
+#[test]
+fn what_is_too_much_is_dropped_at_once_and_counted() {
+    for limit in [["--max-messages", "10"], ["--max-bytes", "1KiB"]] {
+        let store = limited(&[&limit[..], &["--overflow", "drop-oldest"]].concat());
+        // In one batch, of which nothing is to be seen before all of it is stored.
+        store.run("mq-send", &["q"], &seq(1, 10_000)).ok();
+        eventually("the oldest are dropped", || {
+            let ready = store.number("q", "ready");
+            (ready + store.number("q", "dropped") == 10_000 && ready <= 250).then_some(())
+        });
+        let left = store.number("q", "ready");
+        assert!(left >= 10);
+        assert_eq!(store.receive("q"), seq(10_001 - left, 10_000));
+    }
 }
 
 #[test]

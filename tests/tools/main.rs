@@ -14,6 +14,7 @@ mod bad_input;
 mod commands;
 mod dead_letters;
 mod declared;
+mod delayed;
 mod delays;
 mod descriptors;
 mod failing_disk;

@@ -290,3 +290,35 @@ fn a_flipped_bit_stops_that_queue_and_no_other() {
     assert!(report.contains("bad") && report.contains(".seg"), "{report}");
     assert_eq!(std::fs::read(&segment).expect("ours"), bytes, "nothing was deleted or mended");
 }
+
+#[test]
+fn a_queue_that_stands_still_lets_the_server_sleep_when_a_delayed_message_is_due() {
+    let store = Store::new();
+    store.send("bad", &seq(1, 1000));
+    store.run("mq-send", &["--delay", "3s", "bad", "-m", "later"], b"").ok();
+    store.run("mq-admin", &["stop"], b"").ok();
+    let segment = std::fs::read_dir(store.path().join("queues/bad"))
+        .expect("a queue is a directory")
+        .map(|entry| entry.expect("ours").path())
+        .find(|path| path.extension().is_some_and(|e| e == "seg"))
+        .expect("a segment");
+    let mut bytes = std::fs::read(&segment).expect("ours");
+    let at = bytes.windows(4).position(|w| w == b"500\n").expect("the line is there");
+    bytes[at] ^= 1;
+    std::fs::write(&segment, &bytes).expect("ours");
+    let server = store.serve();
+    let done = store.run("mq-recv", &["-e", "bad"], b"");
+    assert_ne!(done.code, 0);
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    let before = cpu_ticks(server.pid().as_raw_nonzero().get());
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    let spent = cpu_ticks(server.pid().as_raw_nonzero().get()) - before;
+    assert!(spent < 20, "{spent} ticks of the processor in a second");
+}
+
+/// Hundredths of a second of the processor that a process has used.
+fn cpu_ticks(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let (_, behind) = stat.rsplit_once(')').expect("its name in brackets");
+    behind.split_whitespace().skip(11).take(2).map(|n| n.parse::<u64>().expect("a number")).sum()
+}

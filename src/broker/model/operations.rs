@@ -228,7 +228,7 @@ impl Model {
                 group.attempts.entry(*n).or_insert(1);
             }
             let attempts = group.attempts.get(n);
-            let exhausted = self.limit.is_some_and(|limit| attempts.is_some_and(|a| *a >= limit));
+            let exhausted = attempts.is_some_and(|a| Attempts(*a).are_spent(self.limit));
             if *state == State::Ready && *n < self.kept_from {
                 *state = State::Settled;
                 group.attempts.remove(n);
@@ -532,7 +532,7 @@ impl Model {
                 continue;
             };
             assert_eq!(tried.attempts.0, attempts);
-            let dying = self.limit.is_some_and(|limit| attempts >= limit);
+            let dying = Attempts(attempts).are_spent(self.limit);
             let until = (!dying).then(|| pause(self.now, start, attempts));
             assert_eq!(tried.ready_at, until.map(Monotonic));
             let state = until.map_or(State::Dying, State::Resting);
@@ -544,9 +544,14 @@ impl Model {
     pub(super) fn bury(&mut self, c: ConsumerKey, ranges: &[OffsetRange]) {
         let held = self.held_of(c, ranges);
         self.count(c, &held);
-        assert_eq!(spread(&self.broker.bury(c, ranges)), held);
+        let buried = self.broker.bury(c, ranges);
+        let told: Vec<u64> = buried.iter().flat_map(|tried| spread(&[tried.range])).collect();
+        assert_eq!(told, held);
         self.give_up(c, &held, |model, g, n| {
-            model.groups.get_mut(&g).unwrap().messages.insert(n, State::Dying);
+            let group = model.groups.get_mut(&g).unwrap();
+            let attempts = group.attempts.get_mut(&n).unwrap();
+            *attempts = Attempts(*attempts).buried().0;
+            group.messages.insert(n, State::Dying);
         });
     }
 }
@@ -626,7 +631,7 @@ impl Model {
         for (g, name) in old.groups(old_q) {
             let mut state = old.group_state(g);
             for tried in &mut state.tried {
-                if self.limit.is_some_and(|limit| tried.attempts.0 >= limit) {
+                if tried.attempts.are_spent(self.limit) {
                     tried.ready_at.get_or_insert(Monotonic(self.now + GRACE));
                 }
             }

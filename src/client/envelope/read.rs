@@ -141,7 +141,8 @@ impl Reader {
         Ok(Envelope {
             body,
             key: fields.key,
-            id: fields.id,
+            // An empty one would make all messages that have it the same.
+            id: fields.id.filter(|id| !id.is_empty()),
             headers: Cow::Borrowed(&self.headers),
             event_time,
             expires,
@@ -480,7 +481,7 @@ mod tests {
             body in proptest::collection::vec(any::<u8>(), 0..80),
             text in proptest::option::of("(?s).{0,40}|\\PC*"),
             key in proptest::option::of("\\PC*|[\\x00-\\x7f]*"),
-            id in proptest::option::of("\\PC*"),
+            id in proptest::option::of("\\PC+"),
             headers in proptest::collection::btree_map("\\PC*", "(?s).{0,9}", 0..4),
             (event_time, expires, not_before) in (times(), times(), times()),
         ) {

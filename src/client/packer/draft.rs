@@ -128,9 +128,13 @@ impl Draft {
         window: &mut Window,
     ) -> Result<(), DelayedLarge> {
         let bytes = Draft::bytes_of(message, shape);
+        if message.is_delayed && bytes > limits::DELAYED_RECORD_BYTES_MAX {
+            return Err(DelayedLarge);
+        }
         let at = self.messages_at();
         if at - PACKED_AT + bytes > limits::BATCH_PAYLOAD_BYTES_MAX {
-            return self.add_large(message, original, rerun, window);
+            self.add_large(message, original, rerun, window);
+            return Ok(());
         }
         if self.count == 0 {
             self.buffer = window.take_buffer();
@@ -186,11 +190,9 @@ impl Draft {
         original: Original<'_>,
         rerun: Option<&Rerun>,
         window: &mut Window,
-    ) -> Result<(), DelayedLarge> {
+    ) {
         assert_eq!(self.count, 0, "there is no room for it beside others");
-        if message.is_delayed {
-            return Err(DelayedLarge);
-        }
+        assert!(!message.is_delayed, "what is delayed fits one batch");
         let header = message.record_header();
         let first_bytes = PART_BYTES - header.len() - message.attributes.len();
         let (first, rest) = message.body.split_at(first_bytes.min(message.body.len()));
@@ -206,7 +208,6 @@ impl Draft {
         self.note(original);
         let input = self.take_input();
         window.push_packed_parts(parts, last_flags, input);
-        Ok(())
     }
 
     /// Puts the batch into the window, if there is anything in it.

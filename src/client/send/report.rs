@@ -79,8 +79,8 @@ fn misfit_text(name: &str, what: &Misfit) -> String {
         ),
         Misfit::Envelope { line, what } => format!("line {line} of {name} {what}"),
         Misfit::DelayedLarge { message } => format!(
-            "message {message} of the input is delayed and larger than {} KiB",
-            limits::BATCH_PAYLOAD_BYTES_MAX >> 10
+            "message {message} of the input is delayed and, with its attributes, larger than {} KiB",
+            limits::DELAYED_RECORD_BYTES_MAX >> 10
         ),
         Misfit::Rerun(Mismatch::Differs(messages)) => format!(
             "this is not the input that was sent under this name before: \

@@ -193,7 +193,10 @@ impl<S: Storage> Delays<S> {
     /// Whether the index has room, or soon will.
     fn admit(&mut self) -> Result<(), AppendError> {
         let pending: usize = self.pending.iter().map(|pending| pending.entries.len()).sum();
-        if self.index.len() + pending < self.options.delay_index || self.frozen.is_none() {
+        // It is frozen in the next turn, unless one is being written, or there are as many as can
+        // be and a merge has to make room.
+        let stuck = self.frozen.is_some() || self.runs.len() >= limits::DELAY_RUNS_MAX;
+        if self.index.len() + pending < self.options.delay_index || !stuck {
             return Ok(());
         }
         match self.upkeep.refused.clone() {
@@ -355,6 +358,12 @@ impl<S: Storage> Delays<S> {
             if due.at > wall || (full && batch.count > 0) {
                 break;
             }
+            if bytes as usize > limits::DELAYED_RECORD_BYTES_MAX {
+                if batch.count > 0 {
+                    break;
+                }
+                return Err(self.too_large(due, bytes, source));
+            }
             cold = self.take_record(source, &mut batch.payload)?;
             if cold.is_some() {
                 break;
@@ -413,6 +422,23 @@ impl<S: Storage> Delays<S> {
             Some((head.due, head.bytes, Source::Run(at)))
         });
         index.into_iter().chain(frozen).chain(runs).min_by_key(|(due, _, _)| *due)
+    }
+
+    /// What is stored and could not be appended beside the annex: nobody accepts such a message.
+    fn too_large(&mut self, due: Due, bytes: u32, source: Source) -> LogError {
+        let spot = match source {
+            Source::Index => self.index.first_spot(),
+            Source::Frozen => self.frozen.as_ref().and_then(Frozen::first),
+            Source::Run(at) => {
+                let run = &self.runs[at];
+                let (path, position) = (run.path.clone(), run.reader.position);
+                let what = "a delayed message is too large";
+                return self.bad_run(&path, Bad::Damage { position, what });
+            }
+        };
+        let (_, spot) = spot.expect("the caller has seen it");
+        let what = format!("a delayed message is too large: {bytes} bytes");
+        self.log.damaged(spot.segment, spot.position, Some(due.offset), what)
     }
 
     /// Appends a record to `out` and goes on behind it; or a job reads it first.

@@ -310,6 +310,7 @@ impl<S: Storage> Delays<S> {
         let (old, rest) = std::mem::take(&mut self.runs)
             .into_iter()
             .partition::<Vec<_>, _>(|run| is_input(run.number).is_some());
+        self.upkeep.refused = None;
         self.runs = rest;
         old.into_iter().for_each(|run| self.upkeep.discard(run.path));
         if taken == made.extent.entries {

@@ -51,7 +51,7 @@ impl<S: Storage> Engine<S> {
                 self.settle_receipts(connection, channel, &receipts, how)
             }
             Admin::AddGroup { .. } | Admin::RemoveGroup { .. } | Admin::SeekGroup { .. } => {
-                Err(protocol("not served yet"))
+                self.group_request(connection, channel, admin)
             }
             Admin::Check { queue } => self.check(connection, channel, queue.as_ref()),
         }

@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::batch::{Framing, NotBefore, Traits, check_messages, flags};
+use crate::batch::{Framing, NotBefore, Record, Traits, check_messages, flags};
 use crate::limits;
 use crate::log::storage::Storage;
 use crate::log::{
@@ -20,14 +20,16 @@ use crate::log::{
 };
 use crate::settings::Settings;
 use crate::units::{
-    Bytes, Count, Epoch, Micros, Moment, Monotonic, Offset, ProducerId, QueueId, Sequence, WallTime,
+    Bytes, Count, Epoch, Micros, Moment, Monotonic, Name, Offset, ProducerId, QueueId, Sequence,
+    WallTime,
 };
 
 use super::hosting::{Awaiting, Hosted};
+use super::portion::messages_part;
 use super::sending::Source;
 use super::session::{Channel, Sender};
-use super::{ConnectionId, Engine, QueueNumber, Trouble, Work, protocol};
-use crate::wire::Fault;
+use super::{ConnectionId, Engine, QueueNumber, Trouble, Work, fault_with, protocol};
+use crate::wire::{ErrorCode, Fault, PublishHead};
 
 /// A clock may be set while a message waits: it is looked at this often at least.
 const LOOK_AT_CLOCK: Micros = Micros::from_secs(10);
@@ -63,9 +65,11 @@ impl<S: Storage> Waiting<S> {
         Waiting { delays, awaiting: VecDeque::new(), mark, rests, waits: false, opened: false }
     }
 
-    /// When something is to be done at the latest.
-    fn deadline(&self, moment: Moment) -> Option<Monotonic> {
-        let due = self.delays.next_due().filter(|_| self.mark.is_none() && !self.waits);
+    /// When something is to be done at the latest. What is due sets no deadline while nothing may
+    /// be taken: it would be over in every turn.
+    fn deadline(&self, moment: Moment, may_take: bool) -> Option<Monotonic> {
+        let takes = may_take && self.mark.is_none() && !self.waits;
+        let due = self.delays.next_due().filter(|_| takes);
         let due = due.map(|due| {
             let wait = Micros(due.0.saturating_sub(moment.wall.0)).min(LOOK_AT_CLOCK);
             moment.now.plus(wait).max(self.rests.unwrap_or_default())
@@ -188,8 +192,9 @@ impl<S: Storage> Hosted<S> {
     }
 
     /// What wants to be done for the delayed messages at the latest, and for the queue.
-    pub fn next_deadline(&self, moment: Moment) -> Option<Monotonic> {
-        let delay = self.delay.open().and_then(|waiting| waiting.deadline(moment));
+    pub fn next_deadline(&self, moment: Moment, stopping: bool) -> Option<Monotonic> {
+        let may_take = self.trouble.is_none() && !stopping;
+        let delay = self.delay.open().and_then(|waiting| waiting.deadline(moment, may_take));
         self.log.next_deadline().into_iter().chain(delay).min()
     }
 
@@ -248,6 +253,15 @@ fn delay_producer(queue: QueueId) -> ProducerId {
     ProducerId(xxhash_rust::xxh3::xxh3_64(&text).max(1))
 }
 
+/// What is said of a message that is too large to wait.
+pub(super) fn too_large_to_wait() -> Fault {
+    fault_with(
+        ErrorCode::BadInput,
+        "a message of more than 1 MiB cannot be delayed",
+        "send it without a delay, or keep it in a file and send the file's name",
+    )
+}
+
 /// Whether a batch is to wait: all of its messages name a time, and some a time to come.
 ///
 /// # Errors
@@ -261,6 +275,30 @@ pub(super) fn must_wait(traits: &Traits, count: u32, wall: WallTime) -> Result<b
         Some(_) => Ok(true),
         None => Ok(false),
     }
+}
+
+/// The refusal of a batch that is to wait and has a message too large for that: when it is due,
+/// it could not be appended beside the account of what was taken. `payload` was checked.
+pub(super) fn delayed_large(name: &Name, head: &PublishHead, payload: &[u8]) -> Option<Fault> {
+    let max = limits::DELAYED_RECORD_BYTES_MAX;
+    if payload.len() <= max {
+        return None;
+    }
+    let mut rest = messages_part(head, payload).ok()?;
+    while let Ok((_, behind)) = Record::decode(rest) {
+        if rest.len() - behind.len() > max {
+            return Some(fault_with(
+                ErrorCode::BadInput,
+                format!(
+                    "a delayed message for {name} is, with its attributes, larger than {} KiB",
+                    max >> 10
+                ),
+                "send it without a delay, or its parts",
+            ));
+        }
+        rest = behind;
+    }
+    None
 }
 
 impl<S: Storage> Engine<S> {

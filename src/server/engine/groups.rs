@@ -75,7 +75,7 @@ pub(super) fn state_of(
 ) -> GroupState {
     let tried = position.tried.into_iter().map(|TriedRange { range, attempts, ready_at }| {
         let rests = ready_at.map(|at| running(at, clock, newest, limits::BACKOFF_LONGEST));
-        let exhausted = delivery_limit.is_some_and(|limit| attempts.0 >= limit);
+        let exhausted = attempts.are_spent(delivery_limit);
         let grace = exhausted.then(|| clock.now.plus(limits::HOLDER_GRACE));
         Tried { range, attempts, ready_at: rests.or(grace) }
     });

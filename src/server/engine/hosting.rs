@@ -100,6 +100,8 @@ pub(super) struct Hosted<S: Storage> {
     pub occupied: Option<Occupied>,
     /// Grows whenever something was settled.
     pub settles: u64,
+    /// When groups whose facts found no room are tried again.
+    pub keep_at: Option<Monotonic>,
     /// What lies below was given up for its age, bytes or number.
     pub kept_from: Offset,
     /// Channels that wait for the queue to be quiet.
@@ -176,13 +178,10 @@ impl<S: Storage> Engine<S> {
             let counter = position.lease_counter;
             let state = state_of(position, self.clock, log.newest_time(), limit);
             let file = log.find_group(&group).expect("a recovered group has a journal");
-            match self.broker.add_group(key, &group, Some(state)) {
-                Ok(group) => {
-                    groups.insert(group, file);
-                    books.lease_counters.insert(group, counter);
-                }
-                Err(refusal) => unreachable!("more groups on disk than can be made: {refusal}"),
-            }
+            // No two journals are of one name.
+            let Ok(group) = self.broker.restore_group(key, &group, state) else { continue };
+            groups.insert(group, file);
+            books.lease_counters.insert(group, counter);
         }
         let hosted = Hosted {
             name: name.clone(),
@@ -202,6 +201,7 @@ impl<S: Storage> Engine<S> {
             waiting: VecDeque::new(),
             occupied: None,
             settles: 0,
+            keep_at: None,
             kept_from: recovered.start,
             quiet_waiters: Vec::new(),
             cold_waiters: Vec::new(),
@@ -364,6 +364,7 @@ impl<S: Storage> Engine<S> {
         self.say_opened(number);
         self.keep_to_limits(number);
         let retention_due = self.retain(number, moment);
+        let keep_at = self.keep_groups(number, moment);
         let Some(hosted) = self.hosted.get_mut(&number) else { return };
         let key = hosted.key;
         if !hosted.quiet_waiters.is_empty()
@@ -390,7 +391,8 @@ impl<S: Storage> Engine<S> {
                 self.failed.get_or_insert_with(|| format!("queue {name}: {why}"));
             }
         }
-        let own = [hosted.next_deadline(moment), hosted.grace.deadline(), retention_due];
+        let delayed = hosted.next_deadline(moment, self.stopping);
+        let own = [delayed, hosted.grace.deadline(), retention_due, keep_at];
         let deadline = own.into_iter().flatten().min();
         if deadline != hosted.deadline {
             if let Some(old) = hosted.deadline {
@@ -612,6 +614,10 @@ impl<S: Storage> Engine<S> {
     pub fn close(mut self, now: Monotonic) -> Result<bool, String> {
         // A queue that could not be opened was not closed in order either.
         let mut clean = !self.has_damaged();
+        let idle = self.hosted.iter().filter(|(_, hosted)| hosted.jobs_under_way == 0);
+        for number in idle.map(|(number, _)| *number).collect::<Vec<_>>() {
+            self.keep_groups(number, Moment { now, ..self.clock });
+        }
         for (_, mut hosted) in std::mem::take(&mut self.hosted) {
             if hosted.jobs_under_way > 0 {
                 // A job that did not come back in time: nothing can be said of its log.
@@ -665,9 +671,16 @@ pub(super) fn log_fault(doing: &str, error: &LogError) -> Fault {
     let code = match error {
         LogError::Corrupt(_) | LogError::Metadata { .. } => ErrorCode::Corrupt,
         LogError::Io { source, .. } if is_full(source) => ErrorCode::Full,
+        // Files are closed again.
+        LogError::Io { source, .. } if has_no_descriptor(source) => ErrorCode::Busy,
         _ => ErrorCode::Disk,
     };
     fault(code, format!("{doing}: {error}"))
+}
+
+fn has_no_descriptor(error: &std::io::Error) -> bool {
+    let errno = rustix::io::Errno::from_io_error(error);
+    errno.is_some_and(|errno| [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].contains(&errno))
 }
 
 fn is_full(error: &std::io::Error) -> bool {

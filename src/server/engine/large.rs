@@ -10,6 +10,7 @@ use crate::log::{AppendError, Judgement, NewBatch, NewChain};
 use crate::units::{Count, Moment, OffsetRange, Sequence};
 use crate::wire::{ErrorCode, PublishHead};
 
+use super::delaying::too_large_to_wait;
 use super::hosting::{Awaiting, ChainOwner, Say};
 use super::portion::{self, Room, Verdict, batch_bytes};
 use super::sending::{Source, append_fault, refusal};
@@ -142,12 +143,7 @@ impl<S: Storage> Engine<S> {
         let unless_pending = self.sender(source).is_some_and(|sender| sender.unless_pending);
         let hosted = self.hosted.get_mut(&source.number).expect("a sender's queue");
         if record.not_before().is_some_and(|time| time > moment.wall) {
-            return Err(fault_with(
-                ErrorCode::BadInput,
-                format!("a message of more than 1 MiB cannot be delayed in {}", hosted.name),
-                "send it without a delay, or keep it in a file and send the file's name",
-            )
-            .into());
+            return Err(too_large_to_wait().into());
         }
         if !uniqueness::asks(&mut hosted.log, &traits, unless_pending) {
             return Ok(Verdict::Store);

@@ -21,6 +21,7 @@
 //! room.rs       limits: who waits, who is refused, what is dropped
 //! retaining.rs  queues that keep messages for replay
 //! declaring.rs  settings
+//! keeping.rs    what groups settled while the disk was full
 //! receiving.rs  OPEN_RECEIVE, CREDIT, ACK, RELEASE → broker
 //! attaching.rs  a receiver gets its group and its consumer
 //! members.rs    receivers of several queues
@@ -51,6 +52,7 @@ mod delivery;
 mod grace;
 mod groups;
 mod hosting;
+mod keeping;
 mod large;
 mod leases;
 mod members;

@@ -244,7 +244,8 @@ impl<S: Storage> Engine<S> {
                 self.end_mover(lane);
                 return;
             };
-            let state = self.movers.lanes.get_mut(&lane).expect("its group was found");
+            // It may have ended since it was woken.
+            let Some(state) = self.movers.lanes.get_mut(&lane) else { return };
             let phase = std::mem::replace(&mut state.phase, Phase::Looking);
             match self.step_mover(lane, group, phase, moment) {
                 Ok(Some(phase)) => {
@@ -358,9 +359,30 @@ impl<S: Storage> Engine<S> {
             self.movers.lanes.keys().filter(|lane| lane.source() == number).copied().collect();
         of_queue.into_iter().for_each(|lane| self.end_mover(lane));
         groups.iter().for_each(|group| self.movers.failures.forget_group(*group));
+        self.turn_back(number);
         self.movers.opened.retain(|(queue, _)| *queue != number);
         self.movers.troubles.remove(&number);
         self.wake_movers(number);
+    }
+
+    /// A destination goes: what was on its way there is looked for again.
+    fn turn_back(&mut self, number: QueueNumber) {
+        let mut turned = Vec::new();
+        for (lane, state) in &mut self.movers.lanes {
+            let dest = match &state.phase {
+                Phase::Staged(large, _) | Phase::Chaining(large) => large.dest,
+                Phase::Committed { dest, .. } => *dest,
+                _ => continue,
+            };
+            if dest == number {
+                state.phase = Phase::Looking;
+                turned.push(*lane);
+            }
+        }
+        for lane in turned {
+            self.drop_in_hand(lane);
+            self.movers.woken.insert(lane);
+        }
     }
 
     /// What stands in the way of moving messages out of this queue.

@@ -222,6 +222,13 @@ impl<S: Storage> Engine<S> {
                     hosted.senders -= 1;
                     hosted.disconnected(&sender, self.clock.wall);
                 }
+                if sender.switching.is_some()
+                    && let Some(session) = self.sessions.get_mut(&connection)
+                {
+                    // Nobody but the channel that is gone would have let the connection go on.
+                    session.unpark();
+                    self.dirty.push(connection);
+                }
                 // Another may wait for the room that it would have taken.
                 self.touch(sender.queue);
             }

@@ -188,7 +188,9 @@ impl<S: Storage> Engine<S> {
                 return;
             }
             let occupied = hosted.occupied(&self.broker);
-            hosted.occupied = Some(occupied);
+            // What is not visible yet is not counted; it has to be when it is.
+            let is_all = self.broker.visible_end(hosted.key) == hosted.log.written_end();
+            hosted.occupied = Some(occupied).filter(|_| is_all);
             let surplus = hosted.surplus(&occupied);
             if surplus == 0 {
                 return;
@@ -249,8 +251,9 @@ impl<S: Storage> Hosted<S> {
         let limits = self.limits();
         let messages = occupied.messages.saturating_sub(limits.messages);
         let bytes = occupied.bytes.saturating_sub(limits.bytes);
-        // By the average of what is there; the caller asks again until it is enough.
-        let each = (occupied.bytes / occupied.messages.max(1)).max(1);
+        // By the average of what is there, rounded up so that not too many go; the caller asks
+        // again until it is enough.
+        let each = occupied.bytes.div_ceil(occupied.messages.max(1)).max(1);
         messages.max(bytes.div_ceil(each))
     }
 }

@@ -2,12 +2,12 @@
 
 use crate::batch::{self, Framing, Record, Traits, flags};
 use crate::log::storage::Storage;
-use crate::log::{AppendError, Judgement, NewBatch};
+use crate::log::{AppendError, Forgotten, Judgement, NewBatch};
 use crate::settings::Settings;
 use crate::units::{Count, Epoch, Moment, Name, Offset, Sequence};
 use crate::wire::{ErrorCode, Fault, OpenSend, PublishHead, Reply, Sending};
 
-use super::delaying::{Delay, must_wait};
+use super::delaying::{Delay, delayed_large, must_wait};
 use super::hosting::{Awaiting, Place, Say, being_removed, damaged};
 use super::portion::{self, Portion, Rest};
 use super::session::{Channel, Sender};
@@ -94,24 +94,29 @@ impl<S: Storage> Engine<S> {
             return self.attach_named(connection, channel, number, open, moment);
         }
         let delayed = hosted.last_delayed(open.producer);
-        let producers = hosted.log.producers();
+        let hidden = hosted.delay.open().map(|waiting| waiting.delays.log_ref().producers_known());
+        // Later than any that either log has forgotten.
+        let now = hidden.map_or(moment.wall, |hidden| hidden.opening_time(moment.wall));
+        let producers = hosted.log.producers_known();
         let opened = match &open.resume {
             // Not later than now, whatever the peer says.
             Some(resume) if delayed.is_none() => resume.opened.min(moment.wall),
-            _ => producers.opening_time(moment.wall),
+            _ => producers.opening_time(now),
         };
+        // One that has only delayed messages is known to that log alone, or was.
+        let is_unknown = delayed.is_none() && producers.last(open.producer).is_none();
+        let forgotten = hidden.filter(|hidden| is_unknown && hidden.may_have_forgotten(opened));
+        if forgotten.is_some() {
+            return Err(away_too_long(&hosted.name, Forgotten).into());
+        }
+        let producers = hosted.log.producers();
         let known = producers.last(open.producer).into_iter().chain(delayed);
         let (epoch, last) = known.fold((Epoch(0), Sequence(0)), |(epoch, last), known| {
             (epoch.max(known.0), last.max(known.1))
         });
         let epoch = Epoch(epoch.0 + 1);
         if let Err(forgotten) = producers.connected(open.producer, epoch, opened) {
-            return Err(fault_with(
-                ErrorCode::Fenced,
-                format!("cannot go on sending to {}: {forgotten}", hosted.name),
-                "what was confirmed is stored; send the rest anew",
-            )
-            .into());
+            return Err(away_too_long(&hosted.name, forgotten).into());
         }
         self.start_sending(connection, channel, number, open, epoch);
         let sending = Sending { queue_id: id, last, epoch, opened, annex: None };
@@ -190,6 +195,10 @@ impl<S: Storage> Engine<S> {
         }
         let source = Source { connection, channel, number };
         let delayed = must_wait(&traits, head.count, moment.wall)?;
+        if delayed && let Some(fault) = delayed_large(&hosted.name, head, payload) {
+            self.refuse(connection, channel, fault);
+            return Ok(());
+        }
         if !self.turn_to(source, delayed, moment)? {
             return Ok(());
         }
@@ -423,6 +432,14 @@ pub(super) fn refusal(name: &Name, judgement: Judgement) -> Trouble {
             unreachable!("no refusal")
         }
     }
+}
+
+fn away_too_long(name: &Name, forgotten: Forgotten) -> Fault {
+    fault_with(
+        ErrorCode::Fenced,
+        format!("cannot go on sending to {name}: {forgotten}"),
+        "what was confirmed is stored; send the rest anew",
+    )
 }
 
 pub(super) fn sent_to_another(name: &Name) -> Fault {

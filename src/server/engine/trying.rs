@@ -77,14 +77,14 @@ impl<S: Storage> Engine<S> {
             Attempts(0) => self.broker.begin(receiver.consumer, &nack.ranges),
             attempt => self.broker.has_begun(receiver.consumer, &nack.ranges, attempt),
         };
-        let failed: Vec<OffsetRange> = if nack.dead {
+        let tried = if nack.dead {
             self.broker.bury(receiver.consumer, &nack.ranges)
         } else {
             let rest: Pause<'_> = &mut rests(receiver.how.backoff, self.clock);
-            let tried = self.broker.nack(receiver.consumer, &nack.ranges, rest);
-            known.extend(tried.iter().copied());
-            tried.iter().map(|tried| tried.range).collect()
+            self.broker.nack(receiver.consumer, &nack.ranges, rest)
         };
+        known.extend(tried.iter().copied());
+        let failed: Vec<OffsetRange> = tried.iter().map(|tried| tried.range).collect();
         self.note_failure(group, &failed, nack, self.clock);
         self.note(receiver.queue, group, &tried_facts(&known, self.clock));
         Ok(())

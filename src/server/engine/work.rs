@@ -162,7 +162,15 @@ impl<S: Storage> Make<S> {
                 .and_then(|()| {
                     // Just made by this server: nothing can have happened to it.
                     let boot = log::Boot { clean: true, same_boot: true };
-                    Log::open(Arc::clone(&self.storage), &self.name, boot, &self.options)
+                    let opened =
+                        Log::open(Arc::clone(&self.storage), &self.name, boot, &self.options);
+                    if opened.is_err() {
+                        // A queue that nobody serves must not stand in the way of the next try.
+                        if let Ok(sweep) = log::remove_queue(&self.storage, &self.name, self.id) {
+                            drop(sweep.run());
+                        }
+                    }
+                    opened
                 });
         Answer::Made(self.name, made.map(Box::new))
     }

@@ -116,6 +116,7 @@ impl<S: Storage> EventLoop<S> {
                 readable: false,
                 writable: true,
                 hung: false,
+                deaf: false,
                 active: false,
                 moved: moment.now,
             },

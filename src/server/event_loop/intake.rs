@@ -40,6 +40,10 @@ impl<S: Storage> EventLoop<S> {
             if self.read(connection, moment) {
                 self.activate(connection);
             }
+            let is_deaf = self.links.get(&connection).is_some_and(|link| link.deaf);
+            if is_deaf && self.engine.is_ending(connection) {
+                self.hang_up(connection);
+            }
         }
     }
 
@@ -95,6 +99,10 @@ impl<S: Storage> EventLoop<S> {
         let Some(link) = self.links.get_mut(&connection) else { return false };
         loop {
             if self.engine.is_paused(connection) {
+                if link.deaf {
+                    // It would wait for an answer that it does not take.
+                    self.hang_up(connection);
+                }
                 return false;
             }
             match link.inbox.frame() {

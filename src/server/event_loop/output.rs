@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use mio::net::UnixStream;
 
 use super::EventLoop;
+use super::phases::Phase;
 use crate::log::storage::{Storage, StorageFile};
 use crate::server::engine::ConnectionId;
 use crate::server::outbox::Front;
@@ -17,9 +18,17 @@ impl<S: Storage> EventLoop<S> {
         }
     }
 
+    /// Nothing can be sent any more. What the peer said before it went may still be there: that a
+    /// message is settled, or that a try of it has begun.
+    fn hear_out(&mut self, connection: ConnectionId) {
+        let Some(link) = self.links.get_mut(&connection) else { return };
+        (link.deaf, link.readable) = (true, true);
+        self.activate(connection);
+    }
+
     /// Sends what the outbox holds, as far as the socket takes it.
     pub(super) fn send(&mut self, connection: ConnectionId) {
-        let Some(link) = self.links.get_mut(&connection) else { return };
+        let Some(link) = self.links.get_mut(&connection).filter(|link| !link.deaf) else { return };
         let Some(outbox) = self.engine.outbox(connection) else { return };
         let mut broken = false;
         let mut unreadable = None;
@@ -51,6 +60,9 @@ impl<S: Storage> EventLoop<S> {
         if let Some((queue, why)) = unreadable {
             self.report.error(&format!("a segment cannot be read: {why}"));
             self.engine.unreadable(queue, &why);
+        }
+        if broken && self.phase == Phase::Serving && !self.engine.is_ending(connection) {
+            return self.hear_out(connection);
         }
         if broken || finished {
             self.hang_up(connection);

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use crate::broker::GroupKey;
+use crate::limits;
 use crate::log::storage::Storage;
 use crate::settings::Settings;
 use crate::units::{Moment, Name, Offset, OffsetRange, Sequence};
@@ -18,6 +19,22 @@ use crate::server::engine::hosting::Place;
 
 /// What is said of a message of which nothing else is known.
 const DELIVERY_LIMIT: &str = "delivery limit";
+
+/// What a queue of dead letters is called unless the queue's settings say it. Of a name that would
+/// be too long the end gives way to a hash of all of it, which is the same every time.
+fn dead_letter_name(queue: &str, group: &str) -> String {
+    const END: &str = ".dead";
+    let stem = match group {
+        DEFAULT_GROUP => queue.to_owned(),
+        group => format!("{queue}.{group}"),
+    };
+    if stem.len() + END.len() <= limits::NAME_BYTES_MAX {
+        return stem + END;
+    }
+    let hash = format!("-{:016x}", xxhash_rust::xxh3::xxh3_64(stem.as_bytes()));
+    let kept = limits::NAME_BYTES_MAX - END.len() - hash.len();
+    format!("{}{hash}{END}", &stem[..kept])
+}
 
 impl<S: Storage> Engine<S> {
     /// A try of these failed: why, in case it was the last.
@@ -80,10 +97,7 @@ impl<S: Storage> Engine<S> {
             return Ok(name.clone());
         }
         let group = self.broker.group_name(group);
-        let text = match group.as_str() {
-            DEFAULT_GROUP => format!("{}.dead", hosted.name),
-            group => format!("{}.{group}.dead", hosted.name),
-        };
+        let text = dead_letter_name(hosted.name.as_str(), group.as_str());
         Name::new(&text).map_err(|error| {
             format!(
                 "the queue for dead letters of group {group} has no name: {error}; \
@@ -119,6 +133,9 @@ impl<S: Storage> Engine<S> {
             (Some(Place::Live(dest)), _) => {
                 let hosted = &self.hosted[dest];
                 match &hosted.trouble {
+                    _ if hosted.removing.is_some() => {
+                        Err(Hitch::Rest(format!("queue {name} is being removed")))
+                    }
                     Some(why) => Err(Hitch::Rest(format!("queue {name} stands still: {why}"))),
                     None => Ok(*dest),
                 }
@@ -261,6 +278,28 @@ impl Deaths {
             stderr: why.stderr,
             first: failure.map(|failure| failure.first),
             last: failure.map_or(self.moment.wall, |failure| failure.last),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_queue_has_a_name_for_its_dead_letters() {
+        assert_eq!(dead_letter_name("q", "default"), "q.dead");
+        assert_eq!(dead_letter_name("q", "g"), "q.g.dead");
+        let long = "x".repeat(195);
+        assert_eq!(dead_letter_name(&long, "default"), format!("{long}.dead"));
+        let mut seen = std::collections::BTreeSet::new();
+        for n in 196..=200 {
+            for group in ["default", "g", &"g".repeat(200)] {
+                let name = dead_letter_name(&"x".repeat(n), group);
+                assert!(Name::new(&name).is_ok() && name.ends_with(".dead"), "{name}");
+                assert_eq!(name, dead_letter_name(&"x".repeat(n), group));
+                assert!(seen.insert(name));
+            }
         }
     }
 }

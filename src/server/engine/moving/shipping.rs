@@ -141,9 +141,10 @@ impl<S: Storage> Engine<S> {
         moment: Moment,
     ) {
         let Some(state) = self.movers.lanes.get_mut(&lane) else { return };
-        let Phase::Copying(large) = std::mem::replace(&mut state.phase, Phase::Looking) else {
-            unreachable!("it was copying");
-        };
+        // Its group may have been removed meanwhile, and the lane be that of another.
+        let Phase::Copying(large) = &state.phase else { return };
+        let large = large.clone();
+        state.phase = Phase::Looking;
         match result {
             Ok(staging) => {
                 state.phase = Phase::Staged(large, staging);
@@ -170,7 +171,7 @@ impl<S: Storage> Engine<S> {
         moment: Moment,
     ) -> Result<Option<Phase<S>>, Hitch<S>> {
         let dest = large.dest;
-        if !self.hosted.contains_key(&dest) {
+        if self.hosted.get(&dest).is_none_or(|hosted| hosted.removing.is_some()) {
             self.drop_in_hand(lane);
             return Ok(Some(Phase::Looking));
         }
@@ -195,7 +196,8 @@ impl<S: Storage> Engine<S> {
                 let flags = if large.only.is_some() { flags::SELECTIVE } else { 0 };
                 let chain = NewChain { flags, producer, sequence, epoch };
                 let log = &mut self.hosted.get_mut(&dest).expect("it was found").log;
-                log.append_internal(moment.now, moment.wall, &batch)
+                log.admit_chain(&staging, batch.annex)
+                    .and_then(|()| log.append_internal(moment.now, moment.wall, &batch))
                     .and_then(|_| log.append_chain(moment.wall, &staging, &chain))
                     .map_err(|error| self.not_appended(dest, &error))
             })
@@ -227,9 +229,9 @@ impl<S: Storage> Engine<S> {
         result: Result<OffsetRange, AppendError>,
     ) {
         let Some(state) = self.movers.lanes.get_mut(&lane) else { return };
-        let Phase::Chaining(large) = std::mem::replace(&mut state.phase, Phase::Looking) else {
-            unreachable!("its message was being appended");
-        };
+        let Phase::Chaining(large) = &state.phase else { return };
+        let large = large.clone();
+        state.phase = Phase::Looking;
         match result {
             Ok(range) => {
                 let log = &mut self.hosted.get_mut(&dest).expect("a queue with a job").log;
