@@ -2,7 +2,7 @@
 //! `-H`, ...), from envelopes (`-J`), or when each batch says how far the input is
 //! (`--producer`).
 //!
-//! As with the [cutter](super::cutter), what one read returned becomes one batch, if it fits; but
+//! As with the [cutter](super::cut::Cutter), what one read returned becomes one batch, if it fits; but
 //! here every message is looked at, and copied once. Plain lines without attributes stay
 //! delimited. Messages that are delayed never share a batch with ones that are not. It reads
 //! nothing itself: the sender reads into [`Packer::space`] and tells how much came.

@@ -9,7 +9,7 @@
 //!
 //! A try counts as an attempt once the server's socket has been handed the word of it, and only
 //! then does the command start; so a message that ends whatever works on it is known to have been
-//! tried. What a command's end means is in [`verdict`](job::verdict). The worker is a
+//! tried. What a command's end means is in `job::verdict`. The worker is a
 //! [`Sink`] of the [receiver](super::receive), which talks to the server for it; the processes
 //! are the [pool](super::command)'s. It prints nothing.
 

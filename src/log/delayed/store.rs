@@ -67,7 +67,7 @@ enum Source {
     Run(usize),
 }
 
-/// See the [module](super).
+/// The store of one queue's delayed messages; the module says how it works.
 pub struct Delays<S: Storage> {
     pub(super) storage: Arc<S>,
     pub(super) dir: PathBuf,
