@@ -223,6 +223,18 @@ pub const FAILURE_BYTES_MAX: usize = 8 * MIB;
 /// Receipts in one request.
 pub const RECEIPTS_PER_REQUEST_MAX: usize = 256;
 
+/// Seconds and minutes of a queue's history that the server keeps, those in which nothing was
+/// counted included: enough for a line as wide as a terminal, and for the last hour.
+pub const HISTORY_SECONDS: u32 = 180;
+/// See [`HISTORY_SECONDS`].
+pub const HISTORY_MINUTES: u32 = 180;
+
+/// Clients of one queue that are told to whoever asks for its figures.
+pub const CLIENTS_SHOWN_MAX: usize = 256;
+
+/// Bytes of what a client says about itself that are kept.
+pub const TOOL_BYTES_MAX: usize = 64;
+
 /// A peer that has not finished its handshake after this is hung up on.
 pub const HANDSHAKE: Micros = Micros::from_secs(10);
 

@@ -32,6 +32,7 @@ mod pattern;
 mod receipt;
 mod reply;
 mod request;
+pub mod stat;
 
 pub use frame::{FRAME_HEADER_BYTES, FrameHeader, Kind, WireError, frame_flags};
 pub use json::{
