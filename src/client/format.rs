@@ -58,6 +58,16 @@ impl Format {
         }
     }
 
+    /// What every message ends with, if that is the same for all.
+    #[must_use]
+    pub fn delimiter(&self) -> Option<u8> {
+        match self.shape {
+            Shape::Body(delimiter) => delimiter,
+            Shape::Envelope => Some(b'\n'),
+            Shape::Template(_) => None,
+        }
+    }
+
     /// Whether a body with the delimiter inside has come; told once.
     pub fn take_ambiguous(&mut self) -> bool {
         let is_news = self.is_ambiguous && !self.is_told;

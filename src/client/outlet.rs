@@ -78,6 +78,8 @@ pub struct Outlet {
     kind: Kind,
     /// Bytes written since the start.
     written: u64,
+    /// What is to be written before anything else, and is not counted.
+    opening: Option<u8>,
 }
 
 impl Outlet {
@@ -110,7 +112,19 @@ impl Outlet {
             FileType::Socket => Kind::Socket,
             _ => Kind::Device(Pipe::new(&fd)),
         };
-        Ok(Outlet { fd, kind, written: 0 })
+        Ok(Outlet { fd, kind, written: 0, opening: None })
+    }
+
+    /// Where a file that is appended to does not end with the delimiter of our messages, the first
+    /// of them would become one with what stands there: then a delimiter goes in front of it.
+    /// Returns whether that is so.
+    pub fn begin_anew_behind(&mut self, delimiter: u8) -> bool {
+        let is_unfinished = match self.kind {
+            Kind::File(_) => RegularFile::ends_unfinished(self.fd.as_fd(), delimiter),
+            _ => false,
+        };
+        self.opening = is_unfinished.then_some(delimiter);
+        is_unfinished
     }
 
     /// Writes as much of `slices` as fits without waiting.
@@ -118,6 +132,10 @@ impl Outlet {
     /// # Errors
     /// [`OutletError::Write`]; what was written before it stays written.
     pub fn write(&mut self, slices: &[IoSlice<'_>]) -> Result<Wrote, OutletError> {
+        if let (Some(byte), Kind::File(_)) = (self.opening, &self.kind) {
+            file::write(self.fd.as_fd(), &[IoSlice::new(&[byte])]).map_err(OutletError::Write)?;
+            self.opening = None;
+        }
         let wrote = match &mut self.kind {
             Kind::Pipe(pipe) | Kind::Device(pipe) => pipe.write(self.fd.as_fd(), slices),
             Kind::File(_) => file::write(self.fd.as_fd(), slices),

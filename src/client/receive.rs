@@ -181,6 +181,8 @@ pub enum Note {
     NoQueue(Option<Name>),
     /// A message holds the output's delimiter.
     Ambiguous,
+    /// The file that is appended to ends within a message: a delimiter goes in front of ours.
+    Unfinished,
     /// These messages may have been delivered before.
     Redelivered(Name, OffsetRange),
     /// The server is gone; `true` when somebody stopped it, so that none is started.

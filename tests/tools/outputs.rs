@@ -55,3 +55,16 @@ fn closed_descriptors_are_errors_where_they_are_needed() {
     store.sh("mq-send q < /dev/null > /dev/null && mq-admin ls > /dev/null").ok();
     store.sh("mq-admin purge q <&- >&-").ok();
 }
+
+/// What a killed receiver had written of a message once became one with the next message.
+#[test]
+fn what_is_appended_to_half_a_message_begins_anew() {
+    let store = Store::new();
+    store.send("q", &seq(1, 4));
+    store.sh("printf '1\\n2\\nhal' > file; mq-recv -e -n2 q >> file").ok().says("ends within");
+    store.sh("mq-recv -e -n1 q >> file").ok().quietly();
+    store.sh("cmp file <(printf '1\\n2\\nhal\\n1\\n2\\n3\\n')").ok();
+    // With nothing to write there is nothing to mend, and what is no line is nobody's business.
+    store.sh("printf 'hal' > file; mq-recv -e none >> file; test \"$(cat file)\" = hal").ok();
+    store.sh("printf 'hal' > file; mq-recv -e --raw q >> file; test \"$(cat file)\" = hal4").ok();
+}

@@ -76,6 +76,11 @@ impl Terminal {
                  try: -0, or -J",
                 self.queues
             ),
+            Note::Unfinished => {
+                "the file ends within a message, whose writer may have been killed; \
+                                 going on behind a delimiter"
+                    .to_owned()
+            }
             Note::QueueReplaced(queue) => {
                 format!("{queue} was removed and made anew; receiving from the new one")
             }

@@ -1,7 +1,7 @@
 //! A regular file: taken means synced, and a failed write leaves whole messages only.
 
 use std::io::IoSlice;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
@@ -27,6 +27,13 @@ pub(super) fn write(fd: BorrowedFd<'_>, slices: &[IoSlice<'_>]) -> Result<Wrote,
 impl RegularFile {
     pub(super) fn new(is_new: bool) -> RegularFile {
         RegularFile { synced: 0, is_new }
+    }
+
+    /// Whether we append to a file that ends neither with `delimiter` nor with a newline: with half
+    /// a message, most likely, whose writer was killed.
+    pub(super) fn ends_unfinished(fd: BorrowedFd<'_>, delimiter: u8) -> bool {
+        let appends = rustix::fs::fcntl_getfl(fd).is_ok_and(|mode| mode.contains(OFlags::APPEND));
+        appends && last_byte(fd).is_some_and(|last| last != delimiter && last != b'\n')
     }
 
     pub(super) fn synced(&self) -> u64 {
@@ -61,6 +68,18 @@ impl RegularFile {
     }
 }
 
+/// The last byte of a file that may be open for writing only; `None` when it is empty or cannot
+/// be read.
+fn last_byte(fd: BorrowedFd<'_>) -> Option<u8> {
+    let length = u64::try_from(rustix::fs::fstat(fd).ok()?.st_size).ok()?;
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let own: OwnedFd =
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let mut last = [0u8];
+    let read = rustix::io::pread(&own, &mut last, length.checked_sub(1)?).ok()?;
+    (read == 1).then_some(last[0])
+}
+
 /// A file system that has no syncing has nothing more to give; all else is an error.
 fn as_far_as_possible(synced: Result<(), Errno>) -> Result<(), Errno> {
     match synced {
@@ -89,6 +108,7 @@ mod tests {
     use super::*;
     use crate::client::outlet::Outlet;
     use std::io::Write as _;
+    use std::os::fd::AsFd;
 
     fn content(file: &tempfile::NamedTempFile) -> Vec<u8> {
         std::fs::read(file.path()).expect("the file")
@@ -124,6 +144,20 @@ mod tests {
             shared.write_all(b"after\n").expect("a write");
             assert_eq!(content(&file), b"before\none\nafter\n");
         }
+    }
+
+    #[test]
+    fn only_what_is_appended_to_can_be_found_unfinished() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let unfinished = |content: &str, append: bool| {
+            std::fs::write(file.path(), content).expect("a write");
+            let options = std::fs::OpenOptions::new().append(append).write(true).open(file.path());
+            RegularFile::ends_unfinished(options.expect("a file").as_fd(), b'\n')
+        };
+        assert!(unfinished("one\ntw", true));
+        assert!(!unfinished("one\n", true));
+        assert!(!unfinished("", true));
+        assert!(!unfinished("one\ntw", false));
     }
 
     #[test]

@@ -36,12 +36,16 @@ pub struct Printer {
     is_reader_gone: bool,
     /// Messages that counted as taken when they were written.
     passed: u64,
+    /// The file that is appended to ends within a message, which is to be told.
+    is_behind_unfinished: bool,
 }
 
 impl Printer {
     /// Writes messages in this format to this outlet.
     #[must_use]
-    pub fn new(outlet: Outlet, format: Format) -> Printer {
+    pub fn new(mut outlet: Outlet, format: Format) -> Printer {
+        let is_behind_unfinished =
+            format.delimiter().is_some_and(|delimiter| outlet.begin_anew_behind(delimiter));
         Printer {
             outlet,
             format,
@@ -50,6 +54,7 @@ impl Printer {
             is_outlet_full: false,
             is_reader_gone: false,
             passed: 0,
+            is_behind_unfinished,
         }
     }
 
@@ -154,6 +159,10 @@ impl Sink for Printer {
     }
 
     fn take_note(&mut self) -> Option<Note> {
+        if self.is_behind_unfinished && !self.ledger.is_empty() {
+            self.is_behind_unfinished = false;
+            return Some(Note::Unfinished);
+        }
         self.format.take_ambiguous().then_some(Note::Ambiguous)
     }
 
