@@ -150,18 +150,33 @@ impl StoreDir {
             make(path)?;
         }
         check_link(path)?;
+        let store = StoreDir::open_unchecked(path)?;
+        store.check_owner()?;
+        store.check_file_system()?;
+        store.check_writable()?;
+        store.check_version()?;
+        Ok(store)
+    }
+
+    /// Opens a store of which files are only read: a backup, perhaps, which may lie where nothing
+    /// can be written, belong to somebody else, and be open to others.
+    ///
+    /// # Errors
+    /// It is not there, not a directory, of a newer version, or holds other things than a store.
+    pub fn open_to_read(path: &Path) -> Result<StoreDir, StoreError> {
+        let store = StoreDir::open_unchecked(path)?;
+        store.check_version()?;
+        Ok(store)
+    }
+
+    fn open_unchecked(path: &Path) -> Result<StoreDir, StoreError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
             rustix::io::Errno::NOENT => StoreError::Missing { path: path.to_path_buf() },
             rustix::io::Errno::NOTDIR => StoreError::NotADirectory { path: path.to_path_buf() },
             _ => why_not_open(path, errno.into()),
         })?;
-        let store = StoreDir { path: path.to_path_buf(), dir };
-        store.check_owner()?;
-        store.check_file_system()?;
-        store.check_writable()?;
-        store.check_version()?;
-        Ok(store)
+        Ok(StoreDir { path: path.to_path_buf(), dir })
     }
 
     /// The path as it was given to [`StoreDir::open`].

@@ -139,13 +139,20 @@ pub trait StorageFile: Send + Sync + 'static {
 #[derive(Clone, Debug)]
 pub struct Disk {
     root: PathBuf,
+    may_write: bool,
 }
 
 impl Disk {
     /// The tree below `root`, which must exist.
     #[must_use]
     pub fn new(root: &Path) -> Disk {
-        Disk { root: root.to_owned() }
+        Disk { root: root.to_owned(), may_write: true }
+    }
+
+    /// The same, of which files are only read, so that it may lie where nothing can be written.
+    #[must_use]
+    pub fn to_read(root: &Path) -> Disk {
+        Disk { root: root.to_owned(), may_write: false }
     }
 }
 
@@ -153,7 +160,8 @@ impl Storage for Disk {
     type File = DiskFile;
 
     fn open(&self, path: &Path) -> io::Result<DiskFile> {
-        let file = File::options().read(true).write(true).open(self.root.join(path))?;
+        let mut options = File::options();
+        let file = options.read(true).write(self.may_write).open(self.root.join(path))?;
         Ok(DiskFile { file })
     }
 

@@ -120,7 +120,7 @@ impl Nobody<'_> {
     fn new(store: &Store) -> Nobody<'_> {
         let bin = store.beside("bin");
         std::fs::create_dir(&bin).expect("room");
-        for name in ["mq-send", "mq-recv", "mq-serve"] {
+        for name in ["mq-send", "mq-recv", "mq-serve", "mq-admin"] {
             std::fs::copy(tool(name), bin.join(name)).expect("room");
         }
         set_mode(&bin, 0o755).expect("ours");
@@ -153,6 +153,26 @@ fn a_store_that_cannot_be_written_is_refused() {
     assert_ne!(done.code, 0);
     done.says("writ");
     assert_eq!(std::fs::read_dir(store.path()).expect("root may").count(), 0);
+}
+
+/// A backup on a read-only file system once could not be checked.
+#[test]
+fn a_copy_that_cannot_be_written_is_checked() {
+    const NAME: &str = "a_copy_that_cannot_be_written_is_checked";
+    let store = Store::new();
+    let nobody = Nobody::new(&store);
+    if !is_root() || !nobody.can_run() {
+        return skip(NAME, "needs root and setpriv to become another user");
+    }
+    store.send("q", b"the only line\n");
+    store.run("mq-admin", &["stop"], b"").ok();
+    store.sh("cp -r \"$MQ_DIR\" copy && chmod -R a-w,a+rX copy").ok();
+    nobody.run("mq-admin", "--dir copy check").exits(1).says("check --offline");
+    let done = nobody.run("mq-admin", "--dir copy check --offline").ok();
+    assert!(done.stderr.contains("1 messages"), "{}", done.stderr);
+    // What is wrong with a copy is found there as well.
+    store.sh("cd copy/queues/q && sed -i 's/^\\(.*\\)only/\\1ONLY/' *.seg && chmod a+r *.seg").ok();
+    nobody.run("mq-admin", "--dir copy check --offline").exits(1).says("findings");
 }
 
 #[test]

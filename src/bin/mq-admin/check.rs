@@ -34,6 +34,13 @@ pub fn check(queue: Option<Name>, offline: bool, flags: &Flags) -> Outcome {
                     .map_err(|error| Failure::from(error).while_doing(&doing))?
             }
             Err(ClientError::NoServer { .. }) => check_offline(&path, queue, flags)?,
+            Err(ClientError::Store(
+                error @ (StoreError::NotWritable { .. } | StoreError::NotOurs { .. }),
+            )) => {
+                // No server of ours runs on it, but it can be read all the same: a backup, say.
+                let remedy = format!("mq-admin --dir {} check --offline", path.display());
+                return Err(Failure::from(error).while_doing(&doing).with_remedy(remedy));
+            }
             Err(error) => return Err(Failure::from(error).while_doing(&doing)),
         }
     };
@@ -42,13 +49,13 @@ pub fn check(queue: Option<Name>, offline: bool, flags: &Flags) -> Outcome {
 
 /// Reads the files, while servers are kept away.
 fn check_offline(path: &Path, queue: Option<Name>, flags: &Flags) -> Result<CheckReport, Failure> {
-    let store = StoreDir::open(path, false)?;
+    let store = StoreDir::open_to_read(path)?;
     let Some(_lock) = store.keep_servers_away()? else {
         let pid = store.server_pid();
         let locked = StoreError::Locked { path: path.to_path_buf(), pid };
         return Err(Failure::from(locked).with_remedy("mq-admin check, which asks the server"));
     };
-    let storage = Disk::new(path);
+    let storage = Disk::to_read(path);
     let failed = |error: log::LogError| {
         Failure::new(Status::Failure, format!("checking {}: {error}", path.display()))
     };
