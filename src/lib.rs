@@ -53,6 +53,7 @@ pub mod cli;
 pub mod client;
 pub mod limits;
 pub mod log;
+pub mod pipe;
 pub mod server;
 pub mod settings;
 pub mod store;

@@ -4,7 +4,7 @@
 //! Nothing per connection or per queue grows without one of these. Used everywhere; uses only
 //! [`units`](crate::units).
 
-use crate::units::Micros;
+use crate::units::{Micros, WallTime};
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -370,6 +370,43 @@ pub const SERVER_WAIT: Micros = Micros::from_secs(30);
 /// How long a sender that ends early waits for the confirmation of what it has sent.
 pub const CONFIRM_PATIENCE: Micros = Micros::from_secs(10);
 
+/// Bytes of a key that messages are told apart by: it must fit the environment of a filter. A
+/// longer one counts as none.
+pub const KEY_BYTES_MAX: usize = 4 * KIB;
+
+/// Windows of a pipe are at least this long, and each message is in so many at most.
+pub const WINDOW_MIN: Micros = Micros::from_millis(1);
+/// See [`WINDOW_MIN`].
+pub const WINDOWS_PER_MESSAGE_MAX: u64 = 1440;
+
+/// Messages in one window that is a number of messages.
+pub const WINDOW_COUNT_MAX: u64 = 1 << 30;
+
+/// Windows of one pipe that are open at once (of sliding ones, the parts of time that they have in
+/// common), some 200 bytes each.
+pub const OPEN_WINDOWS_MAX: usize = 1 << 20;
+
+/// Runs of messages in the open windows of one pipe, 32 bytes each. Without keys a window has one
+/// run, however many messages; with keys, up to one for each message.
+pub const OPEN_RUNS_MAX: usize = 1 << 22;
+
+/// Times at which the server's clock was set back that a pipe remembers, while a window is open.
+pub const WATERMARK_RISES_MAX: usize = 16;
+
+/// Keys that filled a window of messages since the oldest open one began: each stands in the
+/// pipe's commit.
+pub const COUNTED_KEYS_MAX: usize = 1024;
+
+/// Bytes that a commit has for what it says of windows; see [`ANNEX_BYTES_MAX`].
+pub const CHECKPOINT_BYTES_MAX: usize = 14 * KIB;
+
+/// Up to here a time can be shown: the end of the year 9999. A message with a later one has none
+/// that can be read.
+pub const EVENT_TIME_MAX: WallTime = WallTime(253_402_207_200_000_000);
+
+/// No watermark is later: the end of the longest window of the latest message.
+pub const WATERMARK_MAX: WallTime = WallTime(EVENT_TIME_MAX.0 + 2 * DURATION_MAX.0);
+
 const _: () = {
     assert!(SEND_BATCH_BYTES <= BATCH_PAYLOAD_BYTES_MAX);
     assert!(BATCH_PAYLOAD_BYTES_MAX + 4 * KIB <= FRAME_BODY_BYTES_MAX);
@@ -389,6 +426,9 @@ const _: () = {
     assert!(BATCH_MESSAGES_MAX >= (BATCH_PAYLOAD_BYTES_MAX as u64) / 2);
     assert!(BACKGROUND_SYNC_BYTES <= SEGMENT_BYTES);
     assert!(CUT_CACHE_BYTES >= 2 * BATCH_PAYLOAD_BYTES_MAX);
+    // An annex holds a checkpoint and what else a commit says.
+    assert!(CHECKPOINT_BYTES_MAX + KIB <= ANNEX_BYTES_MAX);
+    assert!(WATERMARK_MAX.0 <= i64::MAX as u64);
     // The full state of a group must fit a journal several times.
     assert!(SETTLED_RANGES_PER_GROUP_MAX as u64 * 32 * 2 <= JOURNAL_BYTES_MAX);
 };

@@ -15,6 +15,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &["units", "limits"]),
     ("server", &["units", "limits", "settings", "batch", "wire", "log", "broker", "store"]),
     ("client", &["units", "limits", "settings", "batch", "wire", "store"]),
+    ("pipe", &["units", "limits", "settings", "batch", "wire", "store", "client"]),
     ("cli", &["units", "limits", "settings", "wire", "store", "client"]),
 ];
 

@@ -1,0 +1,11 @@
+//! The stream processor: queue → filter command → queue, exactly once.
+//!
+//! ```text
+//! place     a field or a JSON value of a body      key, time   what --key and --time make of it
+//! window    which messages belong together, and when no more of them will come: pure
+//! ```
+
+pub mod key;
+pub mod place;
+pub mod time;
+pub mod window;
