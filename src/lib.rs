@@ -28,6 +28,7 @@
 //! | [`store`] | the store directory: finding it, checking it, its locks |
 //! | [`server`] | the engine (all but I/O), the event loop, helper threads |
 //! | [`client`] | connect or start the server; sender; receiver |
+//! | [`pipe`] | the stream processor: windows, keys, times |
 //! | [`cli`] | shared flags, exit statuses, printing of errors |
 //!
 //! # Invariants
