@@ -184,7 +184,8 @@ fn shown_bytes(page: &str, name: &str) -> Vec<u8> {
 fn the_bytes_in_the_format_page_are_real() {
     let page = page("mq-format.5");
     let mut hello = Vec::new();
-    let client = ClientInfo { tool: "demo".to_owned(), version: "1".to_owned() };
+    let client =
+        ClientInfo { tool: "demo".to_owned(), version: "1".to_owned(), ..ClientInfo::default() };
     Request::Hello { oldest: 2, newest: 2, client: Some(client) }.encode(0, &mut hello);
     assert_eq!(shown_bytes(&page, "HELLO"), hello);
     let mut publish = Vec::new();

@@ -8,7 +8,7 @@ use crate::units::{Monotonic, OffsetRange};
 
 use super::group::Group;
 use super::timed::Due;
-use super::{Broker, GroupKey};
+use super::{Broker, GroupKey, QueueKey};
 
 /// Until when a message rests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +50,9 @@ impl Broker {
     }
 
     /// It is `now`: pauses and leases that are over end. What was resting or leased is ready, or
-    /// dying after its last attempt.
-    pub fn wake(&mut self, now: Monotonic) {
+    /// dying after its last attempt. Returns the queues in which anything was.
+    pub fn wake(&mut self, now: Monotonic) -> Vec<QueueKey> {
+        let mut woken = Vec::new();
         while let Some(&(due, g)) = self.timers.first()
             && due <= now
         {
@@ -62,9 +63,11 @@ impl Broker {
             for (range, _) in group.leases.take_due(now) {
                 group.put_back(range);
             }
+            woken.push(group.queue);
             self.retime(g);
             self.group_changed(g);
         }
+        woken
     }
 
     /// Puts the group in its place among the timers. To be called after each change of what rests

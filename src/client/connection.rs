@@ -128,8 +128,11 @@ impl Connection {
     /// [`ClientError::Lost`], [`ClientError::Refused`], [`ClientError::Interrupted`].
     pub fn handshake(&mut self, tool: &str, patience: Patience<'_>) -> Result<(), ClientError> {
         self.check_peer()?;
-        let client =
-            ClientInfo { tool: tool.to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() };
+        let client = ClientInfo {
+            tool: tool.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            command: String::new(),
+        };
         let hello = Request::Hello {
             oldest: wire::VERSION_OLDEST,
             newest: wire::VERSION,

@@ -4,6 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::receipt::Receipt;
+use super::stat::FiguresWanted;
+use crate::limits::TOOL_BYTES_MAX;
 use crate::settings::{Backoff, Settings, Start, Wanted};
 use crate::units::{
     Attempts, Count, Epoch, Micros, Name, Offset, OffsetRange, ProducerId, QueueId, Sequence,
@@ -17,6 +19,24 @@ pub struct ClientInfo {
     pub tool: String,
     /// The version of the package.
     pub version: String,
+    /// The program that it runs on messages, if it does.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub command: String,
+}
+
+impl ClientInfo {
+    /// No longer than what is kept of it.
+    #[must_use]
+    pub fn shortened(mut self) -> ClientInfo {
+        for text in [&mut self.tool, &mut self.version, &mut self.command] {
+            let mut end = text.len().min(TOOL_BYTES_MAX);
+            while !text.is_char_boundary(end) {
+                end -= 1;
+            }
+            text.truncate(end);
+        }
+        self
+    }
 }
 
 /// Who a server is.
@@ -360,6 +380,8 @@ pub enum Admin {
         /// The queue.
         queue: Name,
     },
+    /// What the server counts. Answered by [`Figures`](super::stat::Figures).
+    Figures(FiguresWanted),
     /// Settles all that is ready, in every group. Answered by a [`Count`].
     Purge {
         /// The queue.

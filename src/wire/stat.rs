@@ -1,6 +1,6 @@
 //! The figures that `mq-stat` shows: what a server counts, as it tells it.
 //!
-//! Plain values with what can be computed from them alone. Asked for by an administrative request,
+//! Plain values with what can be computed from them alone. Asked for by [`Admin::Figures`](super::Admin::Figures),
 //! a page at a time; made by the server's engine, read by clients. Whatever is zero, empty or
 //! unknown is left out, so that a page of idle queues is small.
 //!

@@ -47,7 +47,11 @@ impl Peer {
     /// Connects and shakes hands.
     pub fn connect(store: &Store) -> io::Result<Peer> {
         let mut peer = Peer::silent(store)?;
-        let client = ClientInfo { tool: "test".to_owned(), version: "0".to_owned() };
+        let client = ClientInfo {
+            tool: "test".to_owned(),
+            version: "0".to_owned(),
+            ..ClientInfo::default()
+        };
         peer.say(0, &Request::Hello { oldest: VERSION, newest: VERSION, client: Some(client) })?;
         match peer.hear()? {
             Some(frame) if frame.header.kind == Kind::Welcome => Ok(peer),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mq::log::storage::StorageFile;
 use mq::log::{Boot, Options};
-use mq::server::engine::{ConnectionId, Engine, Outcome, Setup, Work};
+use mq::server::engine::{ConnectionId, Engine, Outcome, Peer, Setup, Work};
 use mq::server::outbox::Front;
 use mq::server::workers::Job;
 use mq::units::{Bytes, Micros, Moment, Monotonic, Name, Position, QueueId, SyncPolicy, WallTime};
@@ -209,7 +209,7 @@ impl World {
         let connection = ConnectionId(self.next_connection);
         self.next_connection += 1;
         let moment = self.moment();
-        self.engine().connected(connection, moment);
+        self.engine().connected(connection, Peer::default(), moment);
         connection
     }
 

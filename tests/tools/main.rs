@@ -18,6 +18,7 @@ mod delayed;
 mod delays;
 mod descriptors;
 mod failing_disk;
+mod figures;
 mod first_hour;
 mod foreign;
 mod full_disk;

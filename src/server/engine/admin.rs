@@ -40,6 +40,11 @@ impl<S: Storage> Engine<S> {
                 self.answer(connection, channel, &info);
                 Ok(())
             }
+            Admin::Figures(wanted) => {
+                let figures = self.figures(&wanted)?;
+                self.answer(connection, channel, &figures);
+                Ok(())
+            }
             Admin::Purge { queue } => self.purge(connection, channel, &queue),
             Admin::Remove { queue } => self.remove(connection, channel, &queue),
             Admin::Wait { queue } => self.wait(connection, channel, &queue),

@@ -6,6 +6,7 @@ use crate::log::storage::Storage;
 use crate::units::{Offset, OffsetRange, QueueId};
 use crate::wire::{Begun, Fault, OpenReceive, ReceiveMode, Receiving, Reply};
 
+use super::figures::Share;
 use super::hosting::damaged;
 use super::session::{Channel, How, Receiver};
 use super::{ConnectionId, Engine, QueueNumber};
@@ -90,9 +91,20 @@ impl<S: Storage> Engine<S> {
         if let Some(group) = group.filter(|_| resumed && how.tries) {
             self.has_begun((number, group), consumer, resume.begun);
         }
+        let share = Share::since(self.clock.wall);
+        let receiver = Receiver {
+            queue: number,
+            consumer,
+            group,
+            mode,
+            how,
+            main,
+            epoch: None,
+            ready: false,
+            share,
+        };
+        self.changed(number);
         let session = self.sessions.get_mut(&connection).expect("a connected client");
-        let receiver =
-            Receiver { queue: number, consumer, group, mode, how, main, epoch: None, ready: false };
         session.channels.insert(seat, Channel::Receiving(receiver));
         let messages = kept.iter().map(OffsetRange::span).sum();
         let receiving = Receiving {

@@ -153,7 +153,7 @@ impl<S: Storage> Engine<S> {
             redelivered: offer.redelivered,
             behind: false,
         };
-        match found {
+        let (bytes, end) = match found {
             Found::Cold { read } => {
                 hosted.cold_waiters.push((connection, id));
                 if !hosted.cold_read_under_way {
@@ -176,15 +176,18 @@ impl<S: Storage> Engine<S> {
                 let session = self.sessions.get_mut(&connection).expect("a connected client");
                 session.outbox.push_bytes(&head.encode(id, bytes.len()));
                 session.outbox.push_bytes(&bytes);
+                (bytes.len() as u64, end)
             }
             Found::Whole { file, place, bytes, end } => {
                 let head = self.taken(receiver, from, DeliverHead { end, ..head });
                 let shipment = Shipment { queue: receiver.queue, file, place, bytes };
                 self.ship(connection, id, head, shipment);
+                (bytes, end)
             }
             Found::Chain { file, parts, end } => {
                 let head = self.taken(receiver, from, DeliverHead { end, ..head });
                 let last = parts.len() - 1;
+                let bytes = parts.iter().map(|(_, bytes)| bytes).sum();
                 for (n, (place, bytes)) in parts.into_iter().enumerate() {
                     let more = n < last;
                     let head = DeliverHead { end: if more { from } else { end }, more, ..head };
@@ -196,10 +199,20 @@ impl<S: Storage> Engine<S> {
                         Shipment { queue: receiver.queue, file, place, bytes },
                     );
                 }
+                (bytes, end)
             }
-        }
-        self.dirty.push(connection);
+        };
+        self.shipped(connection, id, OffsetRange::new(from, end), bytes);
         Delivered::Some
+    }
+
+    /// Messages lie in the outbox.
+    fn shipped(&mut self, connection: ConnectionId, id: u16, range: OffsetRange, bytes: u64) {
+        self.dirty.push(connection);
+        let session = self.sessions.get_mut(&connection).expect("a connected client");
+        if let Some(Channel::Receiving(receiver)) = session.channels.get_mut(&id) {
+            receiver.share.add(range.span(), bytes);
+        }
     }
 
     /// Messages that this receiver is not to have: it passes over them if it only looks, else
@@ -256,6 +269,7 @@ impl<S: Storage> Engine<S> {
             None => self.broker.take(receiver.consumer, range),
         }
         let hosted = self.hosted.get_mut(&receiver.queue).expect("a receiver's queue");
+        hosted.changed = self.watch.tick;
         if hosted.handed.is_empty() {
             self.handing.push(receiver.queue);
         }

@@ -13,6 +13,7 @@ use crate::wire::{ErrorCode, Fault, Reply, Sending};
 
 use super::declaring::SettingsWaiter;
 use super::delaying::{Delay, open_delay};
+use super::figures::Oldest;
 use super::grace::Grace;
 use super::groups::{GroupBooks, state_of};
 use super::moving::Lane;
@@ -126,6 +127,10 @@ pub(super) struct Hosted<S: Storage> {
     pub deadline: Option<Monotonic>,
     /// It stands in the engine's list of queues whose turn it is.
     pub touched: bool,
+    /// The tick in which something of it last changed, for watchers.
+    pub changed: u64,
+    /// Its oldest message, as a watcher was last told.
+    pub oldest: Option<Oldest>,
 }
 
 impl<S: Storage> Engine<S> {
@@ -216,7 +221,10 @@ impl<S: Storage> Engine<S> {
             grace: Grace::default(),
             deadline: None,
             touched: false,
+            changed: self.watch.tick,
+            oldest: None,
         };
+        self.watch.set += 1;
         self.hosted.insert(number, hosted);
         self.by_key.insert(key, number);
         self.places.insert(name.clone(), Place::Live(number));
@@ -565,6 +573,7 @@ impl<S: Storage> Engine<S> {
             self.consumers.remove(&consumer);
         }
         self.by_key.remove(&hosted.key);
+        self.watch.set += 1;
         self.places.insert(hosted.name.clone(), Place::Removing);
         let waiting = hosted.removing.expect("it is being removed");
         let id = hosted.log.id();
@@ -579,6 +588,7 @@ impl<S: Storage> Engine<S> {
         result: Result<(), LogError>,
     ) {
         self.places.remove(name);
+        self.watch.set += 1;
         match result {
             Ok(()) => {
                 if self.answered(connection, channel) {

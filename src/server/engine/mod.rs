@@ -32,6 +32,7 @@
 //! seeking.rs    groups made, removed and set to another place
 //! delivery.rs   broker's offer → log's range → outbox
 //! delaying.rs   messages that wait for their time
+//! figures.rs    what watchers are told
 //! grace.rs      receivers that come back after a restart
 //! hosting.rs    queues coming and going, one turn of a queue
 //! moving.rs     messages that go from one queue to another: dead letters, and back
@@ -49,6 +50,7 @@ mod attaching;
 mod declaring;
 mod delaying;
 mod delivery;
+mod figures;
 mod grace;
 mod groups;
 mod hosting;
@@ -83,10 +85,11 @@ use crate::wire::{
     VERSION, VERSION_OLDEST,
 };
 
+use figures::Watch;
 use hosting::{Hosted, Place};
 use moving::Movers;
-pub use session::ConnectionId;
 use session::{Channel, Receiver, Session};
+pub use session::{ConnectionId, Peer};
 pub use work::{Outcome, Work};
 
 /// The number of a queue within one run of a server; never used twice.
@@ -173,6 +176,7 @@ pub struct Engine<S: Storage> {
     /// Checks that wait for the one that is under way.
     checks: VecDeque<Work<S>>,
     check_under_way: bool,
+    watch: Watch,
     jobs_under_way: usize,
     stop_asked: Option<String>,
     stopping: bool,
@@ -189,12 +193,15 @@ impl<S: Storage> Engine<S> {
         setup: Setup<S>,
         report: &mut dyn FnMut(&Name, Option<&crate::log::LogError>),
     ) -> Result<Engine<S>, crate::log::LogError> {
+        let mut new_lease_secret = setup.new_lease_secret;
+        let instance = u64::from(new_lease_secret()) << 32 | u64::from(new_lease_secret());
+        let started = setup.moment.wall;
         let mut engine = Engine {
             storage: setup.storage,
             log_options: setup.log_options,
             info: setup.info,
             new_queue_id: setup.new_queue_id,
-            new_lease_secret: setup.new_lease_secret,
+            new_lease_secret,
             clock: setup.moment,
             broker: Broker::new(),
             places: BTreeMap::new(),
@@ -215,6 +222,7 @@ impl<S: Storage> Engine<S> {
             movers: Movers::default(),
             checks: VecDeque::new(),
             check_under_way: false,
+            watch: Watch { instance, started, tick: 1, set: 1 },
             jobs_under_way: 0,
             stop_asked: None,
             stopping: false,
@@ -226,8 +234,8 @@ impl<S: Storage> Engine<S> {
     }
 
     /// A client has connected.
-    pub fn connected(&mut self, connection: ConnectionId, moment: Moment) {
-        let before = self.sessions.insert(connection, Session::new());
+    pub fn connected(&mut self, connection: ConnectionId, peer: Peer, moment: Moment) {
+        let before = self.sessions.insert(connection, Session::new(peer));
         assert!(before.is_none(), "a connection id used twice");
         self.ungreeted.push_back((moment.now.plus(limits::HANDSHAKE), connection));
     }
@@ -293,7 +301,7 @@ impl<S: Storage> Engine<S> {
                     return Err(Trouble::Connection(version_fault(oldest, newest, &self.info)));
                 }
                 session.greeted = true;
-                session.client = client.unwrap_or_default();
+                session.client = client.unwrap_or_default().shortened();
                 let version = newest.min(VERSION);
                 self.reply(connection, 0, &Reply::Welcome(version, self.info.clone()));
                 Ok(())
@@ -324,7 +332,11 @@ impl<S: Storage> Engine<S> {
     pub fn turn(&mut self, moment: Moment) {
         self.clock = moment;
         self.end_ungreeted(moment);
-        self.broker.wake(moment.now);
+        for queue in self.broker.wake(moment.now) {
+            if let Some(&number) = self.by_key.get(&queue) {
+                self.changed(number);
+            }
+        }
         while let Some(&(due, queue)) = self.deadlines.first() {
             if due > moment.now {
                 break;
@@ -582,11 +594,12 @@ impl<S: Storage> Engine<S> {
     }
 
     fn touch(&mut self, queue: QueueNumber) {
-        if let Some(hosted) = self.hosted.get_mut(&queue)
-            && !hosted.touched
-        {
-            hosted.touched = true;
-            self.touched.push(queue);
+        if let Some(hosted) = self.hosted.get_mut(&queue) {
+            hosted.changed = self.watch.tick;
+            if !hosted.touched {
+                hosted.touched = true;
+                self.touched.push(queue);
+            }
         }
     }
 

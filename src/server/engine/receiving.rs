@@ -159,6 +159,7 @@ impl<S: Storage> Engine<S> {
     ) -> Result<(), Trouble> {
         if let Some(receiver) = self.receiver(connection, channel)? {
             self.broker.release(receiver.consumer, ranges);
+            self.changed(receiver.queue);
         }
         Ok(())
     }
@@ -239,6 +240,7 @@ impl<S: Storage> Engine<S> {
                 if self.consumers.remove(&receiver.consumer).is_some() {
                     self.broker.remove_consumer(receiver.consumer);
                 }
+                self.changed(receiver.queue);
             }
             Channel::Several(several) => {
                 self.drop_several(connection, id, &several);

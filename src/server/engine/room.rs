@@ -9,7 +9,7 @@ use crate::broker::{Broker, GroupKey, QueueKey};
 use crate::log::Log;
 use crate::log::storage::Storage;
 use crate::settings::{Overflow, Retention};
-use crate::units::{Count, Name, Offset, OffsetRange};
+use crate::units::{Bytes, Count, Name, Offset, OffsetRange};
 use crate::wire::{ErrorCode, Fault, Reply};
 
 use super::hosting::Hosted;
@@ -66,6 +66,11 @@ impl<S: Storage> Hosted<S> {
         };
         let visible = broker.visible_end(self.key);
         Occupied { messages, bytes, end, written, visible }
+    }
+
+    /// About how many bytes the messages have that are not gone.
+    pub fn present_bytes(&self, broker: &Broker) -> Bytes {
+        Bytes(present_bytes(&self.log, broker, self.key, false))
     }
 
     /// What it takes beside what is in it.

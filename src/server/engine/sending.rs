@@ -8,6 +8,7 @@ use crate::units::{Count, Epoch, Moment, Name, Offset, Sequence};
 use crate::wire::{ErrorCode, Fault, OpenSend, PublishHead, Reply, Sending};
 
 use super::delaying::{Delay, delayed_large, must_wait};
+use super::figures::Share;
 use super::hosting::{Awaiting, Place, Say, being_removed, damaged};
 use super::portion::{self, Portion, Rest};
 use super::session::{Channel, Sender};
@@ -156,7 +157,9 @@ impl<S: Storage> Engine<S> {
             held: false,
             refused: None,
             closing: false,
+            share: Share::since(self.clock.wall),
         };
+        self.changed(number);
         let session = self.sessions.get_mut(&connection).expect("a connected client");
         session.channels.insert(channel, Channel::Sending(sender));
     }
@@ -250,6 +253,7 @@ impl<S: Storage> Engine<S> {
             match appended {
                 Ok(range) => {
                     sender.there.0 += portion.there;
+                    sender.share.add(u64::from(portion.count), portion.payload.len() as u64);
                     self.await_confirm(connection, channel, number, sequence, range.end);
                 }
                 Err(AppendError::NotYet) => {
@@ -392,6 +396,7 @@ impl<S: Storage> Engine<S> {
             hosted.senders -= 1;
             hosted.disconnected(&sender, self.clock.wall);
         }
+        self.changed(sender.queue);
         self.reply(connection, channel, &Reply::Closed);
     }
 }

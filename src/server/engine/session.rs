@@ -12,11 +12,21 @@ use crate::units::{Bytes, Count, Epoch, Micros, Name, ProducerId, Sequence};
 use crate::wire::{Admin, ClientInfo, Fault, MEMBER_CHANNELS, OpenReceive, OpenSend};
 
 use super::QueueNumber;
+use super::figures::Share;
 use super::members::Several;
 
 /// The number of a connection within one run of a server; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(pub u64);
+
+/// Who is at the other end, by the kernel's word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// The process; 0: not known here.
+    pub pid: u32,
+    /// The user.
+    pub uid: Option<u32>,
+}
 
 /// What a channel is used for.
 pub(super) enum Channel<S: Storage> {
@@ -85,6 +95,7 @@ pub(super) struct Sender<S: Storage> {
     pub refused: Option<Fault>,
     /// CLOSE has come: CLOSED goes out when nothing is unconfirmed.
     pub closing: bool,
+    pub share: Share,
 }
 
 /// A large message on its way in.
@@ -111,6 +122,7 @@ pub(super) struct Receiver {
     pub epoch: Option<u64>,
     /// It stands in the session's list of channels to deliver to.
     pub ready: bool,
+    pub share: Share,
 }
 
 /// How a receiver takes its messages.
@@ -135,6 +147,7 @@ impl How {
 /// See the module's page.
 pub(super) struct Session<S: Storage> {
     pub greeted: bool,
+    pub peer: Peer,
     pub client: ClientInfo,
     pub channels: BTreeMap<u16, Channel<S>>,
     pub outbox: Outbox<S::File>,
@@ -157,9 +170,10 @@ pub(super) struct Session<S: Storage> {
 }
 
 impl<S: Storage> Session<S> {
-    pub fn new() -> Session<S> {
+    pub fn new(peer: Peer) -> Session<S> {
         Session {
             greeted: false,
+            peer,
             client: ClientInfo::default(),
             channels: BTreeMap::new(),
             outbox: Outbox::new(),

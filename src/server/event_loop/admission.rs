@@ -9,7 +9,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use super::{EventLoop, FIRST_CONNECTION, LISTENER, Link, Phase};
 use crate::limits;
 use crate::log::storage::Storage;
-use crate::server::engine::ConnectionId;
+use crate::server::engine::{ConnectionId, Peer};
 use crate::server::inbox::Inbox;
 use crate::units::{Micros, Moment};
 use crate::wire::{ErrorCode, Fault, Reply};
@@ -107,7 +107,8 @@ impl<S: Storage> EventLoop<S> {
         }
         self.report.debug(&format!("process {} connects", peer.pid()));
         self.spare.taken_in();
-        self.engine.connected(connection, moment);
+        let peer = Peer { pid: u32::try_from(peer.pid()).unwrap_or(0), uid: Some(uid) };
+        self.engine.connected(connection, peer, moment);
         self.links.insert(
             connection,
             Link {
