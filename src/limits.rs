@@ -400,6 +400,15 @@ pub const COUNTED_KEYS_MAX: usize = 1024;
 /// Bytes that a commit has for what it says of windows; see [`ANNEX_BYTES_MAX`].
 pub const CHECKPOINT_BYTES_MAX: usize = 14 * KIB;
 
+/// Files of a filter's state: each is copied for each run.
+pub const STATE_ENTRIES_MAX: usize = 1 << 16;
+
+/// Parts of a state, each named in every commit.
+pub const STATE_PARTS_MAX: usize = 64;
+
+/// How long a pipe waits for an instance that it has fenced off to let go of the state.
+pub const STATE_LOCK_WAIT: Micros = Micros::from_secs(10);
+
 /// Up to here a time can be shown: the end of the year 9999. A message with a later one has none
 /// that can be read.
 pub const EVENT_TIME_MAX: WallTime = WallTime(253_402_207_200_000_000);
