@@ -25,6 +25,7 @@
 //! | [`wire`] | the protocol: bytes ⇄ requests and replies |
 //! | [`log`] | the log of one queue: segments, append, recovery, retention |
 //! | [`broker`] | queues, groups, consumers, leases, credit: a pure state machine |
+//! | [`stat`] | what is measured of queues: latencies, the last seconds and minutes |
 //! | [`store`] | the store directory: finding it, checking it, its locks |
 //! | [`server`] | the engine (all but I/O), the event loop, helper threads |
 //! | [`client`] | connect or start the server; sender; receiver |
@@ -57,6 +58,7 @@ pub mod log;
 pub mod pipe;
 pub mod server;
 pub mod settings;
+pub mod stat;
 pub mod store;
 pub mod units;
 pub mod wire;

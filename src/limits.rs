@@ -229,6 +229,25 @@ pub const HISTORY_SECONDS: u32 = 180;
 /// See [`HISTORY_SECONDS`].
 pub const HISTORY_MINUTES: u32 = 180;
 
+/// The longest latency that is told apart; a longer one counts as this. It also bounds how long ago
+/// a sender can say that it read its messages.
+pub const LATENCY_MAX: Micros = Micros::from_secs(86_400);
+
+/// Appends of one queue of which is remembered when they became visible, about 40 bytes each.
+pub const METER_MARKS_MAX: usize = 256;
+
+/// Ranges of messages of one queue in someone's hands of which is remembered since when, about 100
+/// bytes each.
+pub const METER_HANDS_MAX: usize = 1024;
+
+/// Queues of which latencies and history are kept at once. With a day of traffic through all of
+/// these they take about 60 KiB each at most, and as a rule less than a tenth of that.
+pub const METERS_MAX: usize = 2048;
+
+/// At that bound, what was measured of a queue goes for another's sake only after it was idle for
+/// so long.
+pub const METER_IDLE: Micros = Micros::from_secs(60);
+
 /// Clients of one queue that are told to whoever asks for its figures.
 pub const CLIENTS_SHOWN_MAX: usize = 256;
 

@@ -151,6 +151,26 @@ impl Micros {
     }
 }
 
+/// How a message came to be settled in a group. Its number stands in files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Ending {
+    /// A receiver acked it.
+    Acked = 1,
+    /// It is a dead letter now.
+    Dead = 2,
+    /// Its time was over.
+    Expired = 3,
+    /// It went to make room, or for its age.
+    Dropped = 4,
+    /// It was purged.
+    Purged = 5,
+    /// A power loss took it.
+    Lost = 6,
+    /// It is for another group only.
+    Others = 7,
+}
+
 /// One moment on both clocks, as the event loop hands it to the engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moment {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use mq::batch::Framing;
-use mq::units::{Micros, Sequence};
+use mq::units::{Monotonic, Sequence};
 use mq::wire::{ClientInfo, PublishHead, Request};
 
 const TOOLS: [(&str, &str); 4] = [
@@ -186,7 +186,7 @@ fn the_bytes_in_the_format_page_are_real() {
     let mut hello = Vec::new();
     let client =
         ClientInfo { tool: "demo".to_owned(), version: "1".to_owned(), ..ClientInfo::default() };
-    Request::Hello { oldest: 2, newest: 2, client: Some(client) }.encode(0, &mut hello);
+    Request::Hello { oldest: 3, newest: 3, client: Some(client) }.encode(0, &mut hello);
     assert_eq!(shown_bytes(&page, "HELLO"), hello);
     let mut publish = Vec::new();
     let head = PublishHead {
@@ -194,7 +194,7 @@ fn the_bytes_in_the_format_page_are_real() {
         count: 2,
         framing: Framing::Delimited(b'\n'),
         batch_flags: 0,
-        waited: Micros(0),
+        read: Monotonic(0),
         more: false,
     };
     Request::Publish(head, b"one\ntwo\n").encode(1, &mut publish);

@@ -7,7 +7,7 @@ use super::cut::{Cut, Cutter, Misfit, push_message};
 use super::packer::{Packer, Packing};
 use super::rerun::Rerun;
 use super::window::Window;
-use crate::units::WallTime;
+use crate::units::{Monotonic, WallTime};
 
 /// See the module's page.
 #[derive(Debug)]
@@ -44,6 +44,7 @@ impl Intake {
     /// # Errors
     /// What cannot be taken as it is; everything before it is in the window.
     pub fn take(&mut self, bytes: usize, window: &mut Window) -> Result<(), Misfit> {
+        window.read_at(monotonic_now());
         match self {
             Intake::Cut(_, cutter) if bytes > 0 => Ok(cutter.advance(bytes, window)?),
             Intake::Cut(_, cutter) => Ok(cutter.end_source(window)?),
@@ -57,6 +58,7 @@ impl Intake {
     /// # Errors
     /// When it cannot be taken.
     pub fn message(&mut self, message: &[u8], window: &mut Window) -> Result<(), Misfit> {
+        window.read_at(monotonic_now());
         match self {
             Intake::Cut(cut, _) => Ok(push_message(message, *cut, window)?),
             Intake::Pack(packer) => packer.message(message, wall_now(), window),
@@ -110,6 +112,12 @@ impl Intake {
             Intake::Pack(packer) => packer.is_open(),
         }
     }
+}
+
+/// The clock that runs while the machine does, and is the same for all of its processes.
+fn monotonic_now() -> Monotonic {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Monotonic(now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000)
 }
 
 fn wall_now() -> WallTime {

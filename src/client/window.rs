@@ -33,7 +33,7 @@ pub use piece::{Input, Piece};
 
 use crate::batch::{Framing, RECORD_HEADER_BYTES};
 use crate::limits;
-use crate::units::{Micros, Sequence};
+use crate::units::{Monotonic, Sequence};
 use crate::wire::{FRAME_HEADER_BYTES, PUBLISH_HEAD_BYTES, PublishHead};
 
 const HEAD_BYTES: usize = FRAME_HEADER_BYTES + PUBLISH_HEAD_BYTES;
@@ -82,6 +82,8 @@ pub struct Window {
     /// The sequence of the last message that was cut.
     sequence: Sequence,
     confirmed: Sequence,
+    /// When what is added now was read.
+    read: Monotonic,
     /// Ordinary buffers to use again. The last one put here is most likely in the core's cache.
     spare: Vec<Vec<u8>>,
 }
@@ -98,6 +100,11 @@ impl Window {
         if buffer.len() == BUFFER_BYTES {
             self.spare.push(buffer);
         }
+    }
+
+    /// What is added from now on was read at this time, on the clock that all processes share.
+    pub fn read_at(&mut self, time: Monotonic) {
+        self.read = time;
     }
 
     /// Whether more may be read. One read's worth may go over the bound, or one large message.
@@ -121,7 +128,7 @@ impl Window {
             count,
             framing: Framing::Delimited(delimiter),
             batch_flags: 0,
-            waited: Micros(0),
+            read: self.read,
             more: false,
         };
         let from = BODY_AT - HEAD_BYTES;
@@ -146,7 +153,7 @@ impl Window {
             count,
             framing,
             batch_flags,
-            waited: Micros(0),
+            read: self.read,
             more: false,
         };
         buffer[..PACKED_AT].copy_from_slice(&head.encode(CHANNEL, end - PACKED_AT));
@@ -165,7 +172,7 @@ impl Window {
                 count: 1,
                 framing: Framing::Records,
                 batch_flags: if n < last_part { 0 } else { last_flags },
-                waited: Micros(0),
+                read: self.read,
                 more: n < last_part,
             };
             let end = buffer.len();
@@ -200,7 +207,7 @@ impl Window {
                 count: 1,
                 framing: Framing::Records,
                 batch_flags: 0,
-                waited: Micros(0),
+                read: self.read,
                 more: n < last_part,
             };
             let from = payload_at - HEAD_BYTES;

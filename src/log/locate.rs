@@ -16,7 +16,7 @@ use super::segment::{
 use super::storage::{Storage, StorageFile};
 use crate::batch::{BatchHeader, HEADER_BYTES, Place, flags};
 use crate::limits;
-use crate::units::{Bytes, Offset, Position, QueueId, SegmentNumber};
+use crate::units::{Bytes, Offset, Position, QueueId, SegmentNumber, WallTime};
 
 /// Where messages are, or what has to happen first.
 pub enum Found<S: Storage> {
@@ -30,6 +30,8 @@ pub enum Found<S: Storage> {
         bytes: u64,
         /// The offset behind the last message.
         end: Offset,
+        /// When the first of them was stored.
+        time: WallTime,
     },
     /// A part of a batch, verified, with a header of its own at [`Place::cut`].
     Cut {
@@ -37,6 +39,8 @@ pub enum Found<S: Storage> {
         bytes: Vec<u8>,
         /// The offset behind the last message.
         end: Offset,
+        /// When the first of them was stored.
+        time: WallTime,
     },
     /// One large message: a chain of batches.
     Chain {
@@ -46,6 +50,8 @@ pub enum Found<S: Storage> {
         parts: Vec<(Place, u64)>,
         /// The offset behind the message.
         end: Offset,
+        /// When the first of them was stored.
+        time: WallTime,
     },
     /// The messages from the first that was asked for on have expired.
     Expired {
@@ -191,7 +197,7 @@ impl<'a, F: StorageFile> Walk<'a, F> {
 
 /// What a walk found.
 enum Walked {
-    Whole { position: u64, bytes: u64, end: Offset },
+    Whole { position: u64, bytes: u64, end: Offset, time: WallTime },
     Inside { position: u64, header: BatchHeader },
     Chain { parts: Vec<(Place, u64)>, first: BatchHeader, end: Offset },
 }
@@ -247,6 +253,7 @@ impl<F: StorageFile> Walk<'_, F> {
         if header.offset < from || header.end() > limit || selective(&header) {
             return Ok(Walked::Inside { position, header });
         }
+        let time = header.time;
         let (start, mut bytes, mut end) = (position, header.length(), header.end());
         let mut behind = position + bytes;
         while end < limit && behind < self.end && behind - start < max_bytes {
@@ -264,7 +271,7 @@ impl<F: StorageFile> Walk<'_, F> {
             }
             (bytes, end) = (behind - start, header.end());
         }
-        Ok(Walked::Whole { position: start, bytes, end })
+        Ok(Walked::Whole { position: start, bytes, end, time })
     }
 
     fn chain(&mut self, mut position: u64, first: BatchHeader) -> Result<Walked, Lost> {
@@ -341,15 +348,16 @@ impl<S: Storage> Log<S> {
     ) -> Result<Found<S>, LogError> {
         let (file, number) = (target.file.clone(), target.number);
         match walked {
-            Walked::Whole { position, bytes, end } => {
+            Walked::Whole { position, bytes, end, time } => {
                 if let Some(read) = self.cold(target, position, bytes) {
                     return Ok(Found::Cold { read });
                 }
                 self.reading.hint(end, number, position + bytes);
                 let place = self.place(number, position);
-                Ok(Found::Whole { file, place, bytes, end })
+                Ok(Found::Whole { file, place, bytes, end, time })
             }
             Walked::Chain { parts, first, end } => {
+                let time = first.time;
                 let bytes: u64 = parts.iter().map(|(_, bytes)| bytes).sum();
                 let position = parts[0].0.position.0;
                 if let Some(read) = self.cold(target, position, bytes) {
@@ -358,7 +366,7 @@ impl<S: Storage> Log<S> {
                 let fate = self.chain_fate(target, position, first, wanted.select)?;
                 self.reading.hint(end, number, position + bytes);
                 Ok(match fate {
-                    Fate::Ours => Found::Chain { file, parts, end },
+                    Fate::Ours => Found::Chain { file, parts, end, time },
                     Fate::Expired => Found::Expired { end },
                     Fate::NotOurs => Found::NotOurs { end },
                 })
@@ -367,12 +375,13 @@ impl<S: Storage> Log<S> {
                 if let Some(read) = self.cold(target, position, header.length()) {
                     return Ok(Found::Cold { read });
                 }
+                let time = header.time;
                 let CutRun { fate, bytes, end } = self.cut(target, position, header, wanted)?;
                 let done = end == header.end();
                 let behind = if done { position + header.length() } else { position };
                 self.reading.hint(end, number, behind);
                 Ok(match fate {
-                    Fate::Ours => Found::Cut { bytes, end },
+                    Fate::Ours => Found::Cut { bytes, end, time },
                     Fate::Expired => Found::Expired { end },
                     Fate::NotOurs => Found::NotOurs { end },
                 })

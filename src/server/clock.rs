@@ -5,19 +5,28 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use crate::units::{Moment, Monotonic, WallTime};
+use crate::units::{Micros, Moment, Monotonic, WallTime};
 
 /// See the module's page.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     started: Instant,
+    zero: Micros,
 }
 
 impl Clock {
     /// A running clock that begins now.
     #[must_use]
     pub fn start() -> Clock {
-        Clock { started: Instant::now() }
+        let zero = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let zero = Micros(zero.tv_sec as u64 * 1_000_000 + zero.tv_nsec as u64 / 1_000);
+        Clock { started: Instant::now(), zero }
+    }
+
+    /// What CLOCK_MONOTONIC said when the running clock began: clients know that one.
+    #[must_use]
+    pub fn zero(&self) -> Micros {
+        self.zero
     }
 
     /// What both clocks say.

@@ -235,7 +235,7 @@ mod tests {
                 count: 1,
                 framing: crate::batch::Framing::Delimited(b'\n'),
                 batch_flags: 0,
-                waited: crate::units::Micros(0),
+                read: crate::units::Monotonic(0),
                 more: false,
             };
             Request::Publish(head, &payload).encode(1, &mut bytes);

@@ -220,6 +220,7 @@ fn recover(
         new_queue_id: Box::new(|| QueueId(random_uuid())),
         new_lease_secret: Box::new(|| random_uuid().as_fields().0),
         moment: clock.moment(),
+        clock_zero: clock.zero(),
     };
     let engine = Engine::open(setup, &mut |name, error| {
         queues += 1;

@@ -48,8 +48,8 @@ pub use request::{PUBLISH_HEAD_BYTES, PublishHead, ReleaseMode, Request, encode_
 /// several. Clients number theirs below.
 pub const MEMBER_CHANNELS: u16 = 0x8000;
 
-/// The protocol version that this build speaks.
-pub const VERSION: u16 = 2;
+/// The protocol version that this build speaks. From 3 on PUBLISH tells when messages were read.
+pub const VERSION: u16 = 3;
 
 /// The oldest protocol version that this build still speaks.
 pub const VERSION_OLDEST: u16 = 2;

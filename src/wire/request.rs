@@ -7,16 +7,16 @@ use super::{
 };
 use crate::batch::Framing;
 use crate::limits;
-use crate::units::{Micros, Offset, OffsetRange, Position, SegmentNumber, Sequence};
+use crate::units::{Monotonic, Offset, OffsetRange, Position, SegmentNumber, Sequence};
 
 /// Bytes in front of the payload in a PUBLISH body:
 ///
 /// ```text
-///  0               8        12        13          14       16           20         24
-/// ┌───────────────┬────────┬─────────┬───────────┬────────┬────────────┬──────────┬─────────
-/// │ sequence of   │ count  │ framing │ delimiter │ batch  │ waited, µs │ reserved │ payload
-/// │ the last, u64 │ u32    │ u8      │ u8        │ flags  │ u32        │ 0        │ ...
-/// └───────────────┴────────┴─────────┴───────────┴────────┴────────────┴──────────┴─────────
+///  0               8        12        13          14       16            24
+/// ┌───────────────┬────────┬─────────┬───────────┬────────┬─────────────┬─────────
+/// │ sequence of   │ count  │ framing │ delimiter │ batch  │ read at, µs │ payload
+/// │ the last, u64 │ u32    │ u8      │ u8        │ flags  │ u64         │ ...
+/// └───────────────┴────────┴─────────┴───────────┴────────┴─────────────┴─────────
 /// ```
 ///
 /// A large message comes as several PUBLISH frames of one sequence and count 1, all but the last
@@ -35,8 +35,9 @@ pub struct PublishHead {
     pub framing: Framing,
     /// Flags of the batch; only [`crate::batch::flags::ANNEX`] may be set.
     pub batch_flags: u16,
-    /// How long the first message had been read before it was sent; saturates.
-    pub waited: Micros,
+    /// When the last of these messages was read, on CLOCK_MONOTONIC, which all processes of a
+    /// machine share; 0: not known. Up to version 2 the field meant something else.
+    pub read: Monotonic,
     /// Whether more parts of the same large message follow.
     pub more: bool,
 }
@@ -67,8 +68,7 @@ impl PublishHead {
         head[12] = framing;
         head[13] = delimiter;
         head[14..16].copy_from_slice(&self.batch_flags.to_le_bytes());
-        let waited = u32::try_from(self.waited.0).unwrap_or(u32::MAX);
-        head[16..20].copy_from_slice(&waited.to_le_bytes());
+        head[16..24].copy_from_slice(&self.read.0.to_le_bytes());
         out
     }
 
@@ -102,7 +102,7 @@ impl PublishHead {
             count,
             framing,
             batch_flags,
-            waited: Micros(u64::from(u32_at(body, 16))),
+            read: Monotonic(u64_at(body, 16)),
             more: header.has(frame_flags::MORE),
         })
     }
@@ -322,7 +322,7 @@ mod tests {
             count: 2,
             framing: Framing::Delimited(b'\n'),
             batch_flags: 0,
-            waited: Micros(17),
+            read: Monotonic(1 << 40),
             more: false,
         };
         for request in [

@@ -429,7 +429,7 @@ pub struct Latencies {
 pub struct Histogram {
     /// Messages.
     pub count: u64,
-    /// The sum of their latencies, by the middle of each bucket.
+    /// The sum of their latencies; saturates.
     pub sum: Micros,
     /// The greatest, since the beginning.
     pub max: Micros,

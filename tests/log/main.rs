@@ -765,7 +765,7 @@ fn cutting_one_by_one_reads_a_batch_once() {
     for n in 0..2000 {
         let found =
             bench.log.locate(Offset(n), Offset(n + 1), 1 << 20, &Select::default()).unwrap();
-        let Found::Cut { bytes: cut, end } = found else { panic!("not cut") };
+        let Found::Cut { bytes: cut, end, .. } = found else { panic!("not cut") };
         assert_eq!(end, Offset(n + 1));
         bytes.0 += cut.len() as u64;
     }

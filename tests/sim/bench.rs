@@ -175,17 +175,17 @@ impl Bench {
         found: &mut Vec<(u64, String)>,
     ) -> Result<Option<Offset>, LogError> {
         match got {
-            Found::Whole { file, place, bytes, end } => {
+            Found::Whole { file, place, bytes, end, .. } => {
                 let mut buffer = vec![0; bytes as usize];
                 fetch(&file, &mut buffer, place)?;
                 self.unpack(&buffer, place, found)?;
                 Ok(Some(end))
             }
-            Found::Cut { bytes, end } => {
+            Found::Cut { bytes, end, .. } => {
                 self.unpack(&bytes, Place::cut(self.log.id()), found)?;
                 Ok(Some(end))
             }
-            Found::Chain { file, parts, end } => {
+            Found::Chain { file, parts, end, .. } => {
                 let mut record = Vec::new();
                 for (place, bytes) in parts {
                     let mut buffer = vec![0; bytes as usize];

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use mq::batch::{self, BatchHeader, Framing, HEADER_BYTES, Place, Record, push_attribute, tags};
 use mq::server::engine::ConnectionId;
 use mq::settings::Backoff;
-use mq::units::{Micros, Name, Offset, OffsetRange, ProducerId, QueueId, Sequence, WallTime};
+use mq::units::{
+    Micros, Monotonic, Name, Offset, OffsetRange, ProducerId, QueueId, Sequence, WallTime,
+};
 use mq::wire::{
     ClientInfo, DeliverHead, FrameHeader, Nack, OpenReceive, OpenSend, PublishHead, ReceiveMode,
     Reply, Request, Resume, VERSION,
@@ -137,7 +139,7 @@ impl Sender {
             count: count as u32,
             framing: if delayed { Framing::Records } else { Framing::Delimited(b'\n') },
             batch_flags: 0,
-            waited: Micros(0),
+            read: Monotonic(0),
             more: false,
         };
         Request::Publish(head, &payload).encode(CHANNEL, &mut out);

@@ -108,6 +108,7 @@ impl World {
             }),
             new_lease_secret: Box::new(move || secrets.next() as u32),
             moment: self.moment(),
+            clock_zero: Micros(0),
         };
         let engine = Engine::open(setup, &mut |name, error| {
             if let Some(error) = error {

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use mq::batch::{Framing, Record, push_attribute, tags};
-use mq::units::{Micros, Offset, OffsetRange, ProducerId, Sequence};
+use mq::units::{Monotonic, Offset, OffsetRange, ProducerId, Sequence};
 use mq::wire::{
     ErrorCode, FRAME_HEADER_BYTES, FrameHeader, Kind, OpenReceive, OpenSend, PublishHead,
     ReceiveMode, Reply, Request,
@@ -124,7 +124,7 @@ fn a_payload_that_is_not_what_it_says_is_not_stored() {
         count: 2,
         framing: Framing::Delimited(b'\n'),
         batch_flags: 0,
-        waited: Micros(0),
+        read: Monotonic(0),
         more: false,
     };
     for (head, payload) in [
@@ -164,7 +164,7 @@ fn a_delayed_message_too_large_for_its_later_batch_is_refused_at_once() {
         count: 1,
         framing: Framing::Records,
         batch_flags: 0,
-        waited: Micros(0),
+        read: Monotonic(0),
         more: false,
     };
     let mut peer = witness.open_sender(1);
@@ -186,7 +186,7 @@ fn a_frame_that_never_comes_whole_is_not_stored() {
         count: 1,
         framing: Framing::Delimited(b'\n'),
         batch_flags: 0,
-        waited: Micros(0),
+        read: Monotonic(0),
         more: false,
     };
     Request::Publish(head, b"one\n").encode(1, &mut bytes);
@@ -211,7 +211,7 @@ fn a_large_message_that_is_cut_short_is_not_stored() {
         count: 1,
         framing: Framing::Records,
         batch_flags: 0,
-        waited: Micros(0),
+        read: Monotonic(0),
         more: true,
     };
     let mut peer = witness.open_sender(1);

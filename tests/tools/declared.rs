@@ -4,7 +4,7 @@
 
 use mq::batch::{Framing, Record, flags, push_annex, push_attribute, tags};
 use mq::settings::{IdWindow, Overflow, Retention, Wanted};
-use mq::units::{Count, Epoch, Micros, Name, ProducerId, Sequence, SyncPolicy};
+use mq::units::{Count, Epoch, Micros, Monotonic, Name, ProducerId, Sequence, SyncPolicy};
 use mq::wire::{
     Admin, ErrorCode, Fault, Kind, OpenReceive, OpenSend, PublishHead, QueueInfo, ReceiveMode,
     Reply, Request, Sending,
@@ -108,8 +108,8 @@ impl Publisher {
 
     fn publish(&mut self, framing: Framing, batch_flags: u16, count: u32, payload: &[u8]) {
         self.sequence += u64::from(count);
-        let (sequence, waited) = (Sequence(self.sequence), Micros(0));
-        let head = PublishHead { sequence, count, framing, batch_flags, waited, more: false };
+        let (sequence, read) = (Sequence(self.sequence), Monotonic(0));
+        let head = PublishHead { sequence, count, framing, batch_flags, read, more: false };
         self.peer.say(1, &Request::Publish(head, payload)).expect("the server listens");
     }
 
@@ -466,7 +466,7 @@ fn part_behind_the_end_of_a_large_message_is_an_error() {
         count: 1,
         framing: Framing::Records,
         batch_flags: 0,
-        waited: Micros(0),
+        read: Monotonic(0),
         more,
     };
     for (payload, more) in [(head, true), (tail, true), (&b"surplus"[..], true)] {

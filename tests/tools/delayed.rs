@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mq::batch::{Framing, Record, push_attribute, tags};
-use mq::units::{Micros, Name, ProducerId, Sequence, WallTime};
+use mq::units::{Monotonic, Name, ProducerId, Sequence, WallTime};
 use mq::wire::{ErrorCode, Kind, OpenSend, PublishHead, Reply, Request};
 use rustix::process::Signal;
 
@@ -260,7 +260,7 @@ fn what_no_tool_sends_is_refused_with_a_word() {
             count: count as u32,
             framing: Framing::Records,
             batch_flags: 0,
-            waited: Micros(0),
+            read: Monotonic(0),
             more: false,
         };
         peer.say(1, &Request::Publish(head, payload)).expect("the server listens");

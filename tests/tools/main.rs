@@ -24,6 +24,7 @@ mod foreign;
 mod full_disk;
 mod groups;
 mod kills;
+mod latencies;
 mod limits;
 mod once;
 mod outputs;

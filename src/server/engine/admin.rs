@@ -7,7 +7,7 @@ use crate::broker::GroupKey;
 use crate::limits;
 use crate::log::storage::Storage;
 use crate::server::findings;
-use crate::units::{Count, Moment, Name, OffsetRange, WallTime};
+use crate::units::{Count, Ending, Moment, Name, OffsetRange, WallTime};
 use crate::wire::{Admin, CheckReport, ErrorCode, GroupInfo, QueueInfo, Reply, StoreInfo};
 
 use super::groups::DEFAULT_GROUP;
@@ -210,7 +210,7 @@ impl<S: Storage> Engine<S> {
             return Ok(());
         }
         for (group, settled) in self.broker.purge(key) {
-            self.settle(number, group, &settled);
+            self.settle(number, group, &settled, Ending::Purged);
         }
         let delayed = self.hosted.get_mut(&number).expect("a live queue").purge_delayed();
         self.touch(number);

@@ -7,7 +7,7 @@ use crate::broker::{ConsumerKey, GroupKey, Mode};
 use crate::limits;
 use crate::log::storage::{Storage, StorageFile};
 use crate::log::{Found, Select};
-use crate::units::{LeaseNumber, Offset, OffsetRange, Position};
+use crate::units::{Ending, LeaseNumber, Offset, OffsetRange, Position, WallTime};
 use crate::wire::DeliverHead;
 
 use super::session::{Channel, Receiver};
@@ -171,21 +171,21 @@ impl<S: Storage> Engine<S> {
                 self.pass_over(receiver, OffsetRange::new(from, end), Unwanted::NotOurs);
                 return Delivered::Some;
             }
-            Found::Cut { bytes, end } => {
-                let head = self.taken(receiver, from, DeliverHead { end, ..head });
+            Found::Cut { bytes, end, time } => {
+                let head = self.taken(receiver, from, time, DeliverHead { end, ..head });
                 let session = self.sessions.get_mut(&connection).expect("a connected client");
                 session.outbox.push_bytes(&head.encode(id, bytes.len()));
                 session.outbox.push_bytes(&bytes);
                 (bytes.len() as u64, end)
             }
-            Found::Whole { file, place, bytes, end } => {
-                let head = self.taken(receiver, from, DeliverHead { end, ..head });
+            Found::Whole { file, place, bytes, end, time } => {
+                let head = self.taken(receiver, from, time, DeliverHead { end, ..head });
                 let shipment = Shipment { queue: receiver.queue, file, place, bytes };
                 self.ship(connection, id, head, shipment);
                 (bytes, end)
             }
-            Found::Chain { file, parts, end } => {
-                let head = self.taken(receiver, from, DeliverHead { end, ..head });
+            Found::Chain { file, parts, end, time } => {
+                let head = self.taken(receiver, from, time, DeliverHead { end, ..head });
                 let last = parts.len() - 1;
                 let bytes = parts.iter().map(|(_, bytes)| bytes).sum();
                 for (n, (place, bytes)) in parts.into_iter().enumerate() {
@@ -202,7 +202,11 @@ impl<S: Storage> Engine<S> {
                 (bytes, end)
             }
         };
-        self.shipped(connection, id, OffsetRange::new(from, end), bytes);
+        let range = OffsetRange::new(from, end);
+        if receiver.mode == Mode::Take {
+            self.count_shipped(receiver.queue, range, bytes);
+        }
+        self.shipped(connection, id, range, bytes);
         Delivered::Some
     }
 
@@ -229,9 +233,10 @@ impl<S: Storage> Engine<S> {
         if has_expired && hosted.log.settings().dead_letter.is_some() {
             self.condemn(group, &[range], "expired", self.clock);
         } else {
+            let ending = if has_expired { Ending::Expired } else { Ending::Others };
             let settled = self.broker.expire(group, &[range]);
             gone = settled.iter().map(OffsetRange::span).sum();
-            self.settle(queue, group, &settled);
+            self.settle(queue, group, &settled, ending);
         }
         if has_expired && let Some(hosted) = self.hosted.get_mut(&queue) {
             // For each group that had them still to come.
@@ -241,10 +246,19 @@ impl<S: Storage> Engine<S> {
 
     /// What was located is taken in the broker, and the group's journal is to be told. Completes
     /// the head of what is delivered.
-    fn taken(&mut self, receiver: Receiver, from: Offset, head: DeliverHead) -> DeliverHead {
+    fn taken(
+        &mut self,
+        receiver: Receiver,
+        from: Offset,
+        stored: WallTime,
+        head: DeliverHead,
+    ) -> DeliverHead {
         let range = OffsetRange::new(from, head.end);
         let lease = match (receiver.mode, receiver.group) {
-            (Mode::Take, Some(group)) => self.hand_over(receiver, group, range),
+            (Mode::Take, Some(group)) => {
+                self.count_handed(receiver, group, range, head.redelivered, stored);
+                self.hand_over(receiver, group, range)
+            }
             _ => {
                 self.broker.take(receiver.consumer, range);
                 LeaseNumber(0)
@@ -277,7 +291,7 @@ impl<S: Storage> Engine<S> {
         *handed = (*handed).max(range.end);
         if receiver.how.no_ack {
             let settled = self.broker.ack(receiver.consumer, &[range]);
-            self.settle(receiver.queue, group, &settled);
+            self.settle(receiver.queue, group, &settled, Ending::Acked);
         }
         lease
     }

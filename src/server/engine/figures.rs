@@ -17,6 +17,7 @@ use crate::wire::stat::{
 };
 use crate::wire::{ErrorCode, Fault, QueuePattern};
 
+use super::counting::{latencies, slices};
 use super::hosting::{Hosted, Place};
 use super::session::{Channel, Session};
 use super::{Engine, QueueNumber, fault};
@@ -161,6 +162,12 @@ impl<S: Storage> Engine<S> {
         };
         if groups.is_empty() {
             figures.ready = figures.present;
+        }
+        if let Some(meter) = &hosted.meter {
+            let wall = self.clock.wall;
+            figures.latency = latencies(meter, wanted.detail);
+            figures.seconds = slices(meter.history.seconds(wall, wanted.seconds));
+            figures.minutes = slices(meter.history.minutes(wall, wanted.minutes));
         }
         for group in &groups {
             let counts = self.broker.counts(*group);

@@ -9,7 +9,7 @@ use crate::broker::{Broker, ConsumerKey, GroupKey, GroupState, Lease, Refusal, T
 use crate::limits;
 use crate::log::storage::Storage;
 use crate::log::{GroupFact, GroupFile, GroupPosition, LeasedRange, TriedRange};
-use crate::units::{Micros, Moment, Monotonic, Name, Offset, OffsetRange, WallTime};
+use crate::units::{Ending, Micros, Moment, Monotonic, Name, Offset, OffsetRange, WallTime};
 use crate::wire::{ErrorCode, Fault, Receiving};
 
 use super::hosting::log_fault;
@@ -222,10 +222,17 @@ impl<S: Storage> Engine<S> {
     }
 
     /// Writes down what became settled, and drops segments that nobody needs any more.
-    pub(super) fn settle(&mut self, number: QueueNumber, group: GroupKey, settled: &[OffsetRange]) {
+    pub(super) fn settle(
+        &mut self,
+        number: QueueNumber,
+        group: GroupKey,
+        settled: &[OffsetRange],
+        ending: Ending,
+    ) {
         if settled.is_empty() {
             return;
         }
+        self.count_settled(number, group, settled, ending);
         self.forget_failures(group, settled);
         let hosted = self.hosted.get_mut(&number).expect("a receiver's queue");
         hosted.settles += 1;

@@ -8,9 +8,11 @@ use crate::broker::{GroupKey, QueueKey};
 use crate::log::storage::Storage;
 use crate::log::{Boot, GroupFile, Log, LogError, Recovered};
 use crate::settings::Settings;
-use crate::units::{Count, Moment, Monotonic, Name, Offset, OffsetRange, Sequence};
+use crate::stat::Meter;
+use crate::units::{Bytes, Count, Ending, Moment, Monotonic, Name, Offset, OffsetRange, Sequence};
 use crate::wire::{ErrorCode, Fault, Reply, Sending};
 
+use super::counting::Origin;
 use super::declaring::SettingsWaiter;
 use super::delaying::{Delay, open_delay};
 use super::figures::Oldest;
@@ -47,19 +49,9 @@ pub(super) struct Awaiting {
 pub(super) enum Say {
     /// The append up to this sequence is stored; so many messages of the channel so far were there
     /// already.
-    Confirm(Sequence, Count),
+    Confirm(Sequence, Count, Origin),
     /// A producer that comes back may count on what it stored before.
     Sending(Sending),
-}
-
-/// Confirmations of one channel that go out as one.
-struct Run {
-    connection: ConnectionId,
-    channel: u16,
-    sequence: Sequence,
-    there: Count,
-    end: Offset,
-    appends: usize,
 }
 
 /// Who waits for a large message that is being copied into the log.
@@ -131,6 +123,10 @@ pub(super) struct Hosted<S: Storage> {
     pub changed: u64,
     /// Its oldest message, as a watcher was last told.
     pub oldest: Option<Oldest>,
+    /// What is measured of it, if it moves messages.
+    pub meter: Option<Box<Meter<GroupKey>>>,
+    /// Bytes of its log that the meter knows of.
+    pub bytes_counted: Bytes,
 }
 
 impl<S: Storage> Engine<S> {
@@ -223,6 +219,8 @@ impl<S: Storage> Engine<S> {
             touched: false,
             changed: self.watch.tick,
             oldest: None,
+            meter: None,
+            bytes_counted: Bytes(0),
         };
         self.watch.set += 1;
         self.hosted.insert(number, hosted);
@@ -366,7 +364,9 @@ impl<S: Storage> Engine<S> {
         if visible > known {
             self.extend(number, known, visible);
         }
-        self.confirm(number, visible);
+        let origins = self.confirm(number, visible);
+        self.count_visible(number, OffsetRange::new(known, visible.max(known)), &origins, moment);
+        self.count_ready(number);
         self.switch_senders(number);
         self.end_grace(number, moment);
         self.say_opened(number);
@@ -436,60 +436,7 @@ impl<S: Storage> Engine<S> {
         }
         self.broker.extend(key, OffsetRange::new(at, visible));
         for (group, ranges) in settled {
-            self.settle(number, group, &ranges);
-        }
-    }
-
-    /// Confirms what lies below `visible`; one frame for each run of one channel.
-    fn confirm(&mut self, number: QueueNumber, visible: Offset) {
-        let hosted = self.hosted.get_mut(&number).expect("a queue in its turn");
-        let mut run: Option<Run> = None;
-        let mut said = Vec::new();
-        let mut opened = Vec::new();
-        while let Some(next) = hosted.next_confirmed(visible) {
-            let Awaiting { connection, channel, end, say } = next;
-            match (&mut run, say) {
-                (Some(run), Say::Confirm(sequence, there))
-                    if (run.connection, run.channel) == (connection, channel) =>
-                {
-                    (run.sequence, run.there, run.end) = (sequence, there, end);
-                    run.appends += 1;
-                }
-                (_, Say::Confirm(sequence, there)) => {
-                    let next = Run { connection, channel, sequence, there, end, appends: 1 };
-                    said.extend(run.replace(next));
-                }
-                (_, Say::Sending(sending)) => opened.push((connection, channel, sending)),
-            }
-        }
-        said.extend(run);
-        for (connection, channel, sending) in opened {
-            // It is the first thing that is said on the channel: nothing was published on it yet.
-            self.reply(connection, channel, &Reply::Sending(sending));
-        }
-        for run in said {
-            if self.is_sending(run.connection, run.channel) {
-                let confirm = Reply::Confirm(run.sequence, run.end, run.there);
-                self.reply(run.connection, run.channel, &confirm);
-                self.confirmed(run.connection, run.channel, run.appends);
-            }
-        }
-    }
-
-    /// Whether whoever published on this channel is still there to be told.
-    pub(super) fn is_sending(&self, connection: ConnectionId, channel: u16) -> bool {
-        let session = self.sessions.get(&connection);
-        let channel = session.and_then(|session| session.channels.get(&channel));
-        matches!(channel, Some(Channel::Sending(_)))
-    }
-
-    /// A channel that is closing or was refused and has nothing unconfirmed any more ends.
-    fn confirmed(&mut self, connection: ConnectionId, channel: u16, appends: usize) {
-        let Some(session) = self.sessions.get_mut(&connection) else { return };
-        let Some(Channel::Sending(sender)) = session.channels.get_mut(&channel) else { return };
-        sender.unconfirmed -= appends;
-        if sender.unconfirmed == 0 {
-            self.settle_sender(connection, channel);
+            self.settle(number, group, &ranges, Ending::Others);
         }
     }
 
@@ -573,6 +520,9 @@ impl<S: Storage> Engine<S> {
             self.consumers.remove(&consumer);
         }
         self.by_key.remove(&hosted.key);
+        if hosted.meter.is_some() {
+            self.meter_gone();
+        }
         self.watch.set += 1;
         self.places.insert(hosted.name.clone(), Place::Removing);
         let waiting = hosted.removing.expect("it is being removed");

@@ -7,9 +7,10 @@ use crate::batch::{Framing, RECORD_HEADER_BYTES, Record, Traits, flags, push_ann
 use crate::limits;
 use crate::log::storage::Storage;
 use crate::log::{AppendError, Judgement, NewBatch, NewChain};
-use crate::units::{Count, Moment, OffsetRange, Sequence};
+use crate::units::{Count, Moment, Monotonic, OffsetRange, Sequence};
 use crate::wire::{ErrorCode, PublishHead};
 
+use super::counting::Origin;
 use super::delaying::too_large_to_wait;
 use super::hosting::{Awaiting, ChainOwner, Say};
 use super::portion::{self, Room, Verdict, batch_bytes};
@@ -109,7 +110,7 @@ impl<S: Storage> Engine<S> {
             Judgement::Store => {}
             Judgement::Duplicate { .. } => {
                 let end = hosted.log.written_end();
-                self.await_confirm(connection, channel, number, head.sequence, end);
+                self.await_confirm(source, head.sequence, end, 0);
                 return Ok(());
             }
             refused => return Err(refusal(&hosted.name, refused)),
@@ -180,8 +181,7 @@ impl<S: Storage> Engine<S> {
         match hosted.log.append(moment.now, moment.wall, &new) {
             Ok(range) => {
                 self.sender(source).expect("it sends").there.0 += 1;
-                let Source { connection, channel, number } = source;
-                self.await_confirm(connection, channel, number, sequence, range.end);
+                self.await_confirm(source, sequence, range.end, 0);
                 Ok(())
             }
             Err(AppendError::NotYet) => {
@@ -245,9 +245,12 @@ impl<S: Storage> Engine<S> {
         match result {
             Ok(range) => {
                 let source = Source { connection, channel, number };
-                let there = self.sender(source).map_or(Count(0), |sender| sender.there);
+                let (there, read) = self
+                    .sender(source)
+                    .map_or((Count(0), Monotonic(0)), |sender| (sender.there, sender.read));
+                let origin = Origin { read, messages: 1, delayed: false };
                 let hosted = self.hosted.get_mut(&number).expect("a queue with a job");
-                let say = Say::Confirm(sequence, there);
+                let say = Say::Confirm(sequence, there, origin);
                 let awaiting = Awaiting { connection, channel, end: range.end, say };
                 hosted.awaiting.push_back(awaiting);
             }

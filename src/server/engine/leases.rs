@@ -4,7 +4,7 @@ use crate::broker::{GroupKey, Lease};
 use crate::limits;
 use crate::log::GroupFact;
 use crate::log::storage::Storage;
-use crate::units::{LeaseNumber, Micros, Offset, OffsetRange};
+use crate::units::{Ending, LeaseNumber, Micros, Offset, OffsetRange};
 use crate::wire::{ErrorCode, Fault, Nack, Receipt, Settlement};
 
 use super::groups::{leased_range, tried_facts};
@@ -75,7 +75,7 @@ impl<S: Storage> Engine<S> {
         match how {
             Settlement::Ack => {
                 let acked = self.broker.receipt_ack(group, offset, lease).map_err(refused)?;
-                self.settle(number, group, &acked);
+                self.settle(number, group, &acked, Ending::Acked);
             }
             Settlement::Nack => {
                 let mut rest = rests(None, self.clock);
@@ -83,6 +83,7 @@ impl<S: Storage> Engine<S> {
                 let tried = tried.map_err(refused)?;
                 let nack = Nack { reason: "nacked by its receipt".to_owned(), ..Nack::default() };
                 self.note_failure(group, &[one(offset)], &nack, self.clock);
+                self.count_failed(number, group, &[one(offset)]);
                 let mut facts = tried_facts(&tried, self.clock);
                 facts.push(GroupFact::Returned { range: one(offset), number: lease });
                 self.note(number, group, &facts);

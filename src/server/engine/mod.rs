@@ -32,6 +32,8 @@
 //! seeking.rs    groups made, removed and set to another place
 //! delivery.rs   broker's offer → log's range → outbox
 //! delaying.rs   messages that wait for their time
+//! confirming.rs what is visible → CONFIRM
+//! counting.rs   latencies, and the flow of the last minutes
 //! figures.rs    what watchers are told
 //! grace.rs      receivers that come back after a restart
 //! hosting.rs    queues coming and going, one turn of a queue
@@ -47,6 +49,8 @@
 
 mod admin;
 mod attaching;
+mod confirming;
+mod counting;
 mod declaring;
 mod delaying;
 mod delivery;
@@ -79,12 +83,13 @@ use crate::broker::{Broker, ConsumerKey, Output, QueueKey};
 use crate::limits;
 use crate::log::storage::Storage;
 use crate::server::outbox::Outbox;
-use crate::units::{Moment, Monotonic, Name, QueueId};
+use crate::units::{Micros, Moment, Monotonic, Name, QueueId};
 use crate::wire::{
     ErrorCode, Fault, FrameHeader, Goodbye, Kind, MEMBER_CHANNELS, Reply, Request, ServerInfo,
     VERSION, VERSION_OLDEST,
 };
 
+use counting::Meters;
 use figures::Watch;
 use hosting::{Hosted, Place};
 use moving::Movers;
@@ -112,6 +117,8 @@ pub struct Setup<S: Storage> {
     pub new_lease_secret: Box<dyn FnMut() -> u32 + Send>,
     /// When it is made.
     pub moment: Moment,
+    /// What CLOCK_MONOTONIC says when the running clock says 0.
+    pub clock_zero: Micros,
 }
 
 /// Why a frame could not be served.
@@ -149,6 +156,7 @@ pub struct Engine<S: Storage> {
     new_lease_secret: Box<dyn FnMut() -> u32 + Send>,
     /// The time of what is being served.
     clock: Moment,
+    clock_zero: Micros,
     broker: Broker,
     places: BTreeMap<Name, Place>,
     hosted: BTreeMap<QueueNumber, Hosted<S>>,
@@ -177,6 +185,7 @@ pub struct Engine<S: Storage> {
     checks: VecDeque<Work<S>>,
     check_under_way: bool,
     watch: Watch,
+    meters: Meters,
     jobs_under_way: usize,
     stop_asked: Option<String>,
     stopping: bool,
@@ -203,6 +212,7 @@ impl<S: Storage> Engine<S> {
             new_queue_id: setup.new_queue_id,
             new_lease_secret,
             clock: setup.moment,
+            clock_zero: setup.clock_zero,
             broker: Broker::new(),
             places: BTreeMap::new(),
             hosted: BTreeMap::new(),
@@ -223,6 +233,7 @@ impl<S: Storage> Engine<S> {
             checks: VecDeque::new(),
             check_under_way: false,
             watch: Watch { instance, started, tick: 1, set: 1 },
+            meters: Meters::default(),
             jobs_under_way: 0,
             stop_asked: None,
             stopping: false,
@@ -303,6 +314,7 @@ impl<S: Storage> Engine<S> {
                 session.greeted = true;
                 session.client = client.unwrap_or_default().shortened();
                 let version = newest.min(VERSION);
+                session.version = version;
                 self.reply(connection, 0, &Reply::Welcome(version, self.info.clone()));
                 Ok(())
             }

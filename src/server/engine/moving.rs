@@ -39,7 +39,7 @@ use crate::broker::{ConsumerKey, GroupKey};
 use crate::limits;
 use crate::log::storage::Storage;
 use crate::log::{GroupMark, Job, LogError, Select, Staging};
-use crate::units::{Bytes, Moment, Monotonic, Name, Offset, OffsetRange, ProducerId};
+use crate::units::{Bytes, Ending, Moment, Monotonic, Name, Offset, OffsetRange, ProducerId};
 
 use super::{Engine, QueueNumber, Work};
 
@@ -403,7 +403,9 @@ impl<S: Storage> Engine<S> {
     /// What stands in the destination, durably, is settled in the source.
     fn settle_moved(&mut self, lane: Lane, group: GroupKey, ranges: &[OffsetRange]) -> Phase<S> {
         let source = lane.source();
-        let settled = match &mut self.movers.lanes.get_mut(&lane).expect("it is there").request {
+        let request = &mut self.movers.lanes.get_mut(&lane).expect("it is there").request;
+        let ending = if request.is_some() { Ending::Acked } else { Ending::Dead };
+        let settled = match request {
             None => self.broker.settle_dying(group, ranges),
             Some(request) => {
                 let count = ranges.iter().map(OffsetRange::span).sum::<u64>();
@@ -413,7 +415,7 @@ impl<S: Storage> Engine<S> {
             }
         };
         self.movers.troubles.remove(&source);
-        self.settle(source, group, &settled);
+        self.settle(source, group, &settled, ending);
         let hosted = self.hosted.get_mut(&source).expect("its source");
         let mark = hosted.log.want_group_durable(hosted.groups[&group]);
         self.touch(source);
@@ -461,7 +463,7 @@ impl<S: Storage> Engine<S> {
                 let place = crate::batch::Place::cut(hosted.log.id());
                 parcel::visit_batches(&bytes, place, visit)
             }
-            Ok(Found::Chain { file, parts, end }) => {
+            Ok(Found::Chain { file, parts, end, .. }) => {
                 let range = OffsetRange::new(range.start, end);
                 return Ok(Some(FoundChain { file, parts, range }));
             }

@@ -204,12 +204,12 @@ fn picked<'a>(
 mod tests {
     use super::*;
     use crate::batch::flags;
-    use crate::units::{Micros, Sequence};
+    use crate::units::{Monotonic, Sequence};
     use crate::wire::ErrorCode;
 
     fn head(framing: Framing, count: u32, batch_flags: u16) -> PublishHead {
-        let (sequence, waited) = (Sequence(100), Micros(0));
-        PublishHead { sequence, count, framing, batch_flags, waited, more: false }
+        let (sequence, read) = (Sequence(100), Monotonic(0));
+        PublishHead { sequence, count, framing, batch_flags, read, more: false }
     }
 
     fn room(messages: u64, payload_bytes: usize) -> Room {

@@ -4,7 +4,7 @@ use crate::batch::Place;
 use crate::limits;
 use crate::log::LogError;
 use crate::log::storage::Storage;
-use crate::units::{Name, OffsetRange, Position, SegmentNumber};
+use crate::units::{Ending, Name, OffsetRange, Position, SegmentNumber};
 use crate::wire::{ErrorCode, Fault, MEMBER_CHANNELS, OpenReceive, ReceiveMode, Receiving, Reply};
 
 use super::attaching::{Attached, Resume};
@@ -147,7 +147,7 @@ impl<S: Storage> Engine<S> {
             return Err(protocol("an ACK from a receiver that only looks"));
         };
         let settled = self.broker.ack(receiver.consumer, ranges);
-        self.settle(receiver.queue, group, &settled);
+        self.settle(receiver.queue, group, &settled, Ending::Acked);
         Ok(())
     }
 
@@ -159,6 +159,7 @@ impl<S: Storage> Engine<S> {
     ) -> Result<(), Trouble> {
         if let Some(receiver) = self.receiver(connection, channel)? {
             self.broker.release(receiver.consumer, ranges);
+            self.count_returned(receiver.queue, receiver.group, ranges);
             self.changed(receiver.queue);
         }
         Ok(())

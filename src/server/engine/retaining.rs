@@ -6,7 +6,7 @@
 use crate::broker::Dropped;
 use crate::log::storage::Storage;
 use crate::settings::Retention;
-use crate::units::{Moment, Monotonic, OffsetRange};
+use crate::units::{Ending, Moment, Monotonic, OffsetRange};
 
 use super::{Engine, QueueNumber};
 
@@ -32,7 +32,7 @@ impl<S: Storage> Engine<S> {
     /// Writes down what was dropped, and drops the segments that nobody needs any more.
     pub(super) fn settle_dropped(&mut self, number: QueueNumber, dropped: Dropped) {
         for (group, settled) in &dropped.groups {
-            self.settle(number, *group, settled);
+            self.settle(number, *group, settled, Ending::Dropped);
         }
         let messages: Vec<OffsetRange> = dropped.messages.iter().collect();
         self.drop_gone_segments(number, Some(&messages));

@@ -123,6 +123,7 @@ impl<S: Storage> Engine<S> {
             }
         }
         self.forget_failures(group, &[OffsetRange::new(Offset(0), Offset(u64::MAX))]);
+        self.count_group_moved(number, group);
         let hosted = self.hosted.get_mut(&number).expect("a live queue");
         let file = hosted.groups.remove(&group).expect("it has a journal");
         hosted.handed.remove(&group);
@@ -165,6 +166,7 @@ impl<S: Storage> Engine<S> {
             other => fault(ErrorCode::Usage, other.to_string()),
         })?;
         self.forget_failures(group, &[OffsetRange::new(Offset(0), Offset(u64::MAX))]);
+        self.count_group_moved(number, group);
         let hosted = self.hosted.get_mut(&number).expect("a live queue");
         let file = hosted.groups[&group];
         let position = whole(&self.broker, &hosted.books, group, self.clock);

@@ -4,9 +4,10 @@ use crate::batch::{self, Framing, Record, Traits, flags};
 use crate::log::storage::Storage;
 use crate::log::{AppendError, Forgotten, Judgement, NewBatch};
 use crate::settings::Settings;
-use crate::units::{Count, Epoch, Moment, Name, Offset, Sequence};
+use crate::units::{Count, Epoch, Moment, Monotonic, Name, Offset, Sequence};
 use crate::wire::{ErrorCode, Fault, OpenSend, PublishHead, Reply, Sending};
 
+use super::counting::Origin;
 use super::delaying::{Delay, delayed_large, must_wait};
 use super::figures::Share;
 use super::hosting::{Awaiting, Place, Say, being_removed, damaged};
@@ -14,6 +15,9 @@ use super::portion::{self, Portion, Rest};
 use super::session::{Channel, Sender};
 use super::uniqueness::{self, Doorkeeper};
 use super::{ConnectionId, Engine, QueueNumber, Trouble, fault, fault_with, protocol};
+
+/// From this version of the protocol on PUBLISH tells when messages were read.
+const READ_AT_VERSION: u16 = 3;
 
 /// Where a PUBLISH comes from, and which queue it goes to.
 #[derive(Clone, Copy)]
@@ -158,6 +162,7 @@ impl<S: Storage> Engine<S> {
             refused: None,
             closing: false,
             share: Share::since(self.clock.wall),
+            read: Monotonic(0),
         };
         self.changed(number);
         let session = self.sessions.get_mut(&connection).expect("a connected client");
@@ -182,6 +187,7 @@ impl<S: Storage> Engine<S> {
         if sender.refused.is_some() {
             return Ok(());
         }
+        sender.read = if session.version >= READ_AT_VERSION { head.read } else { Monotonic(0) };
         if head.more || sender.large.is_some() {
             return self.publish_part(connection, channel, head, payload, moment);
         }
@@ -213,7 +219,7 @@ impl<S: Storage> Engine<S> {
             Judgement::Rest { sequence } => (sequence.0 - expected.0) as u32,
             Judgement::Duplicate { .. } => {
                 let end = hosted.log_of(delayed).written_end();
-                self.await_confirm(connection, channel, number, head.sequence, end);
+                self.await_confirm(source, head.sequence, end, 0);
                 return Ok(());
             }
             refused => return Err(refusal(&hosted.name, refused)),
@@ -254,7 +260,7 @@ impl<S: Storage> Engine<S> {
                 Ok(range) => {
                     sender.there.0 += portion.there;
                     sender.share.add(u64::from(portion.count), portion.payload.len() as u64);
-                    self.await_confirm(connection, channel, number, sequence, range.end);
+                    self.await_confirm(source, sequence, range.end, portion.count);
                 }
                 Err(AppendError::NotYet) => {
                     self.park(connection, number);
@@ -318,22 +324,24 @@ impl<S: Storage> Engine<S> {
         self.touch(number);
     }
 
-    /// CONFIRM is to be said once everything below `end` is visible.
+    /// CONFIRM is to be said once everything below `end` is visible; `messages` were stored.
     pub(super) fn await_confirm(
         &mut self,
-        connection: ConnectionId,
-        channel: u16,
-        number: QueueNumber,
+        source: Source,
         sequence: Sequence,
         end: Offset,
+        messages: u32,
     ) {
-        let source = Source { connection, channel, number };
-        let (there, delayed) = self.sender(source).map_or((Count(0), false), |sender| {
+        let Source { connection, channel, number } = source;
+        let mut origin = Origin { messages, ..Origin::default() };
+        let there = self.sender(source).map_or(Count(0), |sender| {
             sender.unconfirmed += 1;
-            (sender.there, sender.delayed)
+            (origin.read, origin.delayed) = (sender.read, sender.delayed);
+            sender.there
         });
+        let delayed = origin.delayed;
         let hosted = self.hosted.get_mut(&number).expect("a sender's queue");
-        let say = Say::Confirm(sequence, there);
+        let say = Say::Confirm(sequence, there, origin);
         hosted.awaiting_of(delayed).push_back(Awaiting { connection, channel, end, say });
         self.touch(number);
     }

@@ -8,7 +8,7 @@ use crate::log::Staging;
 use crate::log::storage::Storage;
 use crate::server::outbox::Outbox;
 use crate::settings::{Backoff, Wanted};
-use crate::units::{Bytes, Count, Epoch, Micros, Name, ProducerId, Sequence};
+use crate::units::{Bytes, Count, Epoch, Micros, Monotonic, Name, ProducerId, Sequence};
 use crate::wire::{Admin, ClientInfo, Fault, MEMBER_CHANNELS, OpenReceive, OpenSend};
 
 use super::QueueNumber;
@@ -96,6 +96,8 @@ pub(super) struct Sender<S: Storage> {
     /// CLOSE has come: CLOSED goes out when nothing is unconfirmed.
     pub closing: bool,
     pub share: Share,
+    /// When its newest messages were read, on the clock that all processes share; 0: not known.
+    pub read: Monotonic,
 }
 
 /// A large message on its way in.
@@ -147,6 +149,8 @@ impl How {
 /// See the module's page.
 pub(super) struct Session<S: Storage> {
     pub greeted: bool,
+    /// Of the protocol, as both speak it.
+    pub version: u16,
     pub peer: Peer,
     pub client: ClientInfo,
     pub channels: BTreeMap<u16, Channel<S>>,
@@ -173,6 +177,7 @@ impl<S: Storage> Session<S> {
     pub fn new(peer: Peer) -> Session<S> {
         Session {
             greeted: false,
+            version: 0,
             peer,
             client: ClientInfo::default(),
             channels: BTreeMap::new(),

@@ -45,6 +45,7 @@ impl<S: Storage> Engine<S> {
             return Err(protocol("a BEGIN from a receiver that does not try"));
         };
         let counted = self.broker.begin(receiver.consumer, ranges);
+        self.count_begun(receiver.queue, group, ranges);
         self.note(receiver.queue, group, &tried_facts(&counted, self.clock));
         Ok(())
     }
@@ -86,6 +87,7 @@ impl<S: Storage> Engine<S> {
         known.extend(tried.iter().copied());
         let failed: Vec<OffsetRange> = tried.iter().map(|tried| tried.range).collect();
         self.note_failure(group, &failed, nack, self.clock);
+        self.count_failed(receiver.queue, group, &failed);
         self.note(receiver.queue, group, &tried_facts(&known, self.clock));
         Ok(())
     }

@@ -6,7 +6,7 @@ use crate::batch::Framing;
 use crate::broker::GroupKey;
 use crate::log::InternalBatch;
 use crate::log::storage::Storage;
-use crate::units::Moment;
+use crate::units::{Ending, Moment};
 
 use super::waybill::{Mover, Purpose, Waybill};
 use super::{Engine, QueueNumber};
@@ -32,8 +32,12 @@ impl<S: Storage> Engine<S> {
             let Some(&number) = numbers.get(&waybill.mover.source) else { continue };
             let key = self.hosted[&number].key;
             let Some(group) = self.broker.find_group(key, &waybill.mover.group) else { continue };
+            let ending = match waybill.mover.purpose {
+                Purpose::Dead => Ending::Dead,
+                Purpose::Requeue => Ending::Acked,
+            };
             let settled = self.broker.settle_stored(group, &waybill.ranges);
-            self.settle(number, group, &settled);
+            self.settle(number, group, &settled, ending);
         }
     }
 
