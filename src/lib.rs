@@ -30,6 +30,7 @@
 //! | [`server`] | the engine (all but I/O), the event loop, helper threads |
 //! | [`client`] | connect or start the server; sender; receiver |
 //! | [`pipe`] | the stream processor: windows, keys, times |
+//! | [`view`] | what `mq-stat` shows: live view, lines, JSON, Prometheus text, checks |
 //! | [`cli`] | shared flags, exit statuses, printing of errors |
 //!
 //! # Invariants
@@ -61,4 +62,5 @@ pub mod settings;
 pub mod stat;
 pub mod store;
 pub mod units;
+pub mod view;
 pub mod wire;

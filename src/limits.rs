@@ -434,6 +434,13 @@ pub const EVENT_TIME_MAX: WallTime = WallTime(253_402_207_200_000_000);
 
 /// No watermark is later: the end of the longest window of the latest message.
 pub const WATERMARK_MAX: WallTime = WallTime(EVENT_TIME_MAX.0 + 2 * DURATION_MAX.0);
+/// Steps of a queue's past that a view keeps: as many as a sparkline has columns at most.
+pub const VIEW_STEPS: usize = 120;
+
+/// The shortest and the longest interval between two looks of a view.
+pub const LOOK_MIN: Micros = Micros::from_millis(100);
+/// See [`LOOK_MIN`].
+pub const LOOK_MAX: Micros = Micros::from_secs(3600);
 
 const _: () = {
     assert!(SEND_BATCH_BYTES <= BATCH_PAYLOAD_BYTES_MAX);

@@ -18,6 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("client", &["units", "limits", "settings", "batch", "wire", "store"]),
     ("pipe", &["units", "limits", "settings", "batch", "wire", "store", "client"]),
     ("cli", &["units", "limits", "settings", "wire", "store", "client"]),
+    ("view", &["units", "limits", "settings", "wire", "cli"]),
 ];
 
 const LINES_MAX: usize = 700;

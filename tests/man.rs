@@ -10,11 +10,12 @@ use mq::batch::Framing;
 use mq::units::{Monotonic, Sequence};
 use mq::wire::{ClientInfo, PublishHead, Request};
 
-const TOOLS: [(&str, &str); 4] = [
+const TOOLS: [(&str, &str); 5] = [
     ("mq-serve", env!("CARGO_BIN_EXE_mq-serve")),
     ("mq-send", env!("CARGO_BIN_EXE_mq-send")),
     ("mq-recv", env!("CARGO_BIN_EXE_mq-recv")),
     ("mq-admin", env!("CARGO_BIN_EXE_mq-admin")),
+    ("mq-stat", env!("CARGO_BIN_EXE_mq-stat")),
 ];
 
 fn man(name: &str) -> PathBuf {

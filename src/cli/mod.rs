@@ -6,6 +6,7 @@
 
 mod failure;
 mod flags;
+mod full_screen;
 mod hint;
 mod measures;
 mod output;
@@ -19,6 +20,7 @@ pub use flags::{
     ColorWhen, Shared, delimiter, duration, group_name, lifetime, queue_name, queue_pattern,
     something, start, sync_policy,
 };
+pub use full_screen::FullScreen;
 pub use hint::{binary_hint, is_terminal, terminal_hint};
 pub use measures::{duration_text, human_age, size};
 pub use output::{human_bytes, human_count, json_line, print, print_json};

@@ -28,6 +28,7 @@ pub fn tool(name: &str) -> &'static Path {
         "mq-send" => env!("CARGO_BIN_EXE_mq-send"),
         "mq-recv" => env!("CARGO_BIN_EXE_mq-recv"),
         "mq-admin" => env!("CARGO_BIN_EXE_mq-admin"),
+        "mq-stat" => env!("CARGO_BIN_EXE_mq-stat"),
         _ => panic!("no tool is called {name}"),
     })
 }

@@ -35,7 +35,10 @@ mod rounds;
 mod sending;
 mod several;
 mod starting;
+mod stat;
 mod stores;
+mod terminal;
+mod watching;
 
 /// A size from the environment, or the one for the ordinary run.
 fn size(variable: &str, ordinary: u64) -> u64 {
