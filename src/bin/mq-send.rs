@@ -60,7 +60,7 @@ const MORE_ATTRIBUTES: &str = "More attributes (see also --delay and -J)";
 const ONCE: &str = "Each message once";
 
 /// Send lines, files or a text to a queue.
-#[derive(Debug, Parser)]
+#[derive(Debug, Default, Parser)]
 #[command(
     name = TOOL,
     version,
@@ -158,9 +158,33 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match cli::parse::<Args>() {
+    let given: Vec<OsString> = std::env::args_os().collect();
+    let args = match Args::plain(given.get(1..).unwrap_or_default()) {
+        Some(args) => Ok(args),
+        None => cli::parse_from::<Args>(given),
+    };
+    match args {
         Ok(args) => cli::finish(TOOL, run(&args)),
         Err(code) => code,
+    }
+}
+
+impl Args {
+    /// Reads the plainest of command lines, `QUEUE -m TEXT`, as the parser would: scripts run that
+    /// once for each message, and setting the parser up for two dozen flags takes a fifth of such
+    /// a process's time. `None` for whatever is not clearly that.
+    fn plain(given: &[OsString]) -> Option<Args> {
+        let (queue, text) = match given {
+            [queue, flag, text] if flag == "-m" => (queue, text),
+            [flag, text, queue] if flag == "-m" => (queue, text),
+            _ => return None,
+        };
+        let has_hyphen = |text: &OsString| text.as_encoded_bytes().starts_with(b"-");
+        if has_hyphen(queue) || has_hyphen(text) {
+            return None;
+        }
+        let queue = cli::queue_name(queue.to_str()?).ok()?;
+        Some(Args { queue, message: Some(text.clone()), ..Args::default() })
     }
 }
 
@@ -255,6 +279,7 @@ fn open_sources(args: &Args) -> Result<Vec<Source>, Failure> {
     let sources = if args.files.is_empty() {
         vec![Source::stdin()]
     } else {
+        raise_descriptor_limit();
         args.files.iter().map(|path| open_file(path, args)).collect::<Result<_, _>>()?
     };
     if sources.iter().any(|source| source.name() == "stdin") && !stdin_was_open() {
@@ -268,6 +293,16 @@ fn open_sources(args: &Args) -> Result<Vec<Source>, Failure> {
     Ok(sources)
 }
 
+/// All files are open at once, and the ordinary limit of 1024 is a courtesy to programs that use
+/// select(2).
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // What the system grants is enough, or there is an error that says what to do.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
 fn open_file(path: &Path, args: &Args) -> Result<Source, Failure> {
     if path == Path::new("-") {
         return Ok(Source::stdin());
@@ -276,7 +311,13 @@ fn open_file(path: &Path, args: &Args) -> Result<Source, Failure> {
         let shown = path.display();
         if error.kind() != std::io::ErrorKind::NotFound {
             let text = format!("cannot read {shown}: {error}\n  confirmed: 0 leading messages");
-            return Failure::new(Status::Failure, text);
+            let failure = Failure::new(Status::Failure, text);
+            return match error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) {
+                true => {
+                    failure.with_remedy(format!("fewer files at once: xargs {TOOL} {}", args.queue))
+                }
+                false => failure,
+            };
         }
         let text = path.to_string_lossy();
         let quoted = if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-/,:".contains(&b)) {
@@ -447,6 +488,30 @@ impl Host for Terminal {
         match &self.bar {
             Some(bar) => bar.suspend(|| say(&text)),
             None => say(&text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plain_form_is_read_as_the_parser_reads_it() {
+        for line in
+            ["q -m x", "-m x q", "-m  q", "q -m -x", "-q -m x", "a/b -m x", "q -m", "q -m x y"]
+        {
+            let given: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            let parsed = Args::try_parse_from(std::iter::once(TOOL.into()).chain(given.clone()));
+            let is_plain = !line.contains(" -x") && !line.contains('/');
+            match (Args::plain(&given), parsed) {
+                (Some(plain), Ok(parsed)) => {
+                    assert_eq!(format!("{plain:?}"), format!("{parsed:?}"))
+                }
+                (Some(_), Err(error)) => panic!("{line} is none: {error}"),
+                (None, Ok(_)) => assert!(!is_plain, "{line} is plain"),
+                (None, Err(_)) => {}
+            }
         }
     }
 }

@@ -41,7 +41,7 @@ impl ColorWhen {
 }
 
 /// The flags that every tool has; flatten it into a tool's own.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct Shared {
     /// The store [env: MQ_DIR] [default: ~/.local/state/mq]
     #[arg(long, value_name = "DIR", global = true, display_order = 900)]

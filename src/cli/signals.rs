@@ -31,12 +31,11 @@ impl Signals {
     /// # Errors
     /// What the system says.
     pub fn watch() -> io::Result<Signals> {
-        let ignored = dispositions::ignored_signals();
         let last = Arc::new(AtomicUsize::new(0));
         let (came, handlers) = UnixStream::pair()?;
         came.set_nonblocking(true)?;
         for signal in [SIGINT, SIGTERM, SIGHUP] {
-            if ignored & (1 << (signal - 1)) == 0 {
+            if !dispositions::is_ignored(signal) {
                 // In this order, so that which one it was is known when the byte is there.
                 signal_hook::flag::register_usize(signal, last.clone(), signal as usize)?;
                 signal_hook::low_level::pipe::register(signal, handlers.try_clone()?)?;

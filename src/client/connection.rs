@@ -20,8 +20,16 @@ use crate::wire::{
     self, ClientInfo, FRAME_HEADER_BYTES, FrameHeader, Reply, Request, ServerInfo, WireError,
 };
 
-/// Bytes of the receive buffer: one frame of any size, and the header of the next.
+/// Bytes of the receive buffer, once there is much to receive: one frame of any size, and the
+/// header of the next.
 pub const INPUT_BYTES: usize = limits::FRAME_BODY_BYTES_MAX + 2 * FRAME_HEADER_BYTES;
+
+/// Bytes of the receive buffer at first. Most connections hear a few words only, and a process
+/// that sends one message should not map, fault in and unmap a large buffer for that.
+const FIRST_INPUT_BYTES: usize = 16 << 10;
+
+// A small buffer is never handed out in place of one of [`INPUT_BYTES`].
+const _: () = assert!(FIRST_INPUT_BYTES <= limits::RECEIVE_COPY_BYTES_MAX);
 
 /// How much is asked for while the length of the next frame is not known.
 const BLIND_BYTES: usize = 256 << 10;
@@ -100,7 +108,7 @@ impl Connection {
         Connection {
             stream,
             store: std::path::PathBuf::new(),
-            input: vec![0; INPUT_BYTES],
+            input: vec![0; FIRST_INPUT_BYTES],
             start: 0,
             end: 0,
             output: Vec::new(),
@@ -121,12 +129,19 @@ impl Connection {
     }
 
     /// Says who we are and learns who the server is, after a look at the server's credentials:
-    /// it must be ours or root's. Waits at most [`limits::HANDSHAKE`].
+    /// it must be ours or root's. Waits at most [`limits::HANDSHAKE`]. The frames in `opening` go
+    /// right behind the first, whose answer they need not wait for: that saves a round trip. Every
+    /// version of the protocol that is offered must understand them.
     ///
     /// # Errors
     /// [`ClientError::ForeignServer`], [`ClientError::Version`], [`ClientError::Silent`],
     /// [`ClientError::Lost`], [`ClientError::Refused`], [`ClientError::Interrupted`].
-    pub fn handshake(&mut self, tool: &str, patience: Patience<'_>) -> Result<(), ClientError> {
+    pub fn handshake(
+        &mut self,
+        tool: &str,
+        opening: &[u8],
+        patience: Patience<'_>,
+    ) -> Result<(), ClientError> {
         self.check_peer()?;
         let client = ClientInfo {
             tool: tool.to_owned(),
@@ -139,6 +154,7 @@ impl Connection {
             client: Some(client),
         };
         self.push(0, &hello);
+        self.output.extend_from_slice(opening);
         // Whoever does not want to wait for a server (`-w 0`) still lets one that is there answer.
         let patience = patience.at_least(ANSWER_LEAST).at_most(limits::HANDSHAKE.to_duration());
         let (version, server) = self.answer(patience, |_, reply| match reply {
@@ -263,6 +279,7 @@ impl Connection {
     /// # Errors
     /// What the system says.
     pub fn fill(&mut self) -> io::Result<Filled> {
+        self.widen();
         let partial = self.end - self.start;
         let wanted = match self.frame_begun() {
             Some(total) if total > BLIND_BYTES => total - partial + FRAME_HEADER_BYTES,
@@ -283,6 +300,23 @@ impl Connection {
             }
             Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => Ok(Filled::WouldBlock),
             Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// A small buffer that was filled to its end, or cannot hold the frame that has begun, becomes
+    /// one of [`INPUT_BYTES`].
+    fn widen(&mut self) {
+        let small = self.input.len() < INPUT_BYTES;
+        let is_full = self.end == self.input.len()
+            || self
+                .frame_begun()
+                .is_some_and(|total| total + FRAME_HEADER_BYTES > self.input.len());
+        if small && is_full {
+            let mut input = vec![0; INPUT_BYTES];
+            let partial = self.end - self.start;
+            input[..partial].copy_from_slice(&self.input[self.start..self.end]);
+            (self.start, self.end) = (0, partial);
+            self.input = input;
         }
     }
 

@@ -242,10 +242,6 @@ impl<'a, H: Host> Sender<'a, H> {
 
     fn try_connect(&mut self) -> Result<(), ClientError> {
         let patience = patience(self.host, self.wait, self.ending.as_ref());
-        let mut connection = match &self.opened {
-            None => self.dialer.dial(patience)?,
-            Some(_) => self.dialer.redial(self.orderly, patience)?,
-        };
         let resume = self.opened.as_ref().map(|opened| Resume {
             queue_id: opened.queue_id,
             opened: opened.opened,
@@ -257,7 +253,11 @@ impl<'a, H: Host> Sender<'a, H> {
             unless_pending: self.unless_pending,
             ..OpenSend::new(self.queue.clone(), self.producer)
         };
-        connection.push(CHANNEL, &Request::OpenSend(open));
+        self.dialer.open_with(CHANNEL, &Request::OpenSend(open));
+        let mut connection = match &self.opened {
+            None => self.dialer.dial(patience)?,
+            Some(_) => self.dialer.redial(self.orderly, patience)?,
+        };
         let mut orderly = false;
         let answer = connection.answer(patience.at_least(ANSWER_LEAST), |_, reply| match reply {
             Reply::Sending(sending) => Ok(Some(sending)),

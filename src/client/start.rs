@@ -22,6 +22,7 @@ use super::wait::Patience;
 use super::{ClientError, Connection};
 use crate::limits;
 use crate::store::{StoreDir, StoreError};
+use crate::wire::Request;
 
 /// What a started server writes when it can be reached.
 pub const READY: &str = "ready\n";
@@ -41,6 +42,8 @@ pub struct Dialer {
     store: PathBuf,
     tool: &'static str,
     may_start: bool,
+    /// What is said behind the first word of every connection.
+    opening: Vec<u8>,
     /// The server's program, when it is not the one that would be found.
     program: Option<PathBuf>,
     /// Servers that were started from here, to be reaped when they have ended.
@@ -73,6 +76,7 @@ impl Dialer {
             store,
             tool,
             may_start,
+            opening: Vec::new(),
             program: None,
             children: Vec::new(),
             killed: 0,
@@ -84,6 +88,12 @@ impl Dialer {
     #[must_use]
     pub fn store(&self) -> &Path {
         &self.store
+    }
+
+    /// From now on every connection that is made says this as soon as it is there.
+    pub fn open_with(&mut self, channel: u16, request: &Request<'_>) {
+        self.opening.clear();
+        request.encode(channel, &mut self.opening);
     }
 
     /// Reaches the server that is there, at once; starts none and waits for none.
@@ -222,7 +232,7 @@ impl Dialer {
                 };
             }
         };
-        match connection.handshake(self.tool, patience) {
+        match connection.handshake(self.tool, &self.opening, patience) {
             Ok(()) => Ok(Reached::Connection(Box::new(connection))),
             // It was just going: an idle exit, a stop, a kill.
             Err(error) if error.is_lost() => Ok(Reached::Later),

@@ -55,7 +55,7 @@ pub const PART_BUFFER_BYTES: usize = BODY_AT + PART_BYTES + 1;
 
 /// A smaller batch gets a buffer of its own size: a trickle of lines must not hold a large buffer
 /// each while it waits for its confirmation.
-const SMALL_BYTES: usize = 16 << 10;
+pub(super) const SMALL_BYTES: usize = 16 << 10;
 
 /// What a batch costs besides its bytes, so that many tiny ones are bounded too.
 const PIECE_COST: usize = 256;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crossterm::event::{Event as Input, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use mq::cli::{Failure, FullScreen, Outcome, Status};
-use mq::client::dispositions::ignored_signals;
+use mq::client::dispositions::is_ignored;
 use mq::client::users::user_name;
 use mq::client::{ClientError, Dialer};
 use mq::view::canvas::Painter;
@@ -184,9 +184,8 @@ fn suspend_all() {
 /// Waits for signals, on a thread. One that ends the view ends the process even if the terminal
 /// takes nothing any more.
 fn watch_signals(events: Sender<Event>) -> Result<(), Failure> {
-    let ignored = ignored_signals();
     let watched = [SIGINT, SIGTERM, SIGHUP, SIGTSTP, SIGCONT];
-    let watched = watched.into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
+    let watched = watched.into_iter().filter(|signal| !is_ignored(*signal));
     let mut signals = signal_hook::iterator::Signals::new(watched)
         .map_err(ClientError::io("watch for signals"))?;
     spawn("signals", move || {

@@ -84,7 +84,7 @@ fn runnable(path: &Path) -> Result<(), Errno> {
 /// Sees to it that the exits of children are told. Whoever started this process may have had
 /// SIGCHLD ignored, which is inherited, and with which the kernel throws away all statuses.
 pub(super) fn expect_children() -> io::Result<()> {
-    if dispositions::ignored_signals() & (1 << (SIGCHLD - 1)) != 0 {
+    if dispositions::is_ignored(SIGCHLD) {
         let seen = Arc::new(AtomicBool::new(false));
         signal_hook::flag::register(SIGCHLD, seen)?;
     }
