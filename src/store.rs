@@ -18,10 +18,10 @@
 
 mod error;
 mod file_system;
+pub mod passwd;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -89,29 +89,10 @@ fn home() -> Result<PathBuf, StoreError> {
     // A relative one would make the store depend on where the command is run.
     non_empty("HOME")
         .filter(|home| home.is_absolute())
-        .or_else(|| home_by_passwd(uid.as_raw()))
+        .or_else(|| {
+            passwd::entry(uid.as_raw()).map(|user| user.home).filter(|home| home.is_absolute())
+        })
         .ok_or(StoreError::NoHome { uid: uid.as_raw() })
-}
-
-/// The home that the password database names. Its file is read first: a program that is linked
-/// statically can ask the system's other databases only where their libraries fit it.
-fn home_by_passwd(uid: u32) -> Option<PathBuf> {
-    let file = std::fs::read("/etc/passwd").unwrap_or_default();
-    let home = home_in_passwd(&file, uid).or_else(|| {
-        let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid));
-        user.ok().flatten().map(|user| user.dir)
-    });
-    home.filter(|home| home.is_absolute())
-}
-
-/// The sixth field of the line whose third is `uid`.
-fn home_in_passwd(file: &[u8], uid: u32) -> Option<PathBuf> {
-    let uid = uid.to_string();
-    file.split(|byte| *byte == b'\n').find_map(|line| {
-        let fields: Vec<&[u8]> = line.split(|byte| *byte == b':').collect();
-        let is_theirs = fields.len() == 7 && fields[2] == uid.as_bytes();
-        is_theirs.then(|| PathBuf::from(std::ffi::OsStr::from_bytes(fields[5])))
-    })
 }
 
 /// An open store directory that has passed every check. What is done in it goes through the open
@@ -509,14 +490,6 @@ mod tests {
 
     fn open(path: &Path) -> Result<StoreDir, StoreError> {
         StoreDir::open(path, true)
-    }
-
-    #[test]
-    fn home_is_found_in_the_password_file() {
-        let file =
-            b"root:x:0:0:root:/root:/bin/sh\n# a comment\nann:x:1000:1000::/home/ann:/bin/sh\n";
-        assert_eq!(home_in_passwd(file, 1000), Some(PathBuf::from("/home/ann")));
-        assert_eq!(home_in_passwd(file, 100), None);
     }
 
     #[test]
