@@ -67,11 +67,14 @@ fn level(args: &Args) -> Result<Level, Failure> {
     if let Some(level) = args.log_level {
         return Ok(level);
     }
+    // A flag goes before the environment.
+    if args.shared.verbose {
+        return Ok(Level::Debug);
+    }
     match std::env::var("MQ_LOG") {
         Ok(text) if !text.is_empty() => text.parse().map_err(|why: String| {
             Failure::new(Status::Usage, format!("the environment variable MQ_LOG: {why}"))
         }),
-        _ if args.shared.verbose => Ok(Level::Debug),
         _ => Ok(Level::Info),
     }
 }

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use mq::cli::{self, Failure, Outcome, Status};
-use mq::client::wait::Patience;
 use mq::client::{ClientError, Dialer, admin};
 use mq::log::storage::Disk;
 use mq::log::{self, CheckBound};
@@ -13,7 +12,7 @@ use mq::store::{StoreDir, StoreError};
 use mq::units::{Bytes, Name};
 use mq::wire::{Admin, CheckReport};
 
-use crate::{Flags, TOOL, patience, say};
+use crate::{Flags, TOOL, say};
 
 /// Asks the server to check; without one the files are read here.
 pub fn check(queue: Option<Name>, offline: bool, flags: &Flags) -> Outcome {
@@ -26,11 +25,11 @@ pub fn check(queue: Option<Name>, offline: bool, flags: &Flags) -> Outcome {
     let report = if offline {
         check_offline(&path, queue, flags)?
     } else {
-        match dialer.reach(patience()) {
+        match dialer.reach(flags.patience()) {
             Ok(mut connection) => {
                 // However long it takes: a large store takes minutes.
-                let patience = Patience { until: None, interrupt: None };
-                admin::call(&mut connection, Admin::Check { queue }, patience)
+                let request = Admin::Check { queue };
+                admin::call(&mut connection, request, flags.long_patience())
                     .map_err(|error| Failure::from(error).while_doing(&doing))?
             }
             Err(ClientError::NoServer { .. }) => check_offline(&path, queue, flags)?,

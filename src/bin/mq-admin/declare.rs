@@ -7,7 +7,7 @@ use mq::settings::{IdWindow, Overflow, Retention, Wanted};
 use mq::units::{Micros, Name, SyncPolicy};
 use mq::wire::{Admin, QueueInfo};
 
-use crate::{Flags, TOOL, patience, say};
+use crate::{Flags, TOOL, say};
 
 const LIMITS: &str = "Limits (0: none)";
 const KEEPING: &str = "What is kept";
@@ -77,9 +77,10 @@ impl Declare {
         };
         let fail = |error| Failure::from(error).while_doing(&doing);
         let mut dialer = Dialer::new(flags.shared.store()?, TOOL, true);
-        let mut connection = dialer.dial(patience()).map_err(fail)?;
+        let mut connection = dialer.dial(flags.patience()).map_err(fail)?;
         let request = Admin::Declare { queue, wanted, change };
-        let info: QueueInfo = admin::call(&mut connection, request, patience()).map_err(fail)?;
+        let info: QueueInfo =
+            admin::call(&mut connection, request, flags.patience()).map_err(fail)?;
         if flags.json {
             cli::print_json(&info)?;
         } else if flags.shared.verbose {

@@ -6,7 +6,7 @@ use mq::settings::Start;
 use mq::units::Name;
 use mq::wire::{Admin, GroupInfo, QueueInfo};
 
-use crate::{Flags, ask, patience, say};
+use crate::{Flags, ask, say};
 
 /// What is done.
 #[derive(Debug, Subcommand)]
@@ -70,7 +70,7 @@ pub fn run(verb: Verb, flags: &Flags) -> Outcome {
         Verb::Rm { queue, group } => {
             let doing = format!("removing the group {group} from {queue}");
             let done = format!("group {group} of {queue} is removed");
-            let () = ask(Admin::RemoveGroup { queue, group }, patience(), flags, &doing)?;
+            let () = ask(Admin::RemoveGroup { queue, group }, flags.patience(), flags, &doing)?;
             if flags.shared.verbose {
                 say(flags, &done);
             }
@@ -86,7 +86,7 @@ pub fn run(verb: Verb, flags: &Flags) -> Outcome {
 
 fn list(queue: Name, flags: &Flags) -> Outcome {
     let doing = format!("listing the groups of {queue}");
-    let info: QueueInfo = ask(Admin::Show { queue }, patience(), flags, &doing)?;
+    let info: QueueInfo = ask(Admin::Show { queue }, flags.patience(), flags, &doing)?;
     if flags.json {
         cli::print(&info.groups.iter().flat_map(cli::json_line).collect::<Vec<u8>>())?;
     } else if !info.groups.is_empty() {
@@ -99,7 +99,7 @@ fn list(queue: Name, flags: &Flags) -> Outcome {
 
 /// A request that sets a group to a place.
 fn place(request: Admin, doing: &str, done: &str, flags: &Flags) -> Outcome {
-    let info: GroupInfo = ask(request, patience(), flags, doing)?;
+    let info: GroupInfo = ask(request, flags.patience(), flags, doing)?;
     if flags.json {
         cli::print_json(&info)?;
     } else if flags.shared.verbose {

@@ -25,7 +25,7 @@ const TOOL: &str = "mq-admin";
 /// A queue that does not exist yet is asked for this often.
 const WAIT_STEP: Duration = Duration::from_millis(100);
 
-const EXAMPLES: &str = "\
+const EXAMPLES: &str = "
 Examples:
   mq-admin ls                              the queues and what is in them
   mq-admin wait jobs -w 1h && echo done    until nothing is ready or leased
@@ -46,7 +46,7 @@ Examples:
     max_term_width = 80,
     disable_version_flag = true,
     disable_help_subcommand = true,
-    help_template = "{about}\n{usage-heading} {usage}\n\n{before-help}{all-args}{after-help}"
+    help_template = "{about}\n{usage-heading} {usage}\n{before-help}{all-args}{after-help}"
 )]
 struct Args {
     #[command(subcommand)]
@@ -130,16 +130,9 @@ enum Verb {
         /// The queue; waited for when it is not there
         #[arg(value_parser = cli::queue_name)]
         queue: Name,
-        /// No longer than this; then exit status 124 [default: for ever]
-        #[arg(short, long, value_name = "DUR", value_parser = cli::duration)]
-        wait: Option<Micros>,
     },
     /// Stop the server in order, and wait until it has ended
-    Stop {
-        /// Wait no longer than this [default: 30s]
-        #[arg(short, long, value_name = "DUR", value_parser = cli::duration)]
-        wait: Option<Micros>,
-    },
+    Stop,
 }
 
 #[derive(Clone, Debug, ClapArgs)]
@@ -147,6 +140,9 @@ struct Flags {
     /// Print JSON, one object a line
     #[arg(short = 'J', long, global = true)]
     json: bool,
+    /// Wait no longer than this [default: 30s; wait: for ever]
+    #[arg(short, long, value_name = "DUR", global = true, value_parser = cli::duration)]
+    wait: Option<Micros>,
     #[command(flatten)]
     shared: Shared,
 }
@@ -174,21 +170,32 @@ fn run(verb: Verb, flags: &Flags) -> Outcome {
         Verb::Extend { until, receipts } => receipts.settle(Settlement::Extend(until), flags),
         Verb::Group(verb) => groups::run(verb, flags),
         Verb::Check { queue, offline } => check::check(queue, offline, flags),
-        Verb::Wait { queue, wait } => wait_for_quiet(&queue, wait, flags),
-        Verb::Stop { wait } => stop(wait, flags),
+        Verb::Wait { queue } => wait_for_quiet(&queue, flags),
+        Verb::Stop => stop(flags),
     }
 }
 
-/// As long as a server may take to answer.
-fn patience() -> Patience<'static> {
-    Patience::lasting(limits::SERVER_WAIT.to_duration(), None)
+impl Flags {
+    /// As long as a server may take to answer.
+    fn patience(&self) -> Patience<'static> {
+        let wait = self.wait.unwrap_or(limits::SERVER_WAIT);
+        Patience::lasting(wait.to_duration(), None)
+    }
+
+    /// The same for what may take however long it needs.
+    fn long_patience(&self) -> Patience<'static> {
+        match self.wait {
+            Some(_) => self.patience(),
+            None => Patience { until: None, interrupt: None },
+        }
+    }
 }
 
 /// Reaches the server that runs.
 fn reach(flags: &Flags, doing: &str) -> Result<Connection, Failure> {
     let dialer = Dialer::new(flags.shared.store()?, TOOL, false);
     let _slow = watch(flags)?;
-    dialer.reach(patience()).map_err(|error| Failure::from(error).while_doing(doing))
+    dialer.reach(flags.patience()).map_err(|error| Failure::from(error).while_doing(doing))
 }
 
 /// A server that is stopped or stuck is waited for in silence no longer than a moment.
@@ -225,7 +232,7 @@ fn list(long: bool, flags: &Flags) -> Outcome {
     let doing = "listing queues";
     let mut connection = reach(flags, doing)?;
     let slow = watch(flags)?;
-    let queues = admin::list(&mut connection, patience())
+    let queues = admin::list(&mut connection, flags.patience())
         .map_err(|error| Failure::from(error).while_doing(doing))?;
     drop(slow);
     if flags.json {
@@ -241,7 +248,7 @@ fn list(long: bool, flags: &Flags) -> Outcome {
 
 fn show(queue: Name, flags: &Flags) -> Outcome {
     let doing = format!("showing {queue}");
-    let info: QueueInfo = ask(Admin::Show { queue }, patience(), flags, &doing)?;
+    let info: QueueInfo = ask(Admin::Show { queue }, flags.patience(), flags, &doing)?;
     if flags.json {
         cli::print_json(&info)?;
     } else {
@@ -252,7 +259,8 @@ fn show(queue: Name, flags: &Flags) -> Outcome {
 
 fn purge(queue: Name, flags: &Flags) -> Outcome {
     let doing = format!("purging {queue}");
-    let purged: Count = ask(Admin::Purge { queue: queue.clone() }, patience(), flags, &doing)?;
+    let purged: Count =
+        ask(Admin::Purge { queue: queue.clone() }, flags.patience(), flags, &doing)?;
     if flags.json {
         cli::print_json(&serde_json::json!({ "queue": queue, "purged": purged }))?;
     } else if flags.shared.verbose {
@@ -263,7 +271,7 @@ fn purge(queue: Name, flags: &Flags) -> Outcome {
 
 fn remove(queue: Name, flags: &Flags) -> Outcome {
     let doing = format!("removing {queue}");
-    let () = ask(Admin::Remove { queue: queue.clone() }, patience(), flags, &doing)?;
+    let () = ask(Admin::Remove { queue: queue.clone() }, flags.patience(), flags, &doing)?;
     if flags.shared.verbose {
         say(flags, &format!("queue {queue} is removed"));
     }
@@ -273,7 +281,7 @@ fn remove(queue: Name, flags: &Flags) -> Outcome {
 fn requeue(request: Admin, queue: Name, flags: &Flags) -> Outcome {
     let doing = format!("requeueing from {queue}");
     // However long it takes: each message is stored before it is gone here.
-    let patience = Patience { until: None, interrupt: None };
+    let patience = flags.long_patience();
     let requeued: Count = ask(request, patience, flags, &doing)?;
     if flags.json {
         cli::print_json(&serde_json::json!({ "queue": queue, "requeued": requeued }))?;
@@ -285,10 +293,10 @@ fn requeue(request: Admin, queue: Name, flags: &Flags) -> Outcome {
 
 /// Waits until the queue is quiet. A server and a queue that are not there yet are waited for: a
 /// sender that was started at the same moment may be about to make them.
-fn wait_for_quiet(queue: &Name, wait: Option<Micros>, flags: &Flags) -> Outcome {
+fn wait_for_quiet(queue: &Name, flags: &Flags) -> Outcome {
     let doing = format!("waiting for {queue}");
     let began = Instant::now();
-    let until = wait.and_then(|wait| began.checked_add(wait.to_duration()));
+    let until = flags.wait.and_then(|wait| began.checked_add(wait.to_duration()));
     let patience = Patience { until, interrupt: None };
     let mut dialer = Dialer::new(flags.shared.store()?, TOOL, false);
     let mut told = false;
@@ -319,10 +327,10 @@ fn wait_for_quiet(queue: &Name, wait: Option<Micros>, flags: &Flags) -> Outcome 
     }
 }
 
-fn stop(wait: Option<Micros>, flags: &Flags) -> Outcome {
+fn stop(flags: &Flags) -> Outcome {
     let path = flags.shared.store()?;
     let signals = Signals::watch().ok();
-    let wait = wait.unwrap_or(limits::SERVER_WAIT).to_duration();
+    let wait = flags.wait.unwrap_or(limits::SERVER_WAIT).to_duration();
     let patience = Patience::lasting(wait, signals.as_ref().map(AsFd::as_fd));
     let shown = path.display();
     let _slow = watch(flags)?;

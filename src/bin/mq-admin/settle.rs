@@ -10,7 +10,7 @@ use mq::limits;
 use mq::units::Micros;
 use mq::wire::{Admin, Fault, Receipt, Settlement};
 
-use crate::{Flags, TOOL, patience, reach};
+use crate::{Flags, TOOL, reach};
 
 /// Bytes of a line that can hold a receipt: two names, and numbers.
 const LINE_BYTES_MAX: usize = 2 * limits::NAME_BYTES_MAX + 128;
@@ -120,7 +120,7 @@ impl Settler<'_> {
             let (now, later) = rest.split_at(rest.len().min(limits::RECEIPTS_PER_REQUEST_MAX));
             let request = Admin::Settle { receipts: now.to_vec(), how: self.how };
             let said: Vec<Option<Fault>> =
-                admin::call(&mut self.connection, request, patience())
+                admin::call(&mut self.connection, request, self.flags.patience())
                     .map_err(|error| Failure::from(error).while_doing(doing(self.how)))?;
             if said.len() != now.len() {
                 let text = "the server's answer makes no sense: it is about other receipts";
