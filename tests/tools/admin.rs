@@ -142,4 +142,15 @@ fn a_server_that_stands_still_is_named_while_it_is_waited_for() {
         store.signal_server(Signal::CONT);
         admin.finish().ok();
     }
+    // It once advised a longer -w, which most verbs did not know.
+    store.send("q", b"y\n");
+    store.signal_server(Signal::STOP);
+    let start = std::time::Instant::now();
+    for verb in [&["ls"][..], &["show", "q"], &["group", "ls", "q"], &["purge", "q"]] {
+        let done = store.run("mq-admin", &[verb, &["-w", "50ms"]].concat(), b"").exits(69);
+        done.says("does not answer").says("waiting longer with -w");
+    }
+    assert!(start.elapsed() < std::time::Duration::from_secs(20), "-w is how long it waits");
+    store.signal_server(Signal::CONT);
+    store.run("mq-admin", &["-w", "1m", "ls"], b"").ok();
 }

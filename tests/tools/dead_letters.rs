@@ -70,6 +70,28 @@ fn a_dead_letter_says_where_it_is_from_and_why() {
     eventually("it is still there", || (store.number("q.dead", "ready") == 1).then_some(()));
 }
 
+/// The default limit, and the default name for a group that is not the default one.
+#[test]
+fn without_other_settings_a_message_dies_at_its_twentieth_attempt() {
+    let store = Store::new();
+    store.send("q", b"x\n");
+    for (group, dead) in [("default", "q.dead"), ("other", "q.other.dead")] {
+        store.run("mq-admin", &["group", "add", "q", "other"], b"");
+        let work =
+            ["--backoff", "1ms..1ms", "-g", group, "q", "--", "sh", "-c", "echo >> tries; exit 1"];
+        let mut receiver = store.spawn("mq-recv", &work);
+        eventually(&format!("it is in {dead}"), || store.show(dead));
+        store.await_number(dead, "ready", 1);
+        receiver.signal(rustix::process::Signal::TERM);
+        receiver.await_end();
+        let letter = peek(&store, dead).remove(0);
+        assert_eq!(letter["headers"]["mq-dead-attempts"], "20", "{letter}");
+        assert_eq!(letter["headers"]["mq-dead-group"], group);
+    }
+    let tries = std::fs::read_to_string(store.beside("tries")).expect("notes");
+    assert_eq!(tries.lines().count(), 40);
+}
+
 #[test]
 fn letters_go_where_the_queue_says() {
     let store = Store::new();

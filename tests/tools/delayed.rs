@@ -24,7 +24,7 @@ fn a_delayed_message_comes_when_it_is_due_and_holds_nothing_up() {
     store.send("q", b"at once\n");
     let mut receiver = store.spawn("mq-recv", &["q"]);
     assert_eq!(receiver.line().as_deref(), Some("at once"));
-    for delay in [900u64, 300, 600] {
+    for delay in [5900u64, 5300, 5600] {
         let due = now_ms() + delay;
         let delay = format!("{delay}ms");
         store.run("mq-send", &["--delay", &delay, "q", "-m", &due.to_string()], b"").ok();

@@ -8,7 +8,7 @@ use crate::seq;
 #[test]
 fn delayed_messages_hold_nothing_up_and_come_in_the_order_in_which_they_are_due() {
     let store = Store::new();
-    for (delay, text) in [("1500ms", "c"), ("500ms", "a"), ("1s", "b")] {
+    for (delay, text) in [("7s", "c"), ("5s", "a"), ("6s", "b")] {
         store.run("mq-send", &["--delay", delay, "q", "-m", text], b"").ok();
     }
     store.send("q", b"now\n");

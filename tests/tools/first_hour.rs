@@ -73,6 +73,56 @@ fn a_loop_takes_one_at_a_time_and_ends() {
     assert_eq!(store.number("q", "ready"), 0);
 }
 
+/// `*/5 * * * * mq-recv -e -P4 jobs -- ./work`, in what cron gives to a job: a home, hardly a path,
+/// no terminal.
+#[test]
+fn a_job_of_cron_works_off_what_is_ready_and_comes_back_to_what_failed() {
+    let store = Store::new().named("home/.local/state/mq");
+    let home = store.beside("home");
+    std::fs::create_dir(&home).expect("room for a directory");
+    let work =
+        "#!/bin/sh\nread -r x; test \"$x $MQ_ATTEMPT\" != '7 1' || exit 1; echo $x >> done\n";
+    std::fs::write(home.join("work"), work).expect("room for a script");
+    store.sh("chmod +x home/work").ok();
+    let tools = crate::harness::tool("mq-send").parent().expect("a directory");
+    let cron = |line: &str| {
+        store.sh(&format!(
+            "cd home; env -i HOME=\"$PWD\" SHELL=/bin/sh LOGNAME=me PATH={}:/usr/bin:/bin \
+             /bin/sh -c '{line}' < /dev/null",
+            tools.display()
+        ))
+    };
+    cron("seq 1 20 | mq-send jobs").ok().quietly();
+    cron("mq-recv -e -P4 jobs -- ./work").exits(123);
+    let done = || {
+        let done = std::fs::read_to_string(home.join("done")).expect("notes");
+        let mut numbers = numbers(&done);
+        numbers.sort_unstable();
+        numbers
+    };
+    assert_eq!(done().len(), 19, "one has failed");
+    eventually("what failed is done by a later run", || {
+        cron("mq-recv -e -P4 jobs -- ./work").ok().quietly();
+        (done() == (1..=20).collect::<Vec<_>>()).then_some(())
+    });
+    assert!(store.server().is_some(), "all of them reached the one store of that home");
+}
+
+/// `mq-recv -J q | jq -r .data`
+#[test]
+fn envelopes_are_lines_for_other_tools() {
+    let store = Store::new();
+    if store.sh("command -v jq").code != 0 {
+        return crate::harness::skip("envelopes_are_lines_for_other_tools", "needs jq");
+    }
+    store.send("q", "plain\n\"quoted\" \\ and ümläuts\n\n".as_bytes());
+    let done = store.sh("mq-recv -e -J q | jq -r .data").ok().quietly();
+    assert_eq!(done.text(), "plain\n\"quoted\" \\ and ümläuts\n\n");
+    store.send("q", b"again\n");
+    let done = store.sh("mq-recv -n1 -J q | jq -r '.queue + \" \" + (.offset | tostring)'").ok();
+    assert_eq!(done.text(), "q 3\n");
+}
+
 /// `mq-recv -e q > file`
 #[test]
 fn a_queue_becomes_a_file() {

@@ -167,3 +167,78 @@ fn a_lease_without_receipts_is_a_usage_error() {
     store.run("mq-recv", &["-J", "--lease", "1m", "--peek", "q"], b"").exits(2);
     store.run("mq-recv", &["--from", "oldest", "--peek", "q"], b"").exits(2);
 }
+
+/// `mq-admin group ls|add|rm|seek`
+#[test]
+fn groups_are_made_moved_and_removed_by_hand() {
+    let store = Store::new();
+    store.run("mq-admin", &["declare", "--retain", "log", "q"], b"").ok();
+    store.send("q", &seq(1, 10));
+    let group = |args: &[&str]| store.run("mq-admin", &[&["group"], args].concat(), b"");
+    group(&["add", "q", "audit"]).ok();
+    group(&["add", "--from", "-3", "q", "last"]).ok();
+    let listed = group(&["ls", "-J", "q"]).ok();
+    let names: Vec<String> = listed
+        .text()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("JSON lines"))
+        .map(|info| format!("{} {}", info["group"].as_str().expect("a name"), info["ready"]))
+        .collect();
+    assert_eq!(names, ["audit 10", "last 3"]);
+    assert_eq!(receive(&store, "audit", &[]), seq(1, 10));
+    assert_eq!(receive(&store, "last", &[]), seq(8, 10));
+    // The first message has the offset 0.
+    for (place, again) in [("5", seq(6, 10)), ("oldest", seq(1, 10)), ("-2", seq(9, 10))] {
+        group(&["seek", "--to", place, "q", "audit"]).ok();
+        assert_eq!(receive(&store, "audit", &[]), again, "from {place}");
+    }
+    group(&["seek", "--to", "oldest", "q", "last"]).ok();
+    group(&["seek", "--to", "newest", "q", "last"]).ok();
+    assert_eq!(receive(&store, "last", &[]), b"");
+    let mut receiver = store.spawn("mq-recv", &["-g", "last", "q"]);
+    store.await_number("q", "receivers", 1);
+    group(&["seek", "--to", "oldest", "q", "last"]).exits(75).says("receivers");
+    receiver.signal(Signal::TERM);
+    receiver.await_end();
+    group(&["rm", "q", "audit"]).ok();
+    store.run("mq-recv", &["-e", "-g", "audit", "q"], b"").exits(1).says("no group audit");
+    group(&["rm", "q", "audit"]).exits(1).says("no group audit");
+}
+
+/// `--retain log`: what is settled is there for whoever comes later.
+#[test]
+fn a_log_is_replayed_by_several_groups_at_once() {
+    let store = Store::new();
+    store.run("mq-admin", &["declare", "--retain", "log", "q"], b"").ok();
+    let input = seq(1, 100_000);
+    store.send("q", &input);
+    assert!(store.receive("q") == input, "the first reader settles it all");
+    let replay = "for g in a b c d; do mq-recv -g $g --from oldest -e q > $g & done; wait; \
+                  cat a b c d | cksum; ls a b c d | wc -l";
+    let expected = "mq-recv -g e --from oldest -e q > e; cat e e e e | cksum; echo 4";
+    let (replayed, expected) = (store.sh(replay).ok(), store.sh(expected).ok());
+    assert_eq!(replayed.text(), expected.text());
+    assert!(std::fs::read(store.beside("a")).expect("a file") == input);
+}
+
+/// `--retain log --max-messages`, `--max-bytes`: at least that is kept, and not much more: files of
+/// 64 KiB go as a whole.
+#[test]
+fn a_log_gives_up_what_is_over_its_limit() {
+    for limit in [["--max-messages", "8000"], ["--max-bytes", "48000"]] {
+        let store = Store::new();
+        store
+            .run("mq-admin", &[&["declare", "--retain", "log"], &limit[..], &["q"]].concat(), b"")
+            .ok();
+        for round in 0..40 {
+            store.send("q", &seq(10_000 + round * 1000, 10_999 + round * 1000));
+        }
+        eventually(&format!("{limit:?} is kept"), || {
+            let done = store.run("mq-recv", &["--peek", "q"], b"").ok();
+            let lines = done.text().lines().count();
+            assert!(lines >= 8000, "{lines} are left of at least 8000");
+            assert!(done.text().ends_with("49999\n"), "the newest are kept");
+            (lines <= 22_000).then_some(())
+        });
+    }
+}

@@ -20,6 +20,7 @@ mod descriptors;
 mod failing_disk;
 mod figures;
 mod first_hour;
+mod flags;
 mod foreign;
 mod full_disk;
 mod groups;

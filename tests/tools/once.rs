@@ -150,3 +150,42 @@ fn work_is_asked_for_once_while_it_is_pending() {
     assert!(!ask("four").ok().stderr.contains("already"));
     assert_eq!(store.receive("builds"), b"four\n");
 }
+
+/// `--unique-ids DUR`
+#[test]
+fn an_id_is_unique_within_its_time() {
+    let store = Store::new();
+    store.run("mq-admin", &["declare", "--unique-ids", "5s", "q"], b"").ok();
+    let start = std::time::Instant::now();
+    let stored = || {
+        store.run("mq-send", &["--id", "i", "q", "-m", "x"], b"").ok();
+        store.number("q", "ready")
+    };
+    stored();
+    loop {
+        let twice = stored() == 2;
+        let elapsed = start.elapsed().as_secs_f64();
+        assert!(!twice || elapsed >= 5.0, "stored again after {elapsed} s");
+        assert!(elapsed < 60.0, "never stored again");
+        if twice {
+            return;
+        }
+        store.kill_server();
+    }
+}
+
+/// `--unique-keys N`: at N keys that are pending another one is refused.
+#[test]
+fn more_keys_than_a_queue_can_know_are_refused_until_some_are_done() {
+    let store = Store::new();
+    store.run("mq-admin", &["declare", "--unique-keys", "2", "q"], b"").ok();
+    let ask =
+        |key: &str| store.run("mq-send", &["--unless-pending", "-k", key, "q", "-m", key], b"");
+    ask("a").ok();
+    ask("b").ok();
+    ask("a").ok();
+    ask("c").exits(75).says("confirmed: 0 leading messages");
+    assert_eq!(store.run("mq-recv", &["-n1", "q"], b"").ok().text(), "a\n");
+    ask("c").ok();
+    assert_eq!(store.receive("q"), b"b\nc\n");
+}

@@ -130,6 +130,23 @@ fn files_end_their_own_last_message_and_are_opened_first() {
     assert_eq!(store.run("mq-recv", &["-n1", "--raw", "q"], b"").ok().stdout, b"3\n");
 }
 
+/// More than the usual limit of open files.
+#[test]
+fn very_many_files_are_sent_at_once() {
+    let store = Store::new();
+    let files = "mkdir many; for i in $(seq 1500); do echo $i > many/$i; done; \
+                 ulimit -Sn 1024; mq-send q $(seq -f many/%g 1500)";
+    store.sh(files).ok().quietly();
+    assert!(store.receive("q") == seq(1, 1500));
+    let done = store.sh("ulimit -n 64; mq-send r $(seq -f many/%g 1500)").exits(1);
+    assert!(
+        done.stderr.contains("confirmed: 0") && done.stderr.contains("xargs"),
+        "{}",
+        done.stderr
+    );
+    assert!(store.show("r").is_none(), "nothing is sent before all are open");
+}
+
 #[test]
 fn a_text_is_one_message_and_stdin_is_not_touched() {
     let store = Store::new();

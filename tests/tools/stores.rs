@@ -284,6 +284,29 @@ fn the_default_store_lies_below_the_home_directory() {
 }
 
 /// G11 as it shows from outside.
+/// A user that no database knows once ended the tools by a segmentation fault: a program that is
+/// linked statically must not ask the C library for users.
+#[test]
+fn a_user_without_a_home_is_told_to_name_the_store() {
+    const NAME: &str = "a_user_without_a_home_is_told_to_name_the_store";
+    let store = Store::new();
+    let nobody = Nobody::new(&store);
+    if !is_root() || !nobody.can_run() {
+        return skip(NAME, "needs root and setpriv to become another user");
+    }
+    let run = |environment: &str, arguments: &str| {
+        let user = "setpriv --reuid 54321 --clear-groups env -i";
+        store.sh(&format!("{user} {environment} \"$PWD\"/bin/{arguments}"))
+    };
+    run("", "mq-send q -m x").exits(1).says("user 54321 has no home directory").says("--dir DIR");
+    // A database that only getent can ask, and a home that is not there.
+    let getent = "#!/bin/sh\necho \"me:x:$2:$2::/nonexistent:/bin/sh\"\n";
+    std::fs::write(store.beside("bin/getent"), getent).expect("room for a script");
+    store.sh("chmod +x bin/getent").ok();
+    let asked = run("PATH=\"$PWD\"/bin:/usr/bin:/bin", "mq-send q -m x").exits(1);
+    asked.says("/nonexistent/.local/state/mq");
+}
+
 #[test]
 fn a_flipped_bit_stops_that_queue_and_no_other() {
     let store = Store::new();
