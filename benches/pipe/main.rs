@@ -20,11 +20,16 @@ mod options;
 mod rig;
 mod table;
 mod throughput;
+mod watching;
 
 // One harness for tests and bench; the bench needs a part of it.
 #[allow(dead_code)]
 #[path = "../../tests/harness/mod.rs"]
 mod harness;
+
+#[allow(dead_code)]
+#[path = "../../tests/tools/terminal.rs"]
+mod terminal;
 
 use options::{Options, Section};
 use rig::Rig;
@@ -51,6 +56,7 @@ fn main() {
         (Section::Before, before::beside_another_build),
         (Section::Commands, commands::one_each),
         (Section::Attributes, attributes::both_ways),
+        (Section::Watching, watching::one_view),
     ] {
         if options.runs(section) {
             run(&mut rig, &mut table);

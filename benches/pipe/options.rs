@@ -23,9 +23,11 @@ pub enum Section {
     Commands,
     /// Envelopes in and out.
     Attributes,
+    /// The live view, and the server that it asks.
+    Watching,
 }
 
-const NAMES: [(&str, Section); 9] = [
+const NAMES: [(&str, Section); 10] = [
     ("together", Section::Together),
     ("alone", Section::Alone),
     ("line", Section::Line),
@@ -35,6 +37,7 @@ const NAMES: [(&str, Section); 9] = [
     ("before", Section::Before),
     ("commands", Section::Commands),
     ("attributes", Section::Attributes),
+    ("watching", Section::Watching),
 ];
 
 /// What is to be measured.

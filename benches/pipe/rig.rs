@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use mq::wire::{Admin, Kind, QueueInfo, Request};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 
 use crate::harness::peer::Peer;
 use crate::harness::{Running, Store};
@@ -149,8 +149,13 @@ impl Rig {
 
     /// The processor time that the server has used so far, all threads, in nanoseconds.
     pub fn server_cpu_nanos(&self) -> u64 {
-        let tasks = format!("/proc/{}/task", self.server().pid().as_raw_nonzero());
-        let tasks = std::fs::read_dir(tasks).expect("the server is running");
+        Rig::cpu_nanos(self.server().pid())
+    }
+
+    /// The same of any process.
+    pub fn cpu_nanos(pid: Pid) -> u64 {
+        let tasks = format!("/proc/{}/task", pid.as_raw_nonzero());
+        let tasks = std::fs::read_dir(tasks).expect("the process is running");
         tasks
             .filter_map(|task| {
                 let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;

@@ -278,3 +278,95 @@ impl From<Account> for AllAccount {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::wire::stat::{Latencies, QueueFigures, ServerFigures};
+
+    /// The paths of all values in an object, with lists taken for their elements.
+    fn paths(value: &Value, before: &str, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    let dot = if before.is_empty() { "" } else { "." };
+                    paths(value, &format!("{before}{dot}{name}"), found);
+                }
+            }
+            Value::Array(elements) => {
+                elements.iter().for_each(|element| paths(element, before, found));
+            }
+            _ => {
+                found.insert(before.to_owned());
+            }
+        }
+    }
+
+    /// The names behind `.It Li` in the part of the page about JSON.
+    fn documented() -> BTreeSet<String> {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/man/mq-stat.1");
+        let page = std::fs::read_to_string(page).expect("the page");
+        page.lines()
+            .skip_while(|line| *line != ".Ss Fields of JSON")
+            .skip(1)
+            .take_while(|line| !line.starts_with(".S"))
+            .filter_map(|line| line.strip_prefix(".It Li "))
+            .flat_map(|names| names.split(" , ").map(str::to_owned).collect::<Vec<_>>())
+            .collect()
+    }
+
+    /// A queue of which everything is known.
+    fn full(second: u64) -> QueueFigures {
+        let histogram = || {
+            let buckets = vec![(Micros(20), second)];
+            Some(Histogram { count: second, sum: Micros(20 * second), max: Micros(20), buckets })
+        };
+        QueueFigures {
+            trouble: Some("it is broken".to_owned()),
+            oldest: Some(WallTime(1)),
+            oldest_group: Some(Name::default()),
+            latency: Latencies {
+                produce: histogram(),
+                queue: histogram(),
+                consume: histogram(),
+                whole: histogram(),
+            },
+            groups: vec![GroupFigures { oldest: Some(WallTime(1)), ..GroupFigures::default() }],
+            counted: Counted { stored: Count(10 * second), ..Counted::default() },
+            ..QueueFigures::default()
+        }
+    }
+
+    #[test]
+    fn the_page_tells_of_every_field_and_of_no_other() {
+        let mut model = Model::new(Micros::from_secs(1));
+        for second in 1..=2 {
+            let now = WallTime(second * 1_000_000);
+            let server = ServerFigures { now, ..ServerFigures::default() };
+            model.update(server, vec![full(second)], true);
+        }
+        let track = model.tracks().next().expect("a queue");
+        let interval = Interval::of(track, &model);
+        let json = serde_json::to_value(line(&interval, &model)).expect("serializes");
+        assert_eq!(json["rate"]["stored"], 10.0);
+        assert_eq!(json["latency"]["queue"]["count"], 1, "what came in the interval");
+        assert_eq!(json["latency"]["queue"]["p99"], 0.00002);
+        assert_eq!(json["interval"], 1.0);
+        assert_eq!(json["time"], "1970-01-01T00:00:02.000Z");
+        let mut found = BTreeSet::new();
+        paths(&json, "", &mut found);
+        let general: BTreeSet<String> = found
+            .iter()
+            .map(|path| {
+                ["produce", "queue", "consume", "whole"].iter().fold(path.clone(), |path, stage| {
+                    path.replace(&format!("latency.{stage}."), "latency.STAGE.")
+                })
+            })
+            .collect();
+        assert_eq!(general, documented());
+    }
+}

@@ -261,7 +261,7 @@ fn age(oldest: Option<WallTime>, now: WallTime) -> f64 {
 }
 
 fn is_stuck(queue: &QueueFigures) -> bool {
-    queue.trouble.is_some() || queue.groups.iter().any(|group| group.stuck)
+    queue.trouble.is_some() || queue.stuck
 }
 
 #[derive(Default)]
@@ -305,4 +305,54 @@ impl Text {
 /// A label's value between its quotes.
 fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::stat::Latencies;
+    use openmetrics_parser::{PrometheusValue, prometheus::parse_prometheus};
+
+    #[test]
+    fn histograms_are_what_a_parser_takes_and_hold_every_message() {
+        let buckets = vec![
+            (Micros(100), 3),
+            (Micros(101), 4),
+            (Micros(4_999), 5),
+            (Micros(2_000_000), 6),
+            (Micros(90_000_000_000), 7),
+        ];
+        let whole = Histogram { count: 25, sum: Micros(1_500_000), max: Micros(1), buckets };
+        let queue = |name: &str| QueueFigures {
+            queue: Name::new(name).expect("a name"),
+            latency: Latencies { whole: Some(whole.clone()), ..Latencies::default() },
+            groups: vec![GroupFigures::default()],
+            ..QueueFigures::default()
+        };
+        let server = ServerFigures { version: "1\"\\\n2".to_owned(), ..ServerFigures::default() };
+        let text = text(&server, &[queue("a"), queue("b.c-d")]);
+        let parsed = parse_prometheus(&text).unwrap_or_else(|error| panic!("{error:?}\n{text}"));
+        let family = &parsed.families["mq_queue_whole_latency_seconds"];
+        let samples: Vec<_> = family.iter_samples().collect();
+        assert_eq!(samples.len(), 2, "{text}");
+        for sample in samples {
+            let PrometheusValue::Histogram(histogram) = &sample.value else { panic!("{text}") };
+            assert_eq!(histogram.count, Some(25));
+            assert_eq!(histogram.sum.map(|sum| sum.as_f64()), Some(1.5));
+            let below = |bound: f64| {
+                let bucket = histogram.buckets.iter().find(|b| b.upper_bound == bound);
+                bucket.expect("a bucket").count.as_f64()
+            };
+            assert_eq!(below(0.0001), 3.0);
+            assert_eq!(below(0.005), 12.0);
+            assert_eq!(below(86_400.0), 18.0);
+            assert_eq!(below(f64::INFINITY), 25.0);
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_not_there_is_down() {
+        let text = text_without_server();
+        assert!(parse_prometheus(&text).is_ok() && text.ends_with("mq_up 0\n"), "{text}");
+    }
 }

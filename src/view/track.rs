@@ -279,7 +279,7 @@ impl Track {
     /// Where it is going.
     #[must_use]
     pub fn trend(&self, now: WallTime) -> Trend {
-        if self.now.trouble.is_some() || self.now.groups.iter().any(|group| group.stuck) {
+        if self.now.trouble.is_some() || self.now.stuck {
             return Trend::Stuck;
         }
         let ready = self.now.ready.0 as f64;

@@ -119,6 +119,9 @@ pub struct QueueFigures {
     /// Why it stands still, if it does. Of a queue that could not be opened nothing else is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+    /// One of its groups has too many holes to get anything new.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub stuck: bool,
     /// Messages that are ready, of all groups together; without a group, those that the first will
     /// find.
     #[serde(skip_serializing_if = "is_zero")]

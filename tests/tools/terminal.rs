@@ -113,7 +113,7 @@ impl Terminal {
     }
 
     /// Takes what has come within so long; false when nothing has.
-    fn pump(&mut self, patience: Duration) -> bool {
+    pub fn pump(&mut self, patience: Duration) -> bool {
         if !wait_readable(self.master.as_fd(), patience) {
             return false;
         }

@@ -125,8 +125,11 @@ impl View {
                 return Some(Err(Failure::new(Status::Failure, message)));
             }
             Event::Signal(SIGTSTP) => return self.suspend().err().map(Err),
-            // Whatever ran meanwhile may have used the terminal.
-            Event::Signal(SIGCONT) => self.painter.forget(),
+            // We may have been stopped without being asked, and others have used the terminal.
+            Event::Signal(SIGCONT) => {
+                self.terminal.pause();
+                return self.take_again().err().map(Err);
+            }
             Event::Signal(signal) => return Some(Ok(Status::Signal(signal))),
             Event::Key(key) => match self.screen.press(key) {
                 Action::Draw | Action::Ask => {}
@@ -166,6 +169,10 @@ impl View {
     fn suspend(&mut self) -> Result<(), Failure> {
         self.terminal.pause();
         let _ = signal_hook::low_level::emulate_default_handler(SIGTSTP);
+        self.take_again()
+    }
+
+    fn take_again(&mut self) -> Result<(), Failure> {
         self.terminal.take_again().map_err(no_terminal)?;
         self.painter.forget();
         Ok(())

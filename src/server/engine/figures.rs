@@ -176,6 +176,7 @@ impl<S: Storage> Engine<S> {
             figures.resting.0 += counts.resting.0;
             figures.dying.0 += counts.dying.0;
             figures.receivers += counts.consumers as u64;
+            figures.stuck |= counts.stuck;
         }
         if wanted.detail {
             let groups = groups.iter().map(|group| self.group_figures(number, *group));

@@ -119,7 +119,7 @@ impl Screen {
             "CLIENT", "PID", "USER", "MSGS/s", "MESSAGES", "UNACK", "SINCE", "PROGRAM, GROUP"
         )));
         let before = &track.before().clients;
-        let apart = self.setting.step.0 as f64 / 1e6;
+        let apart = self.model.elapsed().unwrap_or(self.setting.step).0.max(1) as f64 / 1e6;
         for client in clients {
             let earlier = before.iter().find(|other| is_same(other, client));
             let more =
@@ -250,13 +250,16 @@ fn push_facts(lines: &mut Vec<Line>, figures: &QueueFigures, now: WallTime) {
     if let Some(settings) = &figures.settings {
         lines.push(Line::plain(cli::settings_flags(settings).join(" ")));
     }
-    let age = format::age(since(figures.created, now));
-    let mut made = format!("made {} ({age} ago)", cli::rfc3339(figures.created));
-    if figures.disk_bytes.0 > 0 {
-        made.push_str(&format!(", {}B on disk", format::bytes(figures.disk_bytes.0 as f64)));
+    // Of a queue that could not be opened not even that is known.
+    if figures.created.0 > 0 {
+        let age = format::age(since(figures.created, now));
+        let mut made = format!("made {} ({age} ago)", cli::rfc3339(figures.created));
+        if figures.disk_bytes.0 > 0 {
+            made.push_str(&format!(", {}B on disk", format::bytes(figures.disk_bytes.0 as f64)));
+        }
+        lines.push(Line::plain(made));
+        lines.push(Line::plain(format!("id {}", figures.id)));
     }
-    lines.push(Line::plain(made));
-    lines.push(Line::plain(format!("id {}", figures.id)));
     if let (Some(oldest), Some(group)) = (figures.oldest, &figures.oldest_group) {
         let age = format::age(since(oldest, now));
         lines.push(Line::plain(format!(
