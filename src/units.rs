@@ -171,6 +171,56 @@ pub enum Ending {
     Others = 7,
 }
 
+impl Ending {
+    /// All there are, in the order of their numbers, which begin with 1.
+    pub const ALL: [Ending; 7] = [
+        Ending::Acked,
+        Ending::Dead,
+        Ending::Expired,
+        Ending::Dropped,
+        Ending::Purged,
+        Ending::Lost,
+        Ending::Others,
+    ];
+
+    /// The one with this number.
+    #[must_use]
+    pub fn of_number(number: u32) -> Option<Ending> {
+        Ending::ALL.into_iter().find(|ending| *ending as u32 == number)
+    }
+}
+
+/// How many messages ended in which way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally([u64; Ending::ALL.len()]);
+
+impl Tally {
+    /// So many more ended so.
+    pub fn add(&mut self, ending: Ending, messages: u64) {
+        self.0[ending as usize - 1] += messages;
+    }
+
+    /// How many ended so.
+    #[must_use]
+    pub fn of(&self, ending: Ending) -> Count {
+        Count(self.0[ending as usize - 1])
+    }
+
+    /// How many ended in any way.
+    #[must_use]
+    pub fn total(&self) -> Count {
+        Count(self.0.iter().sum())
+    }
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Tally) {
+        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
+            *mine += theirs;
+        }
+    }
+}
+
 /// One moment on both clocks, as the event loop hands it to the engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moment {

@@ -3,7 +3,7 @@
 //! An offer takes nothing, since only the caller knows how much of it the connection accepts.
 //! Everything that changes where a message stands in its group happens here or in a purge.
 
-use crate::units::{Attempts, Offset, OffsetRange};
+use crate::units::{Attempts, Ending, Offset, OffsetRange};
 
 use super::consumer::Consumer;
 use super::group::Group;
@@ -137,7 +137,7 @@ impl Broker {
             && !settled.is_empty()
         {
             let group = self.group_mut(g);
-            settled.iter().for_each(|range| group.settle(*range));
+            settled.iter().for_each(|range| group.settle(*range, Ending::Acked));
             self.group_changed(g);
             for range in &settled {
                 self.recheck_queue(q, *range);

@@ -3,7 +3,7 @@
 //! They wait for the server to move them away; [`Output::Dying`](super::Output::Dying) says that
 //! there are some. Here too: what ends a ready message without anybody having had it.
 
-use crate::units::OffsetRange;
+use crate::units::{Ending, OffsetRange};
 
 use super::turn::Work;
 use super::{Broker, GroupKey, RangeSet};
@@ -32,7 +32,7 @@ impl Broker {
         for &range in ranges {
             group.dying.remove_into(range, &mut settled);
         }
-        settled.iter().for_each(|range| group.cover_settled(*range));
+        settled.iter().for_each(|range| group.cover_settled(*range, Ending::Dead));
         self.settled_in_group(g, &settled);
         settled
     }
@@ -40,38 +40,57 @@ impl Broker {
     /// A mover has stored `ranges` elsewhere, in an earlier life of the server: what of them no
     /// consumer holds is settled, be it ready, resting, dying, or under a lease with a receipt
     /// that was over when it was moved. Returns what that is, for the journal.
-    pub fn settle_stored(&mut self, g: GroupKey, ranges: &[OffsetRange]) -> Vec<OffsetRange> {
-        let mut settled = self.expire(g, ranges);
-        settled.extend(self.settle_dying(g, ranges));
+    pub fn settle_stored(
+        &mut self,
+        g: GroupKey,
+        ranges: &[OffsetRange],
+        ending: Ending,
+    ) -> Vec<OffsetRange> {
+        let mut settled = self.expire(g, ranges, ending);
         let group = self.group_mut(g);
         let mut leased = Vec::new();
+        for &range in ranges {
+            let from = settled.len();
+            group.dying.remove_into(range, &mut settled);
+            settled[from..].iter().for_each(|range| group.cover_settled(*range, ending));
+        }
         for &range in ranges {
             leased.extend(group.leases.ranges().pieces_in(range).map(|(piece, _)| piece));
             group.leases.unset(range);
         }
-        leased.iter().for_each(|range| group.settle(*range));
+        leased.iter().for_each(|range| group.settle(*range, ending));
         self.retime(g);
-        self.settled_in_group(g, &leased);
         settled.extend(leased);
+        self.settled_in_group(g, &settled);
         settled
     }
 
     /// What of `ranges` is ready or rests is settled: nobody is to have it any more. Returns what
     /// that is, for the journal.
-    pub fn expire(&mut self, g: GroupKey, ranges: &[OffsetRange]) -> Vec<OffsetRange> {
+    pub fn expire(
+        &mut self,
+        g: GroupKey,
+        ranges: &[OffsetRange],
+        ending: Ending,
+    ) -> Vec<OffsetRange> {
         let mut settled = Vec::new();
         for &range in ranges {
-            settled.extend(self.settle_idle(g, range));
+            settled.extend(self.settle_idle(g, range, ending));
         }
         self.settled_in_group(g, &settled);
         settled
     }
 
     /// Settles what of `range` is ready or rests; the queue is not told.
-    pub(super) fn settle_idle(&mut self, g: GroupKey, range: OffsetRange) -> Vec<OffsetRange> {
+    pub(super) fn settle_idle(
+        &mut self,
+        g: GroupKey,
+        range: OffsetRange,
+        ending: Ending,
+    ) -> Vec<OffsetRange> {
         let settled: Vec<OffsetRange> = self.withdraw(g, range).iter().collect();
         let group = self.group_mut(g);
-        settled.iter().for_each(|range| group.cover_settled(*range));
+        settled.iter().for_each(|range| group.cover_settled(*range, ending));
         if !settled.is_empty() {
             self.group_changed(g);
         }
@@ -115,7 +134,7 @@ impl Broker {
 mod tests {
     use super::super::{GroupState, Lease, Tried};
     use super::*;
-    use crate::units::{Attempts, LeaseNumber, Monotonic, Name, Offset};
+    use crate::units::{Attempts, Count, LeaseNumber, Monotonic, Name, Offset};
 
     fn range(start: u64, end: u64) -> OffsetRange {
         OffsetRange::new(Offset(start), Offset(end))
@@ -163,11 +182,13 @@ mod tests {
         let (mut broker, g) = broker();
         let counts = broker.counts(g);
         assert_eq!((counts.leased.0, counts.resting.0, counts.dying.0), (1, 1, 1));
-        let settled: RangeSet = broker.settle_stored(g, &[range(0, 4)]).into_iter().collect();
+        let settled: RangeSet =
+            broker.settle_stored(g, &[range(0, 4)], Ending::Dead).into_iter().collect();
         assert_eq!(settled.iter().collect::<Vec<_>>(), [range(0, 4)]);
         broker.wake(Monotonic(1_000));
         let counts = broker.counts(g);
         assert_eq!((counts.leased.0, counts.resting.0, counts.dying.0), (0, 0, 0));
         assert_eq!((counts.ready.0, counts.floor), (6, Offset(4)));
+        assert_eq!(broker.tally(g).of(Ending::Dead), Count(4));
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use crate::limits;
 use crate::settings::Retention;
-use crate::units::{Attempts, Count, Monotonic, Name, Offset, OffsetRange};
+use crate::units::{Attempts, Count, Ending, Monotonic, Name, Offset, OffsetRange, Tally};
 
 use super::exclusive::Exclusives;
 use super::horizon::Watch;
@@ -32,6 +32,8 @@ pub(super) struct Group {
     /// Behind the highest message that is settled: what lies below may be a hole although this
     /// group never had it. Gaps do not count here: what lies below a gap may well be new.
     settled_to: Offset,
+    /// How messages came to be settled.
+    pub(super) tally: Tally,
     pub(super) handed: Offset,
     pub(super) ready: RangeSet,
     /// How many messages its consumers hold, or are under a lease with a receipt.
@@ -155,14 +157,15 @@ impl Group {
     }
 
     /// `range` of the leased messages is settled.
-    pub(super) fn settle(&mut self, range: OffsetRange) {
+    pub(super) fn settle(&mut self, range: OffsetRange, ending: Ending) {
         self.leased -= range.span();
-        self.cover_settled(range);
+        self.cover_settled(range, ending);
     }
 
     /// `range` is settled, wherever it was.
-    pub(super) fn cover_settled(&mut self, range: OffsetRange) {
-        self.settled.cover(range);
+    pub(super) fn cover_settled(&mut self, range: OffsetRange, ending: Ending) {
+        let settled = self.settled.cover(range);
+        self.tally.add(ending, settled);
         self.settled_to = self.settled_to.max(range.end);
         if !self.attempts.is_empty() {
             self.attempts.unset(range);
@@ -194,7 +197,7 @@ impl Group {
     /// `range`, which was in no set, is not kept any more.
     pub(super) fn lose(&mut self, range: OffsetRange) {
         if !range.is_empty() {
-            self.cover_settled(range);
+            self.cover_settled(range, Ending::Dropped);
             self.lost.push(range);
         }
     }
@@ -336,6 +339,7 @@ impl Broker {
             queue: q,
             name: name.clone(),
             settled_to: Offset(0),
+            tally: Tally::default(),
             ready: RangeSet::new(),
             settled: RangeSet::new(),
             handed: Offset(0),
@@ -389,6 +393,7 @@ impl Broker {
         // What a power loss took from the log's end may still stand in the journal.
         let within = state.settled.iter().filter_map(|range| range.intersection(&extent));
         let mut settled: RangeSet = within.collect();
+        group.tally = state.tally;
         settled.extend(&queue.gone);
         self.fill(group, settled);
         group.handed = state.handed.min(queue.end);
@@ -518,7 +523,14 @@ impl Broker {
             tried: group.tried_in(self.queue(group.queue).extent()),
             leases: leases.map(|(range, leased)| leased.of(range)).collect(),
             epoch: group.exclusives.epoch,
+            tally: group.tally,
         }
+    }
+
+    /// How what is settled in the group came to be so, as far as that was counted.
+    #[must_use]
+    pub fn tally(&self, g: GroupKey) -> Tally {
+        self.group(g).tally
     }
 
     /// A group in numbers. O(1) but for the search of the first range.

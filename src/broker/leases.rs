@@ -4,7 +4,7 @@
 //! ends by a receipt or by its deadline, never by a hang-up. A number that is not the one under
 //! which a message is leased now is stale, and changes nothing.
 
-use crate::units::{LeaseNumber, Monotonic, Offset, OffsetRange};
+use crate::units::{Ending, LeaseNumber, Monotonic, Offset, OffsetRange};
 
 use super::attempts::Pause;
 use super::timed::Due;
@@ -66,7 +66,7 @@ impl Broker {
         number: LeaseNumber,
     ) -> Result<Vec<OffsetRange>, Refusal> {
         let range = self.end_lease(g, offset, number)?;
-        self.group_mut(g).settle(range);
+        self.group_mut(g).settle(range, Ending::Acked);
         self.settled_in_group(g, &[range]);
         Ok(vec![range])
     }

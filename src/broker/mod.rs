@@ -104,7 +104,7 @@ mod model;
 use std::collections::BTreeSet;
 
 use crate::limits;
-use crate::units::{Attempts, Count, LeaseNumber, Monotonic, Name, Offset, OffsetRange};
+use crate::units::{Attempts, Count, LeaseNumber, Monotonic, Name, Offset, OffsetRange, Tally};
 
 pub use attempts::Pause;
 use consumer::Consumer;
@@ -142,6 +142,8 @@ pub struct GroupState {
     pub leases: Vec<Lease>,
     /// How often an exclusive consumer has got its turn.
     pub epoch: u64,
+    /// How what is settled came to be so, as far as that was counted.
+    pub tally: Tally,
 }
 
 /// Messages that were handed over and are not settled.

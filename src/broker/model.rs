@@ -31,6 +31,8 @@ enum State {
 
 #[derive(Debug, Default)]
 struct ModelGroup {
+    /// Messages that were settled when it was made, and not counted.
+    uncounted: u64,
     /// Each message of the queue; gaps are in none.
     messages: BTreeMap<u64, State>,
     /// Of those that are not settled, if not 0.

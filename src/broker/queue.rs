@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use crate::settings::Retention;
-use crate::units::{Count, Offset, OffsetRange};
+use crate::units::{Count, Ending, Offset, OffsetRange};
 
 use super::horizon::Watch;
 use super::line::Ticket;
@@ -133,7 +133,7 @@ impl Broker {
         if queue.groups.is_empty() || queue.retention == Retention::Log {
             queue.gone.cover(extent);
         }
-        self.settle_everywhere(q, extent)
+        self.settle_everywhere(q, extent, Ending::Purged)
     }
 
     /// Settles what of `range` is ready or rests in any group. Returns what changed where.
@@ -141,10 +141,11 @@ impl Broker {
         &mut self,
         q: QueueKey,
         range: OffsetRange,
+        ending: Ending,
     ) -> Vec<(GroupKey, Vec<OffsetRange>)> {
         let mut settled = Vec::new();
         for g in self.queue(q).groups.clone() {
-            let ranges = self.settle_idle(g, range);
+            let ranges = self.settle_idle(g, range, ending);
             if !ranges.is_empty() {
                 settled.push((g, ranges));
             }

@@ -4,7 +4,7 @@
 //! back after its time, it is settled by that.
 
 use crate::settings::Retention;
-use crate::units::{Count, Offset, OffsetRange};
+use crate::units::{Count, Ending, Offset, OffsetRange};
 
 use super::{Broker, GroupKey, QueueKey, RangeSet};
 
@@ -94,7 +94,7 @@ impl Broker {
         for g in self.queue(q).groups.clone() {
             let mut settled = Vec::new();
             for range in &chosen {
-                settled.extend(self.settle_idle(g, range));
+                settled.extend(self.settle_idle(g, range, Ending::Dropped));
             }
             messages.extend(settled.iter().copied());
             if !settled.is_empty() {
@@ -124,7 +124,7 @@ impl Broker {
         let mut settled = Vec::new();
         for g in self.queue(q).groups.clone() {
             if g != only && !self.group(g).has_all_settled_ranges() {
-                let ranges = self.settle_idle(g, range);
+                let ranges = self.settle_idle(g, range, Ending::Others);
                 settled.push((g, ranges));
             }
         }

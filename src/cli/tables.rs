@@ -7,6 +7,7 @@ use super::measures::{duration_text, human_age};
 use super::output::human_bytes;
 use crate::settings::{Overflow, Retention, Settings};
 use crate::units::{Count, Micros, Name, WallTime};
+use crate::wire::stat::Counted;
 use crate::wire::{GroupInfo, QueueInfo};
 
 /// A time as RFC 3339, in UTC, to the second.
@@ -217,10 +218,45 @@ pub fn queue_page(info: &QueueInfo) -> String {
     line("segments", &info.segments);
     line("receivers", &info.receivers);
     line("senders", &info.senders);
+    line("saved", &about_saved(&info.counted));
     for group in &info.groups {
         line("group", &about_group(group));
+        line("account", &about_account(group));
     }
     page
+}
+
+/// Of all messages that were announced, how many are stored, and what became of the others.
+fn about_saved(counted: &Counted) -> String {
+    let mut about = format!("{} of {} announced", counted.stored, counted.announced);
+    let others = [(counted.there_already, "were there already"), (counted.refused, "were refused")];
+    for (count, what) in others {
+        if count.0 > 0 {
+            write!(about, ", {count} {what}").expect("a string takes all");
+        }
+    }
+    about
+}
+
+/// What became of the messages of a group, as a sum.
+fn about_account(group: &GroupInfo) -> String {
+    let account = &group.account;
+    let here = Count(group.ready.0 + group.unacked.0 + group.resting.0);
+    let mut about = format!("{}: {} stored = {} acked", group.group, account.stored, account.acked);
+    let others = [
+        (account.dead, "dead"),
+        (account.expired, "expired"),
+        (account.dropped, "dropped"),
+        (account.purged, "purged"),
+        (account.lost, "lost"),
+    ];
+    for (count, what) in others {
+        if count.0 > 0 {
+            write!(about, " + {count} {what}").expect("a string takes all");
+        }
+    }
+    write!(about, " + {here} here").expect("a string takes all");
+    about
 }
 
 fn about_group(group: &GroupInfo) -> String {
@@ -245,6 +281,7 @@ fn about_group(group: &GroupInfo) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::stat::Account;
 
     fn queue(name: &str) -> QueueInfo {
         QueueInfo { queue: Name::new(name).expect("a name"), ..QueueInfo::default() }
@@ -272,6 +309,18 @@ mod tests {
         assert_eq!(lines[0], head);
         assert_eq!(lines[1], ["0", "0", "7", "2", "3", "0", "0s", "audit", "a"]);
         assert_eq!(lines[2], ["0", "0", "0", "0", "0", "0", "-", "-", "b"]);
+    }
+
+    #[test]
+    fn what_became_of_messages_is_shown_as_a_sum() {
+        let n = Count;
+        let account =
+            Account { stored: n(9), acked: n(4), dead: n(1), lost: n(1), ..Account::default() };
+        let group = GroupInfo { ready: n(1), resting: n(2), account, ..GroupInfo::default() };
+        assert_eq!(about_account(&group), "default: 9 stored = 4 acked + 1 dead + 1 lost + 3 here");
+        let counted =
+            Counted { announced: n(12), stored: n(9), refused: n(3), ..Counted::default() };
+        assert_eq!(about_saved(&counted), "9 of 12 announced, 3 were refused");
     }
 
     #[test]

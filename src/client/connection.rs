@@ -139,6 +139,7 @@ impl Connection {
     pub fn handshake(
         &mut self,
         tool: &str,
+        command: &str,
         opening: &[u8],
         patience: Patience<'_>,
     ) -> Result<(), ClientError> {
@@ -146,8 +147,9 @@ impl Connection {
         let client = ClientInfo {
             tool: tool.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            command: String::new(),
-        };
+            command: command.to_owned(),
+        }
+        .shortened();
         let hello = Request::Hello {
             oldest: wire::VERSION_OLDEST,
             newest: wire::VERSION,

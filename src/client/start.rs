@@ -7,6 +7,7 @@
 //!
 //! Called by every tool that talks to a server. It never ends a server.
 
+use std::ffi::OsStr;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
@@ -41,6 +42,8 @@ const REAP_TRIES: usize = 100;
 pub struct Dialer {
     store: PathBuf,
     tool: &'static str,
+    /// The program that it runs on messages, if it does.
+    command: String,
     may_start: bool,
     /// What is said behind the first word of every connection.
     opening: Vec<u8>,
@@ -75,6 +78,7 @@ impl Dialer {
         Dialer {
             store,
             tool,
+            command: String::new(),
             may_start,
             opening: Vec::new(),
             program: None,
@@ -82,6 +86,13 @@ impl Dialer {
             killed: 0,
             started: 0,
         }
+    }
+
+    /// The tool runs this program on messages: told to the server, for those who watch.
+    #[must_use]
+    pub fn running(self, program: &OsStr) -> Dialer {
+        let name = Path::new(program).file_name().unwrap_or(program);
+        Dialer { command: name.to_string_lossy().into_owned(), ..self }
     }
 
     /// The store.
@@ -232,7 +243,7 @@ impl Dialer {
                 };
             }
         };
-        match connection.handshake(self.tool, &self.opening, patience) {
+        match connection.handshake(self.tool, &self.command, &self.opening, patience) {
             Ok(()) => Ok(Reached::Connection(Box::new(connection))),
             // It was just going: an idle exit, a stop, a kill.
             Err(error) if error.is_lost() => Ok(Reached::Later),

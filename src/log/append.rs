@@ -257,6 +257,7 @@ impl<S: Storage> Log<S> {
         self.last_write = now;
         self.chores.mark_failed = false;
         self.syncs.wrote(now, bytes);
+        self.counters.note(header, bytes);
         self.producers.note(header, header.annex(payload));
         self.unique.note(header, header.messages_part(payload).unwrap_or_default());
         if self.policy != SyncPolicy::Always {
@@ -329,8 +330,11 @@ impl<S: Storage> Log<S> {
         self.producers.forget_old(self.time);
         self.counters_kept = self.counters;
         let (producers, unique) = (&self.producers, Some(&self.unique));
-        let bytes = snapshot::encode(self.id(), covered, self.counters, producers, unique);
-        self.pending_snapshot = Some(PendingSnapshot { bytes, covered, needs: self.syncs.written });
+        let counted = (&self.counters, self.chores.leaving.as_slice());
+        let bytes = snapshot::encode(self.id(), covered, counted, producers, unique);
+        let leaving = self.chores.leaving.len();
+        let needs = self.syncs.written;
+        self.pending_snapshot = Some(PendingSnapshot { bytes, covered, needs, leaving });
     }
 
     /// Reserves room for the batch, ahead in growing steps.

@@ -5,9 +5,10 @@
 use super::error::LogError;
 use super::journal::{GroupMark, Journal};
 use super::log::{GroupFile, Log};
-use super::position::{GroupFact, GroupPosition};
+use super::position::{GroupAccount, GroupFact, GroupPosition};
+use super::snapshot::Leaving;
 use super::storage::Storage;
-use crate::units::{Name, Offset, OffsetRange};
+use crate::units::{Ending, Name, Offset, OffsetRange, Tally};
 
 impl<S: Storage> Log<S> {
     /// Makes the journal of a group that has settled nothing yet.
@@ -28,7 +29,8 @@ impl<S: Storage> Log<S> {
         name: &Name,
         position: &GroupPosition,
     ) -> Result<GroupFile, LogError> {
-        if self.find_group(name).is_some() || self.chores.removed_groups.contains(name) {
+        let leaves = |leaving: &Leaving| leaving.name == *name;
+        if self.find_group(name).is_some() || self.chores.leaving.iter().any(leaves) {
             return Err(LogError::Exists(name.clone()));
         }
         let (id, spare) = (self.id(), &mut self.chores.spare);
@@ -45,27 +47,41 @@ impl<S: Storage> Log<S> {
         self.journals.iter().find(|(_, journal)| journal.name == *name).map(|(group, _)| *group)
     }
 
-    /// Removes a group. It is gone for good when
+    /// Removes a group, of which the queue keeps how its messages ended. It is gone for good when
     /// [`Progress::removed_groups`](super::Progress::removed_groups) names it.
-    pub fn remove_group(&mut self, group: GroupFile) {
+    pub fn remove_group(&mut self, group: GroupFile, account: GroupAccount) {
         let journal = self.journals.remove(&group).expect("the group exists");
-        self.chores.removed_groups.push(journal.name);
+        let mut tally = account.tally;
+        tally += account.before;
+        let born = account.start.unwrap_or_default().born;
+        let leaving = Leaving { name: journal.name, born, tally };
+        // A snapshot that knows of it comes first: then it is counted once, whatever happens.
+        self.chores.leaving.push(leaving);
     }
 
-    /// A group settled `ranges`, and messages below `handed` were handed to it. `compact` gives
+    /// How messages ended in groups that are gone, or on their way.
+    #[must_use]
+    pub fn ended_before(&self) -> Tally {
+        let mut tally = self.counters.ended;
+        self.chores.leaving.iter().for_each(|leaving| tally += leaving.tally);
+        tally
+    }
+
+    /// A group settled `ranges` in this way, and messages below `handed` were handed to it. `compact` gives
     /// the whole state, these ranges included; it is asked when the journal is to be written
     /// anew.
     ///
     /// # Errors
     /// What the system says. A full disk is no error: acks then wait for room.
-    pub fn acked(
+    pub fn settled(
         &mut self,
         group: GroupFile,
         ranges: &[OffsetRange],
+        ending: Ending,
         handed: Offset,
         compact: impl FnOnce() -> GroupPosition,
     ) -> Result<(), LogError> {
-        self.journal(group).note(ranges, handed)?;
+        self.journal(group).note(ranges, ending, handed)?;
         self.compact_group(group, compact)
     }
 
@@ -74,14 +90,14 @@ impl<S: Storage> Log<S> {
     /// # Errors
     /// What the system says.
     pub fn handed(&mut self, group: GroupFile, up_to: Offset) -> Result<(), LogError> {
-        self.journal(group).note(&[], up_to)
+        self.journal(group).note(&[], Ending::Acked, up_to)
     }
 
     /// Something became true of a group. `compact` gives the whole state, these facts included;
     /// it is asked when the journal is to be written anew.
     ///
     /// # Errors
-    /// As for [`acked`](Log::acked).
+    /// As for [`settled`](Log::settled).
     pub fn note_group(
         &mut self,
         group: GroupFile,

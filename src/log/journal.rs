@@ -20,7 +20,7 @@ use super::record::{
 use super::spare::{self, Spare};
 use super::storage::{Storage, StorageFile};
 use crate::limits;
-use crate::units::{Bytes, Monotonic, Name, Offset, OffsetRange, Position, QueueId};
+use crate::units::{Bytes, Ending, Monotonic, Name, Offset, OffsetRange, Position, QueueId};
 
 /// How much of what was noted to a group: grows with each note. What
 /// [`want_group_durable`](super::Log::want_group_durable) gave is durable once
@@ -248,16 +248,21 @@ impl<S: Storage> Journal<S> {
         Ok(())
     }
 
-    /// Writes that `ranges` are settled and that messages below `handed` were handed out.
+    /// Writes that `ranges` are settled, in this way, and that messages below `handed` were handed out.
     ///
     /// # Errors
     /// What the system says. Where the disk is full that is no error: the facts are kept with
     /// the state, which is written whole as soon as there is room.
-    pub fn note(&mut self, ranges: &[OffsetRange], handed: Offset) -> Result<(), LogError> {
+    pub fn note(
+        &mut self,
+        ranges: &[OffsetRange],
+        ending: Ending,
+        handed: Offset,
+    ) -> Result<(), LogError> {
         let mut facts: Vec<Fact> = ranges
             .iter()
             .filter(|range| !range.is_empty())
-            .map(|range| Fact::Settled(*range))
+            .map(|range| Fact::Settled(*range, Some(ending)))
             .collect();
         if handed > self.handed {
             facts.push(Fact::Handed(handed));

@@ -165,6 +165,8 @@ pub(super) struct PendingSnapshot {
     pub covered: Covered,
     /// Written bytes that must be durable first.
     pub needs: u64,
+    /// So many of the groups that are being removed stand in it, the first ones.
+    pub leaving: usize,
 }
 
 /// The durable log of one queue. See the [module](super).
@@ -358,10 +360,23 @@ impl<S: Storage> Log<S> {
         self.chores.recorded_change
     }
 
-    /// What is counted over the life of the queue: recorded now and then, so a crash may take a
-    /// little of it back.
+    /// What is counted over the life of the queue; see [`Counters`] for what of it a crash may take
+    /// back.
     pub fn counters(&mut self) -> &mut Counters {
         &mut self.counters
+    }
+
+    /// The same, to look at.
+    #[must_use]
+    pub fn counted(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Messages that were stored over the life of the queue and lie below `end`, which nothing but
+    /// messages lies behind: the visible end, as anyone knew it in this life.
+    #[must_use]
+    pub fn stored_below(&self, end: Offset) -> Count {
+        Count(self.counters.stored.0 - (self.active.end.0 - end.0))
     }
 
     /// The sealed segments that overlap any of `touching`, with all that they hold: each that

@@ -22,14 +22,14 @@ use super::recovery::{End, Part, Recovered, Recovery, TornTail};
 use super::scan::{Scan, Stop};
 use super::schedule::Chores;
 use super::segment::{HEADER_BYTES, SegmentHeader, Summary, encode_footer};
-use super::snapshot::Snapshot;
+use super::snapshot::{self, Covered, Leaving, Snapshot};
 use super::spare::{self, Spare};
 use super::storage::{Storage, StorageFile};
 use super::syncs::Syncs;
 use crate::batch::{BatchHeader, Framing, Place, flags};
 use crate::units::{
-    Bytes, Count, Epoch, Monotonic, Name, Offset, OffsetRange, Position, ProducerId, SegmentNumber,
-    Sequence, SyncPolicy, WallTime,
+    Bytes, Count, Ending, Epoch, Monotonic, Name, Offset, OffsetRange, Position, ProducerId,
+    SegmentNumber, Sequence, SyncPolicy, WallTime,
 };
 
 impl<S: Storage> Recovery<S> {
@@ -41,7 +41,9 @@ impl<S: Storage> Recovery<S> {
     ) -> Result<(Log<S>, Recovered), LogError> {
         // The last reading that can find damage; from here on things change.
         let time = self.newest_time(&end);
-        let recalled = self.recall(&end, snapshot, time)?;
+        let knows_stored = snapshot.knows_stored;
+        let mut recalled = self.recall(&end, snapshot, time)?;
+        self.settle_leaving(&mut recalled);
         if !self.boot.clean {
             // The last life may have ended between a rename or the making of a file and the
             // sync of its directory; from here on they are relied on.
@@ -64,6 +66,13 @@ impl<S: Storage> Recovery<S> {
             }
         }
         let skip = !self.is_strict() && self.meta.settings.sync != SyncPolicy::Always;
+        if !knows_stored {
+            recalled.counters.stored = self.messages();
+            recalled.counters.stored_bytes = self.message_bytes();
+        }
+        if skip {
+            self.count_lost(&end, &mut recalled)?;
+        }
         let mut state = if skip { self.seal_all_and_skip(&end, time)? } else { self.resume(&end)? };
         state.time = state.time.max(time);
         self.finish(state, recalled, torn)
@@ -148,6 +157,74 @@ impl<S: Storage> Recovery<S> {
         self.storage.rename(&temporary, &path).doing("renaming", &temporary)?;
         self.storage.sync_dir(&self.dir).syncing(&self.dir)?;
         Ok(Some(path))
+    }
+
+    /// Groups that were being removed, and whose journals are gone, are.
+    fn settle_leaving(&self, recalled: &mut Recalled) {
+        for Leaving { name, born, tally } in std::mem::take(&mut recalled.leaving) {
+            let is_there = self.groups.iter().any(|(group, position)| {
+                *group == name && position.account.start.is_some_and(|start| start.born == born)
+            });
+            if !is_there {
+                recalled.counters.ended += tally;
+            }
+        }
+    }
+
+    /// Messages in the segments that are there: what was stored, as far as a store of the first
+    /// version knows.
+    fn messages(&self) -> Count {
+        let counts = self.parts.iter().map(|part| match (&part.sealed, &part.scan) {
+            (Some((_, head)), _) => head.summary.count.0,
+            (None, Some(scan)) => scan.summary(Offset(0)).count.0,
+            (None, None) => 0,
+        });
+        Count(counts.sum())
+    }
+
+    fn message_bytes(&self) -> Bytes {
+        let bytes = self.parts.iter().map(|part| match (&part.sealed, &part.scan) {
+            (Some((position, _)), _) => *position,
+            (None, Some(scan)) => scan.position,
+            (None, None) => 0,
+        });
+        Bytes(bytes.map(|position| position.saturating_sub(HEADER_BYTES)).sum())
+    }
+
+    /// After a reboot under a weak sync policy: messages that a journal knows of, and the log does
+    /// not any more, were stored; for each group that had not settled them they are lost. The
+    /// journals know of that first, then a snapshot; each can be read again before the next.
+    fn count_lost(&mut self, end: &End, recalled: &mut Recalled) -> Result<(), LogError> {
+        let seen = self.groups.iter().map(|(_, position)| position.seen()).max();
+        let Some(seen) = seen.filter(|seen| *seen > end.offset) else { return Ok(()) };
+        let gone = OffsetRange::new(end.offset, seen);
+        for (journal, (_, position)) in self.journals.iter_mut().zip(&mut self.groups) {
+            let lost: Vec<OffsetRange> = position::holes(&position.settled, gone);
+            journal.note(&lost, Ending::Lost, Offset(0))?;
+            for file in journal.files() {
+                file.sync().syncing(&journal.path)?;
+            }
+            let messages = lost.iter().map(OffsetRange::span).sum();
+            position.account.tally.add(Ending::Lost, messages);
+            position.settled = position::merge([&position.settled[..], &lost].concat());
+        }
+        let counters = &mut recalled.counters;
+        counters.stored.0 += seen.0 - gone.start.max(counters.lost_to).0.min(seen.0);
+        counters.lost_to = seen;
+        let number = self.parts[end.at].number;
+        let covered = Covered { offset: end.offset, segment: number, position: end.position };
+        let counted = (&recalled.counters, recalled.leaving.as_slice());
+        let (producers, unique) = (&recalled.producers, Some(&recalled.unique));
+        let bytes = snapshot::encode(self.id(), covered, counted, producers, unique);
+        match files::replace(&*self.storage, &self.dir.join(files::SNAPSHOT), &bytes) {
+            // Without room the next snapshot says so; a fall before that forgets it.
+            Err(failure) if failure.is_full() => {}
+            other => {
+                other?;
+                recalled.covered = covered;
+            }
+        }
+        Ok(())
     }
 
     /// Writes what stands above the mark anew and syncs it.

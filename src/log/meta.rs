@@ -105,7 +105,7 @@ mod tests {
     fn newer_formats_are_their_own_error() {
         let newer = Meta { format: FORMAT_VERSION + 1, ..meta() };
         let error = Meta::decode(&newer.encode(), Path::new("x")).unwrap_err();
-        assert!(matches!(error, LogError::Newer { found: 2, known: 1, .. }), "{error}");
+        assert!(matches!(error, LogError::Newer { found: 3, known: 2, .. }), "{error}");
     }
 
     #[test]

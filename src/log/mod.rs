@@ -87,7 +87,7 @@ pub use journal::GroupMark;
 pub use locate::Found;
 pub use log::{Boot, GroupFile, Log, Options};
 pub use named::{Committed, InternalBatch, OpenedProducer};
-pub use position::{GroupFact, GroupPosition, LeasedRange, TriedRange};
+pub use position::{AccountStart, GroupAccount, GroupFact, GroupPosition, LeasedRange, TriedRange};
 pub use producers::{Forgotten, Judgement, Producers};
 pub use queues::{create_queue, list_queues, remove_queue, sweep_removed};
 pub use recovery::{Recovered, TornTail};

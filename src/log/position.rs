@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::units::{Attempts, LeaseNumber, Offset, OffsetRange, WallTime};
+use crate::units::{Attempts, Count, Ending, LeaseNumber, Offset, OffsetRange, Tally, WallTime};
 
 /// What a group's journal keeps: everything that outlives a restart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +24,28 @@ pub struct GroupPosition {
     /// The highest counter (the upper half) of any lease number, those that ended included: the
     /// next one must be above it.
     pub lease_counter: u32,
+    /// What became of its messages.
+    pub account: GroupAccount,
+}
+
+/// What became of the messages of a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GroupAccount {
+    /// Where the account begins; absent in a journal from before there were accounts.
+    pub start: Option<AccountStart>,
+    /// How messages ended since.
+    pub tally: Tally,
+    /// How messages ended before that, when the group stood elsewhere.
+    pub before: Tally,
+}
+
+/// Where the account of a group begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AccountStart {
+    /// When the group was made: so it is told from one of the same name.
+    pub born: WallTime,
+    /// Of the messages that the queue had stored then, so many are not the group's.
+    pub base: Count,
 }
 
 /// Messages that were tried.
@@ -66,6 +88,8 @@ pub enum GroupFact {
     },
     /// An exclusive receiver took over for the n-th time.
     Epoch(u64),
+    /// Its account begins there.
+    Account(AccountStart),
 }
 
 impl GroupPosition {
@@ -107,17 +131,33 @@ impl Lease {
 /// Facts being gathered into a position.
 #[derive(Default)]
 pub(super) struct Gathering {
-    settled: Vec<OffsetRange>,
+    settled: Covered,
     handed: Offset,
     tried: Overlay<(Attempts, Option<WallTime>)>,
     leases: Overlay<Lease>,
     epoch: u64,
     lease_counter: u32,
+    account: GroupAccount,
 }
 
 impl Gathering {
-    pub fn settled(&mut self, range: OffsetRange) {
-        self.settled.push(range);
+    /// `range` is settled; those of its messages that were not before ended so, if that is to be
+    /// counted.
+    pub fn settled(&mut self, range: OffsetRange, ending: Option<Ending>) {
+        let new = self.settled.cover(range);
+        if let Some(ending) = ending {
+            self.account.tally.add(ending, new);
+        }
+    }
+
+    pub fn account(&mut self, start: AccountStart) {
+        self.account.start = self.account.start.max(Some(start));
+    }
+
+    /// So many ended so before what else is said here, and so many before the account began.
+    pub fn tallied(&mut self, ending: Ending, count: u64, before: u64) {
+        self.account.tally.add(ending, count);
+        self.account.before.add(ending, before);
     }
 
     pub fn handed(&mut self, up_to: Offset) {
@@ -154,7 +194,7 @@ impl Gathering {
 
     /// What is true in the end: what is settled is neither tried nor leased.
     pub fn position(mut self) -> GroupPosition {
-        let settled = merge(self.settled);
+        let settled = self.settled.ranges();
         for range in &settled {
             self.tried.remove(*range);
             self.leases.remove(*range);
@@ -177,7 +217,41 @@ impl Gathering {
             leases: leases.collect(),
             epoch: self.epoch,
             lease_counter: self.lease_counter,
+            account: self.account,
         }
+    }
+}
+
+/// Disjoint ranges that grow.
+#[derive(Default)]
+struct Covered(BTreeMap<Offset, Offset>);
+
+impl Covered {
+    /// Adds a range; returns how many of its offsets were not in.
+    fn cover(&mut self, range: OffsetRange) -> u64 {
+        if range.is_empty() {
+            return 0;
+        }
+        let OffsetRange { mut start, mut end } = range;
+        let mut known = 0;
+        if let Some((&first, &last)) = self.0.range(..start).next_back()
+            && last >= start
+        {
+            self.0.remove(&first);
+            known += last.0 - first.0;
+            (start, end) = (first, end.max(last));
+        }
+        while let Some((&first, &last)) = self.0.range(start..=end).next() {
+            self.0.remove(&first);
+            known += last.0 - first.0;
+            end = end.max(last);
+        }
+        self.0.insert(start, end);
+        (end.0 - start.0) - known
+    }
+
+    fn ranges(&self) -> Vec<OffsetRange> {
+        self.0.iter().map(|(start, end)| OffsetRange::new(*start, *end)).collect()
     }
 }
 
@@ -193,6 +267,21 @@ pub(super) fn merge(mut ranges: Vec<OffsetRange>) -> Vec<OffsetRange> {
         }
     }
     out
+}
+
+/// What of `whole` lies in none of the ranges, which are disjoint and in order.
+pub(super) fn holes(ranges: &[OffsetRange], whole: OffsetRange) -> Vec<OffsetRange> {
+    let (mut at, mut holes) = (whole.start, Vec::new());
+    for range in ranges.iter().filter_map(|range| range.intersection(&whole)) {
+        if at < range.start {
+            holes.push(OffsetRange::new(at, range.start));
+        }
+        at = range.end;
+    }
+    if at < whole.end {
+        holes.push(OffsetRange::new(at, whole.end));
+    }
+    holes
 }
 
 /// A value for some offsets, kept as disjoint ranges.
@@ -273,7 +362,7 @@ mod tests {
             // One number for each counter, as the server draws them.
             let lease = LeaseNumber((number << 32) | (number * 77 + 1));
             match kind {
-                0 => gathering.settled(range),
+                0 => gathering.settled(range, Some(Ending::Acked)),
                 1 => gathering.handed(range.end),
                 2 => {
                     let attempts = Attempts(number as u32);

@@ -84,7 +84,7 @@ pub(super) fn fill<S: Storage>(
         (dir.join(files::DROPPED), Dropped::default().encode(id)),
         (
             dir.join(files::SNAPSHOT),
-            snapshot::encode(id, covered, Counters::default(), &Producers::default(), None),
+            snapshot::encode(id, covered, (&Counters::default(), &[]), &Producers::default(), None),
         ),
         (files::segment_path(dir, first), header.encode(id, first).to_vec()),
     ];

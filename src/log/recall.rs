@@ -8,7 +8,7 @@ use super::producers::Producers;
 use super::recovery::{End, Part, Recovery};
 use super::scan::walk_batches;
 use super::segment::HEADER_BYTES;
-use super::snapshot::{Counters, Covered, Snapshot};
+use super::snapshot::{Counters, Covered, Leaving, Snapshot};
 use super::storage::Storage;
 use super::unique::Unique;
 use crate::batch::{BatchHeader, Record, flags};
@@ -19,6 +19,10 @@ pub(super) struct Recalled {
     pub producers: Producers,
     pub unique: Unique,
     pub counters: Counters,
+    /// Groups that were being removed.
+    pub leaving: Vec<Leaving>,
+    /// Whether batches are to be counted that are read here.
+    counts: bool,
     /// What the snapshot on disk covers.
     pub covered: Covered,
     /// The attributes of the chain that the walk is in.
@@ -27,6 +31,9 @@ pub(super) struct Recalled {
 
 impl Recalled {
     fn note(&mut self, header: &BatchHeader, payload: &[u8]) {
+        if self.counts {
+            self.counters.note(header, header.length());
+        }
         self.producers.note(header, header.annex(payload));
         if !header.has(flags::CHAIN) {
             let messages = header.messages_part(payload).unwrap_or_default();
@@ -56,6 +63,8 @@ impl<S: Storage> Recovery<S> {
             producers: Producers::default(),
             unique: Unique::new(self.id(), &self.meta.settings),
             counters: snapshot.counters,
+            leaving: snapshot.leaving,
+            counts: snapshot.knows_stored,
             covered: Covered::default(),
             chain: None,
         };
@@ -64,6 +73,8 @@ impl<S: Storage> Recovery<S> {
             || (covered.segment == tail.number && covered.position > end.position);
         if beyond {
             recalled.producers.forget_all(newest);
+            // What was counted up to there is more than what is left.
+            recalled.counts = false;
         } else {
             recalled.unique.restore(&snapshot.ids, &snapshot.keys);
             recalled.producers = snapshot.producers;

@@ -25,7 +25,7 @@
 //!
 //! | kind | says | |
 //! |---|---|---|
-//! | 1 | settled | from `start` to before `value` |
+//! | 1 | settled | from `start` to before `value`; `n` says how they ended, 0: counted by a record 10 |
 //! | 2 | handed out | up to `start` |
 //! | 3 | nothing but the mark | |
 //! | 4 | tried | `count` offsets from `start`, `n` times, ready again at `value` (µs, 0: at once) |
@@ -33,7 +33,11 @@
 //! | 6 | leased until | `count` offsets from `start`, to the time `value`, the lease whose number has the upper half `n` |
 //! | 7 | lease over | `count` offsets from `start`, of the number `value` |
 //! | 8 | numbers | the epoch has reached `start`, the upper half of lease numbers `n` |
+//! | 9 | account | the group was made at `value` (µs); of the messages stored then, `start` are not its |
+//! | 10 | tally | `start` messages ended in the way `n` before what else is said, `value` before the account |
 //!
+//! * The ways of ending are 1 acked, 2 dead letter, 3 expired, 4 dropped, 5 purged, 6 lost, 7 for
+//!   another group only. What version 1 of the format settled has none.
 //! * What is not named is 0. A lease is said by two records, 5 and 6, in any order; one without
 //!   the other is a lease that is over. More than 2^24 - 1 offsets take several records.
 //! * `synced`: so many records of this file were durable when this one was written.
@@ -48,9 +52,13 @@ use std::path::Path;
 
 use super::error::{LogError, corrupt};
 use super::files::{put_u32, put_u64, seeded_crc, u32_at, u64_at};
-use super::position::{Gathering, GroupFact, GroupPosition, LeasedRange, TriedRange, counter};
+use super::position::{
+    AccountStart, Gathering, GroupFact, GroupPosition, LeasedRange, TriedRange, counter,
+};
 use super::segment::FORMAT_VERSION;
-use crate::units::{Attempts, LeaseNumber, Name, Offset, OffsetRange, QueueId, WallTime};
+use crate::units::{
+    Attempts, Count, Ending, LeaseNumber, Name, Offset, OffsetRange, QueueId, WallTime,
+};
 
 const MAGIC: &[u8; 8] = b"mq-acks\0";
 /// Bytes in front of the first record.
@@ -66,6 +74,8 @@ const LEASED: u8 = 5;
 const LEASED_UNTIL: u8 = 6;
 const RETURNED: u8 = 7;
 const NUMBERS: u8 = 8;
+const ACCOUNT: u8 = 9;
+const TALLY: u8 = 10;
 
 /// Offsets that one record of a kind with a `count` can name.
 const COUNT_MAX: u64 = (1 << 24) - 1;
@@ -86,7 +96,7 @@ fn encode_header(queue: QueueId, generation: u64, group: &Name) -> Vec<u8> {
 /// A fact as it stands in a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fact {
-    Settled(OffsetRange),
+    Settled(OffsetRange, Option<Ending>),
     Handed(Offset),
     Mark,
     Tried(TriedRange),
@@ -94,6 +104,8 @@ pub(super) enum Fact {
     LeasedUntil(OffsetRange, u32, WallTime),
     Returned(OffsetRange, LeaseNumber),
     Numbers { epoch: u64, lease_counter: u32 },
+    Account(AccountStart),
+    Tally { ending: Ending, count: u64, before: u64 },
 }
 
 /// The records that say a group's fact.
@@ -112,6 +124,7 @@ pub(super) fn push_facts(out: &mut Vec<Fact>, fact: GroupFact) {
             out.extend(pieces(range).map(|range| Fact::Returned(range, number)));
         }
         GroupFact::Epoch(epoch) => out.push(Fact::Numbers { epoch, lease_counter: 0 }),
+        GroupFact::Account(start) => out.push(Fact::Account(start)),
     }
 }
 
@@ -134,7 +147,9 @@ pub(super) fn push_record(
     let mut record = [0u8; RECORD_BYTES as usize];
     let of = |range: OffsetRange| (range.span(), range.start.0);
     let (kind, (count, start), value, n) = match fact {
-        Fact::Settled(range) => (SETTLED, (0, range.start.0), range.end.0, 0),
+        Fact::Settled(range, ending) => {
+            (SETTLED, (0, range.start.0), range.end.0, ending.map_or(0, |ending| ending as u32))
+        }
         Fact::Handed(up_to) => (HANDED, (0, up_to.0), 0, 0),
         Fact::Mark => (MARK, (0, 0), 0, 0),
         Fact::Tried(TriedRange { range, attempts, ready_at }) => {
@@ -144,6 +159,8 @@ pub(super) fn push_record(
         Fact::LeasedUntil(range, n, deadline) => (LEASED_UNTIL, of(range), deadline.0, n),
         Fact::Returned(range, number) => (RETURNED, of(range), number.0, 0),
         Fact::Numbers { epoch, lease_counter } => (NUMBERS, (0, epoch), 0, lease_counter),
+        Fact::Account(AccountStart { born, base }) => (ACCOUNT, (0, base.0), born.0, 0),
+        Fact::Tally { ending, count, before } => (TALLY, (0, count), before, ending as u32),
     };
     assert!(count <= COUNT_MAX, "a record names at most {COUNT_MAX} offsets");
     put_u32(&mut record, 0, u32::from(kind) | (count as u32) << 8);
@@ -158,7 +175,8 @@ pub(super) fn push_record(
 
 /// The records that say exactly `state`.
 fn facts_of(state: &GroupPosition) -> Vec<Fact> {
-    let mut facts: Vec<Fact> = state.settled.iter().map(|range| Fact::Settled(*range)).collect();
+    let settled = state.settled.iter().map(|range| Fact::Settled(*range, None));
+    let mut facts: Vec<Fact> = settled.collect();
     facts.push(Fact::Handed(state.handed));
     for tried in &state.tried {
         push_facts(&mut facts, GroupFact::Tried(*tried));
@@ -169,6 +187,13 @@ fn facts_of(state: &GroupPosition) -> Vec<Fact> {
     let (epoch, lease_counter) = (state.epoch, state.lease_counter);
     if (epoch, lease_counter) != (0, 0) {
         facts.push(Fact::Numbers { epoch, lease_counter });
+    }
+    facts.extend(state.account.start.map(Fact::Account));
+    for ending in Ending::ALL {
+        let (count, before) = (state.account.tally.of(ending), state.account.before.of(ending));
+        if (count.0, before.0) != (0, 0) {
+            facts.push(Fact::Tally { ending, count: count.0, before: before.0 });
+        }
     }
     facts
 }
@@ -258,7 +283,7 @@ pub(super) fn replay(
 
 fn gather(gathering: &mut Gathering, fact: Fact) {
     match fact {
-        Fact::Settled(range) => gathering.settled(range),
+        Fact::Settled(range, ending) => gathering.settled(range, ending),
         Fact::Handed(up_to) => gathering.handed(up_to),
         Fact::Mark => {}
         Fact::Tried(tried) => gathering.tried(tried),
@@ -266,6 +291,8 @@ fn gather(gathering: &mut Gathering, fact: Fact) {
         Fact::LeasedUntil(range, n, deadline) => gathering.lease_until(range, n, deadline),
         Fact::Returned(range, number) => gathering.returned(range, number),
         Fact::Numbers { epoch, lease_counter } => gathering.numbers(epoch, lease_counter),
+        Fact::Account(start) => gathering.account(start),
+        Fact::Tally { ending, count, before } => gathering.tallied(ending, count, before),
     }
 }
 
@@ -287,7 +314,13 @@ fn decode_record(
     let number = LeaseNumber(value);
     let fact = match record[0] {
         SETTLED if start > value => return None,
-        SETTLED => Ok(Fact::Settled(OffsetRange::new(Offset(start), Offset(value)))),
+        SETTLED => {
+            let range = OffsetRange::new(Offset(start), Offset(value));
+            match (n, Ending::of_number(n)) {
+                (1.., None) => Err(UnknownKind),
+                (_, ending) => Ok(Fact::Settled(range, ending)),
+            }
+        }
         HANDED => Ok(Fact::Handed(Offset(start))),
         MARK => Ok(Fact::Mark),
         TRIED => {
@@ -298,6 +331,11 @@ fn decode_record(
         LEASED_UNTIL => Ok(Fact::LeasedUntil(named, n, WallTime(value))),
         RETURNED => Ok(Fact::Returned(named, number)),
         NUMBERS => Ok(Fact::Numbers { epoch: start, lease_counter: n }),
+        ACCOUNT => Ok(Fact::Account(AccountStart { born: WallTime(value), base: Count(start) })),
+        TALLY => match Ending::of_number(n) {
+            Some(ending) => Ok(Fact::Tally { ending, count: start, before: value }),
+            None => Err(UnknownKind),
+        },
         _ => Err(UnknownKind),
     };
     Some((fact, u32_at(record, 4)))
@@ -305,7 +343,9 @@ fn decode_record(
 
 #[cfg(test)]
 mod tests {
+    use super::super::position::GroupAccount;
     use super::*;
+    use crate::units::Tally;
 
     fn range(start: u64, end: u64) -> OffsetRange {
         OffsetRange::new(Offset(start), Offset(end))
@@ -329,7 +369,57 @@ mod tests {
             leases: vec![lease(range(9, 12), (5 << 32) | 77, 1 << 50)],
             epoch: 4,
             lease_counter: 9,
+            account: GroupAccount {
+                start: Some(AccountStart { born: WallTime(77), base: Count(3) }),
+                tally: tally(Ending::Acked, 5),
+                before: tally(Ending::Lost, 1 << 40),
+            },
         }
+    }
+
+    fn tally(ending: Ending, count: u64) -> Tally {
+        let mut tally = Tally::default();
+        tally.add(ending, count);
+        tally
+    }
+
+    #[test]
+    fn journal_of_the_first_version_is_read_and_has_no_account() {
+        let queue = QueueId::from_bytes(*b"0123456789abcdef");
+        let group = Name::new("g").unwrap();
+        let mut bytes = encode_header(queue, 1, &group);
+        put_u32(&mut bytes, 8, 1);
+        let crc = seeded_crc(queue, 0, 0, &bytes[..508]);
+        put_u32(&mut bytes, 508, crc);
+        for settled in [range(0, 3), range(3, 5)] {
+            let position = bytes.len() as u64;
+            push_record(&mut bytes, queue, 1, position, 0, Fact::Settled(settled, None));
+        }
+        let state = replay(&bytes, queue, &group, Path::new("g.acks")).unwrap().state;
+        assert_eq!(state.settled, [range(0, 5)]);
+        assert_eq!(state.account, GroupAccount::default());
+    }
+
+    #[test]
+    fn each_message_is_counted_as_it_ended_and_once() {
+        let queue = QueueId::from_bytes(*b"0123456789abcdef");
+        let group = Name::new("g").unwrap();
+        let path = Path::new("g.acks");
+        let (mut bytes, _) = encode_state(queue, &group, 1, &state());
+        let settled = [
+            (range(0, 10), Ending::Acked),
+            (range(20, 30), Ending::Dead),
+            (range(25, 40), Ending::Expired),
+            (range(20, 40), Ending::Acked),
+        ];
+        for (range, ending) in settled {
+            let position = bytes.len() as u64;
+            push_record(&mut bytes, queue, 1, position, 0, Fact::Settled(range, Some(ending)));
+        }
+        let account = replay(&bytes, queue, &group, path).unwrap().state.account;
+        let counts = Ending::ALL.map(|ending| account.tally.of(ending).0);
+        assert_eq!(counts, [5 + 3, 10, 10, 0, 0, 0, 0]);
+        assert_eq!(account.before.of(Ending::Lost), Count(1 << 40));
     }
 
     #[test]
@@ -338,7 +428,7 @@ mod tests {
         let group = Name::new("g").unwrap();
         let path = Path::new("g.acks");
         let (bytes, records) = encode_state(queue, &group, 3, &state());
-        assert_eq!(records, 2 + 1 + 2 + 3 + 2 + 1);
+        assert_eq!(records, 2 + 1 + 2 + 3 + 2 + 1 + 3);
         let read = replay(&bytes, queue, &group, path).unwrap();
         assert_eq!((&read.state, read.generation, read.bad.len()), (&state(), 3, 0));
         for bit in 0..bytes.len() * 8 {

@@ -14,7 +14,7 @@ use super::jobs::{Done, DropWork, Job, Outcome, Work};
 use super::journal::{Journal, SyncPoint};
 use super::log::{GroupFile, Log, Sealed};
 use super::segment::{SegmentHeader, encode_footer};
-use super::snapshot::Covered;
+use super::snapshot::{Covered, Leaving};
 use super::spare::{self, Spare};
 use super::storage::Storage;
 use crate::limits;
@@ -32,7 +32,11 @@ pub(super) struct Chores<S: Storage> {
     /// How often settings were changed, and up to which change that is recorded.
     pub changes: u64,
     pub recorded_change: u64,
-    pub removed_groups: Vec<Name>,
+    /// Groups that are being removed.
+    pub leaving: Vec<Leaving>,
+    /// So many of them, the first ones, stand in the snapshot on disk, and in the one under way.
+    recorded: usize,
+    recording: usize,
     /// Not before this, because there was no room.
     retry_at: Option<Monotonic>,
     /// What is kept in reserve for a journal.
@@ -51,7 +55,9 @@ impl<S: Storage> Default for Chores<S> {
             settings: None,
             changes: 0,
             recorded_change: 0,
-            removed_groups: Vec::new(),
+            leaving: Vec::new(),
+            recorded: 0,
+            recording: 0,
             retry_at: None,
             spare: Spare::Missing,
             staging: 0,
@@ -65,6 +71,14 @@ impl<S: Storage> Chores<S> {
         self.settings = Some(settings.clone());
         self.changes += 1;
         self.changes
+    }
+
+    /// Groups stand in the snapshot that is on disk now.
+    fn record(&mut self, recorded: bool) {
+        let recording = std::mem::take(&mut self.recording);
+        if recorded {
+            self.recorded = self.recorded.max(recording.min(self.leaving.len()));
+        }
     }
 
     pub fn next_staging(&mut self) -> u64 {
@@ -158,7 +172,7 @@ impl<S: Storage> Log<S> {
             && journals
             && rest
             && self.chores.drops.is_empty()
-            && self.chores.removed_groups.is_empty()
+            && self.chores.leaving.is_empty()
             && self.chores.settings.is_none()
     }
 
@@ -295,8 +309,16 @@ impl<S: Storage> Log<S> {
         None
     }
 
+    /// How the messages of a group ended is kept by a snapshot before its journal goes.
     fn remove_group_work(&mut self) -> Option<Work<S>> {
-        let name = self.chores.removed_groups.first()?.clone();
+        let name = self.chores.leaving.first()?.name.clone();
+        if self.chores.recorded == 0 {
+            if self.pending_snapshot.as_ref().is_none_or(|pending| pending.leaving == 0) {
+                self.take_snapshot();
+                self.syncs.want_all();
+            }
+            return None;
+        }
         Some(Work::RemoveGroup { path: files::journal_path(&self.dir, &name), name })
     }
 
@@ -344,7 +366,9 @@ impl<S: Storage> Log<S> {
     /// first: the acks by a sync in the job, producers and ids by a snapshot that covers them.
     fn drop_work(&mut self) -> Option<Work<S>> {
         let last = *self.chores.drops.iter().max()?;
-        if self.journals.values().any(|journal| !journal.is_complete()) {
+        // A group that is being removed may be there again after a fall.
+        let leaves = !self.chores.leaving.is_empty();
+        if leaves || self.journals.values().any(|journal| !journal.is_complete()) {
             return None;
         }
         let behind = Covered { segment: SegmentNumber(last.0 + 1), offset: Offset(0), position: 0 };
@@ -358,6 +382,7 @@ impl<S: Storage> Log<S> {
                 self.syncs.want_all();
             }
             let ready = self.pending_snapshot.take_if(|wait| wait.needs <= self.syncs.durable)?;
+            self.chores.recording = ready.leaving;
             snapshot = Some((ready.bytes, ready.covered));
         }
         let segments = self.chores.drops.clone();
@@ -380,6 +405,7 @@ impl<S: Storage> Log<S> {
             self.take_snapshot();
         }
         let ready = self.pending_snapshot.take_if(|wait| wait.needs <= self.syncs.durable)?;
+        self.chores.recording = ready.leaving;
         let path = self.dir.join(files::SNAPSHOT);
         Some(Work::Snapshot { path, bytes: ready.bytes, covered: ready.covered })
     }
@@ -480,12 +506,16 @@ impl<S: Storage> Log<S> {
                 progress.sealed = self.sealed.last().map(Sealed::range);
             }
             Outcome::Snapshot { covered, result } => {
+                // A group may go to make room where there is none for a word about it.
+                let recorded = result.is_ok() || result.as_ref().is_err_and(Failure::is_full);
+                self.chores.record(recorded);
                 result?;
                 self.covered = covered;
             }
             Outcome::Dropped { segments, covered, result } => {
                 result?;
                 self.chores.drops.retain(|number| !segments.contains(number));
+                self.chores.record(covered.is_some());
                 self.covered = covered.unwrap_or(self.covered);
                 self.segments_dropped(&segments);
                 self.chores.spare.try_again();
@@ -517,7 +547,10 @@ impl<S: Storage> Log<S> {
             }
             Outcome::GroupRemoved { name, result } => {
                 result?;
-                self.chores.removed_groups.retain(|removed| *removed != name);
+                let at = self.chores.leaving.iter().position(|leaving| leaving.name == name);
+                let gone = self.chores.leaving.remove(at.expect("it was being removed"));
+                self.chores.recorded -= 1;
+                self.counters.ended += gone.tally;
                 progress.removed_groups.push(name);
             }
             Outcome::Spare(result) => {

@@ -49,7 +49,7 @@ use super::files::{put_u32, put_u64, seeded_crc, u32_at, u64_at};
 use crate::units::{Count, Offset, QueueId, SegmentNumber, WallTime};
 
 /// The format of segment files that this program writes, and the newest that it reads.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Bytes in front of the first batch.
 pub(super) const HEADER_BYTES: u64 = 64;

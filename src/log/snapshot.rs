@@ -22,6 +22,12 @@
 //! └──────────┴────────┴───────┴──────────┴─────────────┘
 //! then for each of kind 2, in the same order: u32 bytes of annex, the annex
 //! then u64 messages dropped ever, u64 messages expired ever
+//! then, from version 2 on, u64 each, over the queue's life: messages stored, bytes of their batches,
+//!   the offset up to which lost ones are counted in these, messages there already, refused,
+//!   delivered, bytes of those, redelivered, tries that failed, delayed messages purged
+//!   and how messages ended in groups that are gone: u64 for each of the seven ways
+//!   then u32 groups that are being removed, and for each: u32 bytes of its name, u64 when it was
+//!   made (µs), u64 for each of the seven ways, the name
 //! then u64 ids, and for each, the oldest first: 16 bytes digest, u64 time stored, µs
 //! then u64 keys, and for each: 16 bytes digest, u64 offset
 //! then the CRC-32, seeded with the queue's id, of everything in front of it
@@ -38,8 +44,12 @@ use super::files::{put_u32, put_u64, seeded_crc, u32_at, u64_at};
 use super::producers::{Producers, StoredProducer};
 use super::segment::FORMAT_VERSION;
 use super::unique::{Digest, Unique};
+use crate::batch::{BatchHeader, flags};
 use crate::limits;
-use crate::units::{Count, Epoch, Offset, ProducerId, QueueId, SegmentNumber, Sequence, WallTime};
+use crate::units::{
+    Bytes, Count, Ending, Epoch, Name, Offset, ProducerId, QueueId, SegmentNumber, Sequence, Tally,
+    WallTime,
+};
 
 const MAGIC: &[u8; 8] = b"mq-snap\0";
 const HEADER_BYTES: usize = 64;
@@ -49,6 +59,9 @@ const DIGEST_BYTES: usize = 24;
 /// A longer snapshot is damaged: it holds at most the annexes of all named producers, the ids and
 /// the keys.
 pub(super) const SNAPSHOT_BYTES_MAX: u64 = 256 << 20;
+
+/// From this version of the format on a snapshot knows what was stored.
+const COUNTERS_VERSION: u32 = 2;
 
 const PLAIN: u32 = 0;
 const NAMED: u32 = 1;
@@ -62,13 +75,57 @@ pub(super) struct Covered {
     pub position: u64,
 }
 
-/// What is counted over the life of a queue.
+/// What is counted over the life of a queue. The first four follow from the batches behind what a
+/// snapshot covers and from the journals, so they are exact after any end; the others are as they
+/// were when the last snapshot was taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
+    /// Messages that were stored, lost ones included as far as a journal knew of them.
+    pub stored: Count,
+    /// Bytes of their batches.
+    pub stored_bytes: Bytes,
+    /// Lost messages below this are counted in `stored`.
+    pub lost_to: Offset,
+    /// How messages ended in groups that are gone.
+    pub ended: Tally,
+    /// Messages that were not stored because they were there already.
+    pub there: Count,
+    /// Messages that were turned away.
+    pub refused: Count,
+    /// Messages handed over, each time.
+    pub delivered: Count,
+    /// Bytes of those.
+    pub delivered_bytes: Bytes,
+    /// Of those, messages that may have been handed over before.
+    pub redelivered: Count,
+    /// Tries that failed.
+    pub retried: Count,
+    /// Delayed messages that were purged before their time.
+    pub delayed_purged: Count,
     /// Messages that were dropped to make room.
     pub dropped: Count,
     /// Messages that expired.
     pub expired: Count,
+}
+
+impl Counters {
+    /// A batch, or a chain, of `bytes` stands in the log.
+    pub(super) fn note(&mut self, header: &BatchHeader, bytes: u64) {
+        if header.count > 0 || header.has(flags::CHAIN) {
+            self.stored.0 += u64::from(header.count);
+            self.stored_bytes.0 += bytes;
+        }
+    }
+}
+
+/// A group that is being removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Leaving {
+    pub name: Name,
+    /// When it was made.
+    pub born: WallTime,
+    /// How its messages ended.
+    pub tally: Tally,
 }
 
 /// A snapshot as it was read.
@@ -76,6 +133,9 @@ pub struct Counters {
 pub(super) struct Snapshot {
     pub covered: Covered,
     pub counters: Counters,
+    /// Whether they know what was stored: not in version 1.
+    pub knows_stored: bool,
+    pub leaving: Vec<Leaving>,
     pub producers: Producers,
     pub ids: Vec<(Digest, WallTime)>,
     pub keys: Vec<(Digest, Offset)>,
@@ -85,7 +145,7 @@ pub(super) struct Snapshot {
 pub(super) fn encode(
     queue: QueueId,
     covered: Covered,
-    counters: Counters,
+    (counters, leaving): (&Counters, &[Leaving]),
     producers: &Producers,
     unique: Option<&Unique>,
 ) -> Vec<u8> {
@@ -115,13 +175,77 @@ pub(super) fn encode(
         out.extend_from_slice(&(annex.len() as u32).to_le_bytes());
         out.extend_from_slice(annex);
     }
-    for count in [counters.dropped, counters.expired] {
-        out.extend_from_slice(&count.0.to_le_bytes());
-    }
+    push_counters(&mut out, counters, leaving);
     push_unique(&mut out, unique);
     let crc = seeded_crc(queue, 0, 0, &out);
     out.extend_from_slice(&crc.to_le_bytes());
     out
+}
+
+fn push_counters(out: &mut Vec<u8>, counters: &Counters, leaving: &[Leaving]) {
+    let counts = [
+        counters.dropped.0,
+        counters.expired.0,
+        counters.stored.0,
+        counters.stored_bytes.0,
+        counters.lost_to.0,
+        counters.there.0,
+        counters.refused.0,
+        counters.delivered.0,
+        counters.delivered_bytes.0,
+        counters.redelivered.0,
+        counters.retried.0,
+        counters.delayed_purged.0,
+    ];
+    let mut push = |count: u64| out.extend_from_slice(&count.to_le_bytes());
+    counts.into_iter().for_each(&mut push);
+    Ending::ALL.iter().for_each(|ending| push(counters.ended.of(*ending).0));
+    out.extend_from_slice(&(leaving.len() as u32).to_le_bytes());
+    for Leaving { name, born, tally } in leaving {
+        out.extend_from_slice(&(name.as_str().len() as u32).to_le_bytes());
+        out.extend_from_slice(&born.0.to_le_bytes());
+        for ending in Ending::ALL {
+            out.extend_from_slice(&tally.of(ending).0.to_le_bytes());
+        }
+        out.extend_from_slice(name.as_str().as_bytes());
+    }
+}
+
+fn read_counters(rest: &mut &[u8], version: u32) -> Option<(Counters, Vec<Leaving>)> {
+    let mut next = || Some(u64_at(take(rest, 8)?, 0));
+    let (dropped, expired) = (Count(next()?), Count(next()?));
+    let mut counters = Counters { dropped, expired, ..Counters::default() };
+    if version < COUNTERS_VERSION {
+        return Some((counters, Vec::new()));
+    }
+    counters.stored = Count(next()?);
+    counters.stored_bytes = Bytes(next()?);
+    counters.lost_to = Offset(next()?);
+    counters.there = Count(next()?);
+    counters.refused = Count(next()?);
+    counters.delivered = Count(next()?);
+    counters.delivered_bytes = Bytes(next()?);
+    counters.redelivered = Count(next()?);
+    counters.retried = Count(next()?);
+    counters.delayed_purged = Count(next()?);
+    counters.ended = read_tally(rest)?;
+    let mut leaving = Vec::new();
+    for _ in 0..u32_at(take(rest, 4)?, 0) {
+        let length = u32_at(take(rest, 4)?, 0) as usize;
+        let born = WallTime(u64_at(take(rest, 8)?, 0));
+        let tally = read_tally(rest)?;
+        let name = Name::new(std::str::from_utf8(take(rest, length)?).ok()?).ok()?;
+        leaving.push(Leaving { name, born, tally });
+    }
+    Some((counters, leaving))
+}
+
+fn read_tally(rest: &mut &[u8]) -> Option<Tally> {
+    let mut tally = Tally::default();
+    for ending in Ending::ALL {
+        tally.add(ending, u64_at(take(rest, 8)?, 0));
+    }
+    Some(tally)
 }
 
 fn push_unique(out: &mut Vec<u8>, unique: Option<&Unique>) {
@@ -185,9 +309,8 @@ fn read(body: &[u8]) -> Option<Snapshot> {
         });
     }
     let producers = Producers::restore(&stored, WallTime(u64_at(body, 56)));
-    let counts = take(&mut rest, 16)?;
-    let counters =
-        Counters { dropped: Count(u64_at(counts, 0)), expired: Count(u64_at(counts, 8)) };
+    let (counters, leaving) = read_counters(&mut rest, u32_at(body, 8))?;
+    let knows_stored = u32_at(body, 8) >= COUNTERS_VERSION;
     let ids = digests(&mut rest)?.map(|(id, stored)| (id, WallTime(stored))).collect();
     let keys = digests(&mut rest)?.map(|(key, offset)| (key, Offset(offset))).collect();
     let covered = Covered {
@@ -195,7 +318,8 @@ fn read(body: &[u8]) -> Option<Snapshot> {
         segment: SegmentNumber(u64_at(body, 40)),
         position: u64_at(body, 48),
     };
-    rest.is_empty().then_some(Snapshot { covered, counters, producers, ids, keys })
+    let snapshot = Snapshot { covered, counters, knows_stored, leaving, producers, ids, keys };
+    rest.is_empty().then_some(snapshot)
 }
 
 fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
@@ -214,7 +338,7 @@ fn digests<'a>(rest: &mut &'a [u8]) -> Option<impl Iterator<Item = (Digest, u64)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{BatchHeader, Framing, Record, flags, push_attribute, tags};
+    use crate::batch::{Framing, Record, push_attribute, tags};
     use crate::settings::{IdWindow, Settings};
 
     fn header(producer: u64, flags: u16, sequence: u64) -> BatchHeader {
@@ -231,6 +355,24 @@ mod tests {
             sequence: Sequence(sequence),
             epoch: Epoch(1),
         }
+    }
+
+    #[test]
+    fn snapshot_of_the_first_version_is_read() {
+        let queue = QueueId::from_bytes(*b"0123456789abcdef");
+        let mut bytes = vec![0u8; HEADER_BYTES];
+        bytes[..8].copy_from_slice(MAGIC);
+        put_u32(&mut bytes, 8, 1);
+        bytes[16..32].copy_from_slice(queue.as_bytes());
+        put_u64(&mut bytes, 32, 9);
+        // Dropped, expired, no ids, no keys.
+        [3u64, 4, 0, 0].iter().for_each(|n| bytes.extend_from_slice(&n.to_le_bytes()));
+        let crc = seeded_crc(queue, 0, 0, &bytes);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        let read = decode(&bytes, queue, Path::new("snapshot")).unwrap();
+        let known = Counters { dropped: Count(3), expired: Count(4), ..Counters::default() };
+        assert_eq!((read.counters, read.covered.offset), (known, Offset(9)));
+        assert!(!read.knows_stored && read.leaving.is_empty());
     }
 
     #[test]
@@ -256,11 +398,22 @@ mod tests {
             unique.note_record(&record, Offset(n.into()), WallTime(10 + u64::from(n)));
         }
         let covered = Covered { offset: Offset(9), segment: SegmentNumber(2), position: 100 };
-        let counters = Counters { dropped: Count(3), expired: Count(1 << 40) };
-        let bytes = encode(queue, covered, counters, &producers, Some(&unique));
+        let mut ended = Tally::default();
+        ended.add(Ending::Purged, 9);
+        let counters = Counters {
+            dropped: Count(3),
+            expired: Count(1 << 40),
+            stored: Count(5),
+            delayed_purged: Count(6),
+            ended,
+            ..Counters::default()
+        };
+        let name = Name::new("gone").unwrap();
+        let leaving = [Leaving { name, born: WallTime(8), tally: ended }];
+        let bytes = encode(queue, covered, (&counters, &leaving), &producers, Some(&unique));
         let read = decode(&bytes, queue, path).unwrap();
         assert_eq!((read.producers.stored(), read.covered), (producers.stored(), covered));
-        assert_eq!(read.counters, counters);
+        assert_eq!((read.counters, read.leaving), (counters, leaving.to_vec()));
         assert_eq!(read.producers.annex(ProducerId(3)), Some(b"where I was".as_slice()));
         let (ids, keys) = unique.stored();
         assert_eq!((read.ids, read.keys), (ids.collect::<Vec<_>>(), keys.collect::<Vec<_>>()));

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::receipt::Receipt;
-use super::stat::FiguresWanted;
+use super::stat::{Account, Counted, FiguresWanted};
 use crate::limits::TOOL_BYTES_MAX;
 use crate::settings::{Backoff, Settings, Start, Wanted};
 use crate::units::{
@@ -445,6 +445,9 @@ pub struct QueueInfo {
     /// Messages that expired, ever.
     #[serde(default)]
     pub expired: Count,
+    /// What is counted over its life.
+    #[serde(default)]
+    pub counted: Counted,
     /// Its groups.
     pub groups: Vec<GroupInfo>,
     /// Why the queue stands still, if it does.
@@ -477,6 +480,9 @@ pub struct GroupInfo {
     /// Whether it is at the bound of those, and so gets nothing new until holes close.
     #[serde(default)]
     pub stuck: bool,
+    /// What became of its messages.
+    #[serde(default)]
+    pub account: Account,
 }
 
 /// A store, as `ls` tells it.

@@ -196,10 +196,10 @@ pub struct Counted {
     /// Messages that were stored, delayed ones included. Exact.
     #[serde(skip_serializing_if = "is_zero")]
     pub stored: Count,
-    /// Bytes of their batches' payloads. Exact.
+    /// Bytes of their batches, as they stand in the log. Exact.
     #[serde(skip_serializing_if = "is_zero")]
     pub stored_bytes: Bytes,
-    /// Messages that were not stored because they, or one of their key, were there. Exact.
+    /// Messages that were not stored because they, or one of their key, were there.
     #[serde(skip_serializing_if = "is_zero")]
     pub there_already: Count,
     /// Messages that were turned away: the queue or the disk was full, or they could not be stored
@@ -377,7 +377,7 @@ pub struct Slice {
     /// Messages that became visible.
     #[serde(skip_serializing_if = "is_zero")]
     pub stored: Count,
-    /// Bytes of their batches' payloads.
+    /// Bytes of their batches.
     #[serde(skip_serializing_if = "is_zero")]
     pub stored_bytes: Bytes,
     /// Messages handed over.

@@ -8,13 +8,13 @@ use crate::sim::bench::{Bench, CLEAN, KILLED, REBOOTED, create_with, small};
 use crate::sim::disk::{Fault, SimDisk};
 use mq::batch::{Framing, Record, flags, push_attribute, tags};
 use mq::log::{
-    AppendError, Boot, Found, GroupFact, GroupPosition, InternalBatch, LeasedRange, NewBatch,
-    NewChain, Options, Select, Sought, TriedRange,
+    AppendError, Boot, Found, GroupAccount, GroupFact, GroupPosition, InternalBatch, LeasedRange,
+    NewBatch, NewChain, Options, Select, Sought, TriedRange,
 };
 use mq::settings::{IdWindow, Settings};
 use mq::units::{
-    Attempts, Count, Epoch, LeaseNumber, Micros, Name, Offset, OffsetRange, ProducerId, Sequence,
-    WallTime,
+    Attempts, Count, Ending, Epoch, LeaseNumber, Micros, Name, Offset, OffsetRange, ProducerId,
+    Sequence, WallTime,
 };
 
 fn range(start: u64, end: u64) -> OffsetRange {
@@ -240,7 +240,7 @@ fn keys_are_known_exactly_after_any_end() {
                 let it = range(sent, sent + 1);
                 settled.push(it);
                 let state = || GroupPosition { settled: settled.clone(), ..Default::default() };
-                bench.log.acked(group, &[it], it.end, state).unwrap();
+                bench.log.settled(group, &[it], Ending::Acked, it.end, state).unwrap();
             }
             sent += 1;
         }
@@ -294,8 +294,16 @@ fn facts() -> (Vec<GroupFact>, GroupPosition) {
         leases: vec![lease],
         epoch: 4,
         lease_counter: 9,
+        account: acked(3),
     };
     (facts, position)
+}
+
+/// The account of a group that has acked so many messages, and does not know more of itself.
+pub fn acked(messages: u64) -> GroupAccount {
+    let mut account = GroupAccount::default();
+    account.tally.add(Ending::Acked, messages);
+    account
 }
 
 #[test]
@@ -310,7 +318,10 @@ fn what_a_group_was_told_comes_back() {
         let group = bench.log.add_group(&Name::new("g").unwrap()).unwrap();
         bench.settle();
         bench.log.note_group(group, &facts, || unreachable!("small")).unwrap();
-        bench.log.acked(group, &[range(0, 3)], Offset(12), || unreachable!("small")).unwrap();
+        bench
+            .log
+            .settled(group, &[range(0, 3)], Ending::Acked, Offset(12), || unreachable!("small"))
+            .unwrap();
         if compacted {
             // Much is noted, until the journal is written anew.
             for _ in 0..40_000 {
@@ -351,7 +362,10 @@ fn group_that_was_set_elsewhere_is_there_and_forgets_what_was() {
     bench.log.note_group(group, &facts, || unreachable!("small")).unwrap();
     let position = GroupPosition { settled: vec![range(0, 1)], epoch: 4, ..Default::default() };
     bench.log.reset_group(group, &position).unwrap();
-    bench.log.acked(group, &[range(5, 6)], Offset(6), || unreachable!("small")).unwrap();
+    bench
+        .log
+        .settled(group, &[range(5, 6)], Ending::Acked, Offset(6), || unreachable!("small"))
+        .unwrap();
     let is_reset = |bench: &Bench| bench.progress.iter().any(|p| p.groups_reset == [group]);
     assert!(!is_reset(&bench));
     bench.settle();
@@ -363,7 +377,7 @@ fn group_that_was_set_elsewhere_is_there_and_forgets_what_was() {
         ..GroupPosition::default()
     };
     let opened = |bench: &Bench| Bench::open(bench.disk.fork(), KILLED, &small()).unwrap().1.groups;
-    let expected = after(vec![range(0, 1), range(5, 6)], 6);
+    let expected = GroupPosition { account: acked(1), ..after(vec![range(0, 1), range(5, 6)], 6) };
     assert_eq!(opened(&bench), [(Name::new("g").unwrap(), expected)]);
     bench.log.reset_group(group, &after(vec![range(0, 2)], 2)).unwrap();
     bench.settle();

@@ -17,7 +17,8 @@ use mq::log::{
     Options, Select, check, list_queues, remove_queue, sweep_removed,
 };
 use mq::units::{
-    Bytes, Epoch, Micros, Name, Offset, OffsetRange, ProducerId, Sequence, SyncPolicy, WallTime,
+    Bytes, Ending, Epoch, Micros, Name, Offset, OffsetRange, ProducerId, Sequence, SyncPolicy,
+    WallTime,
 };
 use sim::bench::{Bench, CLEAN, KILLED, REBOOTED, create, name, small};
 use sim::disk::{Fault, SimDisk};
@@ -94,14 +95,21 @@ fn acks_and_groups_come_back() {
     bench.settle();
     let range = |a, b| OffsetRange::new(Offset(a), Offset(b));
     let nothing = GroupPosition::default;
-    bench.log.acked(group, &[range(0, 2), range(4, 6)], Offset(8), nothing).unwrap();
-    bench.log.acked(group, &[range(2, 4)], Offset(8), nothing).unwrap();
+    bench
+        .log
+        .settled(group, &[range(0, 2), range(4, 6)], Ending::Acked, Offset(8), nothing)
+        .unwrap();
+    bench.log.settled(group, &[range(2, 4)], Ending::Acked, Offset(8), nothing).unwrap();
     bench.log.handed(group, Offset(9)).unwrap();
     let disk = bench.disk.clone();
     drop(bench);
     let (bench, recovered) = Bench::open(disk, KILLED, &small()).unwrap();
-    let position =
-        GroupPosition { settled: vec![range(0, 6)], handed: Offset(9), ..GroupPosition::default() };
+    let position = GroupPosition {
+        settled: vec![range(0, 6)],
+        handed: Offset(9),
+        account: facts::acked(6),
+        ..GroupPosition::default()
+    };
     assert_eq!(recovered.groups, [(Name::new("g").unwrap(), position)]);
     assert!(bench.log.find_group(&Name::new("g").unwrap()).is_some());
 }
@@ -141,7 +149,7 @@ fn store() -> (SimDisk, Vec<(u64, String)>) {
     let group = bench.log.add_group(&Name::new("g").unwrap()).unwrap();
     bench.settle();
     let range = OffsetRange::new(Offset(0), Offset(7));
-    bench.log.acked(group, &[range], Offset(9), GroupPosition::default).unwrap();
+    bench.log.settled(group, &[range], Ending::Acked, Offset(9), GroupPosition::default).unwrap();
     bench.close();
     assert!(bench.log.segments() >= 3);
     let disk = bench.disk.clone();
@@ -251,7 +259,7 @@ fn course(bench: &mut Bench) -> Result<Vec<(u64, String)>, String> {
                 handed: range.end,
                 ..GroupPosition::default()
             };
-            let _ = bench.log.acked(group, &[range], range.end, state);
+            let _ = bench.log.settled(group, &[range], Ending::Acked, range.end, state);
             for (number, _) in bench.log.segment_extents(&[range]) {
                 bench.log.drop_segment(number);
             }
@@ -466,7 +474,7 @@ fn full_disk_refuses_and_goes_on() {
     assert!(all.len() > 50);
     assert_eq!(bench.read(Offset(0), 5000).unwrap(), all);
     let range = OffsetRange::new(Offset(0), Offset(5));
-    bench.log.acked(group, &[range], Offset(5), GroupPosition::default).unwrap();
+    bench.log.settled(group, &[range], Ending::Acked, Offset(5), GroupPosition::default).unwrap();
     bench.wait(Micros::from_secs(2));
     disk.set_capacity(1 << 30);
     bench.wait(Micros::from_secs(2));
@@ -491,8 +499,12 @@ fn full_disk_refuses_and_goes_on() {
 fn first_group_finds_room_on_a_full_disk() {
     let name = |n: &str| Name::new(n).unwrap();
     let range = [OffsetRange::new(Offset(0), Offset(2))];
-    let settled =
-        GroupPosition { settled: range.to_vec(), handed: Offset(2), ..Default::default() };
+    let settled = GroupPosition {
+        settled: range.to_vec(),
+        handed: Offset(2),
+        account: facts::acked(2),
+        ..Default::default()
+    };
     for seed in 0..100 {
         let disk = SimDisk::new(seed);
         create(&disk, SyncPolicy::Always).unwrap();
@@ -501,7 +513,7 @@ fn first_group_finds_room_on_a_full_disk() {
         bench.settle();
         disk.set_capacity(disk.used());
         let first = bench.log.add_group(&name("first")).unwrap();
-        bench.log.acked(first, &range, Offset(2), || settled.clone()).unwrap();
+        bench.log.settled(first, &range, Ending::Acked, Offset(2), || settled.clone()).unwrap();
         assert!(bench.log.add_group(&name("second")).is_err(), "there was room for one");
         let installed = seed % 4 != 0;
         if installed {
@@ -542,13 +554,15 @@ fn segments_wait_for_acks_that_were_not_written() {
     let (first, extent) = bench.log.segment_extents(&[OffsetRange::new(Offset(0), Offset(1))])[0];
     let whole = GroupPosition { settled: vec![extent], handed: extent.end, ..Default::default() };
     bench.disk.break_calls(Some(("write_all_at", Fault::Eio)));
-    assert!(bench.log.acked(group, &[extent], extent.end, || whole.clone()).is_err());
+    assert!(
+        bench.log.settled(group, &[extent], Ending::Acked, extent.end, || whole.clone()).is_err()
+    );
     bench.disk.break_calls(None);
     let segments = bench.log.segments();
     bench.log.drop_segment(first);
     bench.wait(Micros::from_secs(2));
     assert_eq!(bench.log.segments(), segments, "its acks are not written");
-    bench.log.acked(group, &[], extent.end, || whole.clone()).unwrap();
+    bench.log.settled(group, &[], Ending::Acked, extent.end, || whole.clone()).unwrap();
     bench.wait(Micros::from_secs(2));
     assert_eq!(bench.log.segments(), segments - 1);
     let disk = bench.disk.clone();

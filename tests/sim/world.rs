@@ -154,6 +154,9 @@ impl World {
         self.engine().turn(moment);
         let jobs = self.engine().take_jobs();
         self.jobs.extend(jobs);
+        if let Err(wrong) = self.engine().check_accounts() {
+            panic!("an account does not add up: {wrong}");
+        }
         if let Some(why) = self.engine().failed() {
             panic!("the disk failed without a fault being planted: {why}");
         }

@@ -184,7 +184,7 @@ def dump(store, queue):
 
 def footer(data, at, queue_id, number):
     entries, entries_crc, version, crc = struct.unpack_from("<IIII", data, at + 48)
-    assert version == 1 and crc == seeded(queue_id, number, at, data[at:at + 60])
+    assert version in (1, 2) and crc == seeded(queue_id, number, at, data[at:at + 60])
     index = data[at + 64:at + 64 + 16 * entries]
     assert entries_crc == seeded(queue_id, number, at + 64, index)
     trailer = data[-32:]

@@ -43,8 +43,8 @@ fn produce_counts_from_the_reading_while_the_server_is_stopped() {
     sender.write(&seq(1, 1_000));
     std::thread::sleep(Duration::from_secs(1));
     store.signal_server(Signal::CONT);
-    store.await_number("q", "ready", 1_001);
     let measured = begun.elapsed();
+    store.await_number("q", "ready", 1_001);
     let produce = Watcher::of(&store).queue("q").latency.produce.expect("measured");
     let window = produce.since(&earlier);
     assert_eq!((earlier.count, window.count), (1, 1_000));
@@ -90,7 +90,7 @@ fn consume_counts_the_run_of_a_command() {
     let consume = queue.latency.consume.as_ref().expect("measured");
     assert_eq!(consume.count, 40);
     agree("consume", consume.mean(), measured);
-    assert!(consume.quantile(0.0) >= Some(Micros::from_millis(48)), "{consume:?}");
+    assert!(consume.quantile(0.5) >= Some(Micros::from_millis(48)), "{consume:?}");
     adds_up(&queue);
     let counted = queue.seconds.iter().map(|second| second.acked.0).sum::<u64>();
     let minutes = queue.minutes.iter().map(|minute| minute.acked.0).sum::<u64>();

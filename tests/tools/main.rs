@@ -7,6 +7,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod accounts;
 mod admin;
 mod attributes;
 mod bad_frames;

@@ -62,7 +62,10 @@ fn receive(args: &Args, sink: impl Sink) -> Outcome {
     });
     let signals = watched
         .map_err(|error| Failure::new(Status::Failure, format!("cannot watch signals: {error}")))?;
-    let dialer = Dialer::new(args.shared.store()?, TOOL, true);
+    let mut dialer = Dialer::new(args.shared.store()?, TOOL, true);
+    if let Some(program) = args.command.first() {
+        dialer = dialer.running(program);
+    }
     let mut receiver = Receiver::new(args.options(), dialer, sink);
     let mut terminal = Terminal::new(signals, args);
     let ended = receiver.run(&mut terminal);

@@ -61,6 +61,12 @@ impl Model {
         }
     }
 
+    /// A group as it was made: what was settled before is not counted.
+    pub(super) fn not_counted(&self, g: GroupKey, made: ModelGroup) -> ModelGroup {
+        let settled = made.count(|state| *state == State::Settled);
+        ModelGroup { uncounted: settled - self.broker.tally(g).total().0, ..made }
+    }
+
     fn check_group(&self, g: GroupKey) {
         let group = &self.groups[&g];
         let settled = self.settled_of(g);
@@ -75,7 +81,10 @@ impl Model {
             tried: group.tried(),
             leases: leases.collect(),
             epoch: group.epoch,
+            tally: self.broker.tally(g),
         };
+        let counted = group.count(|state| *state == State::Settled) - group.uncounted;
+        assert_eq!(self.broker.tally(g).total(), Count(counted), "each ends in one way");
         let mut told = self.broker.group_state(g);
         // Neighbours of which one rests may be told apart or not.
         told.tried = merged(&told.tried);

@@ -1,6 +1,7 @@
 //! Operations: each does the same to the broker and to the model, and compares the answers.
 
 use super::*;
+use crate::units::Ending;
 
 /// How long what had its last attempt rests after a restart, so that its holder can come back.
 const GRACE: u64 = 5;
@@ -94,7 +95,7 @@ impl Model {
     }
 
     pub(super) fn expire(&mut self, g: GroupKey, ranges: &[OffsetRange]) {
-        let expired = self.broker.expire(g, ranges);
+        let expired = self.broker.expire(g, ranges, Ending::Expired);
         let group = self.groups.get_mut(&g).unwrap();
         let free: BTreeSet<u64> =
             spread(ranges).into_iter().filter(|n| group.is_free(*n)).collect();
@@ -159,7 +160,7 @@ impl Model {
             return;
         }
         let g = added.unwrap();
-        self.groups.insert(g, made);
+        self.groups.insert(g, self.not_counted(g, made));
         self.names.insert(g, name);
     }
 
@@ -181,7 +182,7 @@ impl Model {
             dying_before: old.dying_before,
             ..made
         };
-        self.groups.insert(g, kept);
+        self.groups.insert(g, self.not_counted(g, kept));
     }
 
     fn group_of_state(&self, state: Option<&GroupState>) -> ModelGroup {

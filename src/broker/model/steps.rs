@@ -37,6 +37,7 @@ fn some_state(model: &Model, a: u64, b: u64, c: u64) -> GroupState {
         tried: if a.is_multiple_of(2) { vec![tried] } else { Vec::new() },
         leases: if b.is_multiple_of(2) { vec![lease] } else { Vec::new() },
         epoch: c % 3,
+        ..GroupState::default()
     }
 }
 

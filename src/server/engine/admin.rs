@@ -133,6 +133,7 @@ impl<S: Storage> Engine<S> {
             settled_ranges: counts.settled_ranges as u64,
             stuck: counts.stuck,
             dead: Count(self.dead_of(number, group).0),
+            account: self.account(number, group),
         }
     }
 
@@ -141,6 +142,7 @@ impl<S: Storage> Engine<S> {
         let hosted = self.hosted.get_mut(&number).expect("a live queue");
         let counters = *hosted.log.counters();
         let hosted = &self.hosted[&number];
+        let counted = hosted.counted(&self.broker);
         let keys = self.broker.groups(hosted.key).map(|(key, _)| key);
         let mut groups: Vec<GroupInfo> = keys.map(|key| self.group_info(number, key)).collect();
         groups.sort_by(|a, b| a.group.cmp(&b.group));
@@ -165,6 +167,7 @@ impl<S: Storage> Engine<S> {
             oldest_group: oldest,
             dropped: counters.dropped,
             expired: counters.expired,
+            counted,
         }
     }
 
@@ -212,7 +215,9 @@ impl<S: Storage> Engine<S> {
         for (group, settled) in self.broker.purge(key) {
             self.settle(number, group, &settled, Ending::Purged);
         }
-        let delayed = self.hosted.get_mut(&number).expect("a live queue").purge_delayed();
+        let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        let delayed = hosted.purge_delayed();
+        hosted.log.counters().delayed_purged.0 += delayed.0;
         self.touch(number);
         self.answer(connection, channel, &Count(before + delayed.0));
         Ok(())

@@ -98,8 +98,8 @@ impl<S: Storage> Engine<S> {
         let produced: Vec<Option<Micros>> =
             origins.iter().map(|(_, origin)| self.produce(origin.read, moment)).collect();
         let Some(hosted) = self.hosted.get_mut(&number) else { return };
-        let written = hosted.log.written_bytes();
-        let bytes = written.0 - std::mem::replace(&mut hosted.bytes_counted, written).0;
+        let stored = hosted.log.counted().stored_bytes;
+        let bytes = stored.0 - std::mem::replace(&mut hosted.bytes_counted, stored).0;
         let Some(meter) = self.meter(number) else { return };
         let mut at = range.start;
         for ((end, origin), produce) in origins.iter().zip(produced) {
@@ -135,9 +135,28 @@ impl<S: Storage> Engine<S> {
         }
     }
 
+    /// Messages of a sender are turned away.
+    pub(super) fn count_refused(&mut self, number: QueueNumber, messages: u64) {
+        if let Some(hosted) = self.hosted.get_mut(&number) {
+            hosted.log.counters().refused.0 += messages;
+        }
+    }
+
     /// The bytes of what is handed over lie in an outbox.
-    pub(super) fn count_shipped(&mut self, number: QueueNumber, range: OffsetRange, bytes: u64) {
+    pub(super) fn count_shipped(
+        &mut self,
+        number: QueueNumber,
+        range: OffsetRange,
+        bytes: u64,
+        redelivered: bool,
+    ) {
         let moment = self.clock;
+        if let Some(hosted) = self.hosted.get_mut(&number) {
+            let counters = hosted.log.counters();
+            counters.delivered.0 += range.span();
+            counters.delivered_bytes.0 += bytes;
+            counters.redelivered.0 += if redelivered { range.span() } else { 0 };
+        }
         if let Some(meter) = self.meter(number) {
             let flow = Flow { delivered: range.span(), delivered_bytes: bytes, ..Flow::default() };
             meter.note(moment, flow);
@@ -167,6 +186,9 @@ impl<S: Storage> Engine<S> {
     ) {
         let moment = self.clock;
         let retried = ranges.iter().map(OffsetRange::span).sum();
+        if let Some(hosted) = self.hosted.get_mut(&number) {
+            hosted.log.counters().retried.0 += retried;
+        }
         if let Some(meter) = self.meter(number) {
             meter.returned(group, ranges);
             meter.note(moment, Flow { retried, ..Flow::default() });

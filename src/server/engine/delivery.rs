@@ -204,7 +204,7 @@ impl<S: Storage> Engine<S> {
         };
         let range = OffsetRange::new(from, end);
         if receiver.mode == Mode::Take {
-            self.count_shipped(receiver.queue, range, bytes);
+            self.count_shipped(receiver.queue, range, bytes, offer.redelivered);
         }
         self.shipped(connection, id, range, bytes);
         Delivered::Some
@@ -234,7 +234,7 @@ impl<S: Storage> Engine<S> {
             self.condemn(group, &[range], "expired", self.clock);
         } else {
             let ending = if has_expired { Ending::Expired } else { Ending::Others };
-            let settled = self.broker.expire(group, &[range]);
+            let settled = self.broker.expire(group, &[range], ending);
             gone = settled.iter().map(OffsetRange::span).sum();
             self.settle(queue, group, &settled, ending);
         }

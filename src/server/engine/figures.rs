@@ -154,6 +154,7 @@ impl<S: Storage> Engine<S> {
             present_bytes: hosted.present_bytes(&self.broker),
             disk_bytes: hosted.bytes(),
             senders: hosted.senders,
+            counted: hosted.counted(&self.broker),
             oldest,
             oldest_group,
             clients,
@@ -188,6 +189,7 @@ impl<S: Storage> Engine<S> {
     fn group_figures(&mut self, number: QueueNumber, group: GroupKey) -> GroupFigures {
         let counts = self.broker.counts(group);
         let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        let oldest = counts.oldest.and_then(|offset| hosted.log.time_of(offset));
         GroupFigures {
             group: self.broker.group_name(group).clone(),
             ready: counts.ready,
@@ -195,9 +197,9 @@ impl<S: Storage> Engine<S> {
             resting: counts.resting,
             dying: counts.dying,
             receivers: counts.consumers as u64,
-            oldest: counts.oldest.and_then(|offset| hosted.log.time_of(offset)),
+            oldest,
             stuck: counts.stuck,
-            ..GroupFigures::default()
+            account: self.account(number, group),
         }
     }
 

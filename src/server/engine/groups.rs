@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use crate::broker::{Broker, ConsumerKey, GroupKey, GroupState, Lease, Refusal, Tried};
 use crate::limits;
 use crate::log::storage::Storage;
-use crate::log::{GroupFact, GroupFile, GroupPosition, LeasedRange, TriedRange};
-use crate::units::{Ending, Micros, Moment, Monotonic, Name, Offset, OffsetRange, WallTime};
+use crate::log::{
+    AccountStart, GroupAccount, GroupFact, GroupFile, GroupPosition, LeasedRange, TriedRange,
+};
+use crate::units::{Ending, Micros, Moment, Monotonic, Name, Offset, OffsetRange, Tally, WallTime};
 use crate::wire::{ErrorCode, Fault, Receiving};
 
 use super::hosting::log_fault;
@@ -24,6 +26,8 @@ pub(super) const DEFAULT_GROUP: &str = "default";
 pub(super) struct GroupBooks {
     /// The highest counter in a lease number so far.
     pub lease_counters: BTreeMap<GroupKey, u32>,
+    /// Where the account of each begins, and what was counted before.
+    pub ledgers: BTreeMap<GroupKey, Ledger>,
     /// Channels that wait for a place in the queue to be found.
     pub seekers: Vec<(ConnectionId, u16)>,
     /// Requests that are answered when this group stands durably where they want it.
@@ -34,6 +38,14 @@ pub(super) struct GroupBooks {
     pub awaiting_turn: BTreeMap<ConsumerKey, Receiving>,
     /// Turns whose epochs are not durable yet.
     pub turns: Vec<Turn>,
+}
+
+/// Of the account of a group, what the broker does not know.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ledger {
+    pub start: AccountStart,
+    /// How messages ended before it began.
+    pub before: Tally,
 }
 
 impl GroupBooks {
@@ -90,11 +102,17 @@ pub(super) fn state_of(
         tried: tried.collect(),
         leases: leases.collect(),
         epoch: position.epoch,
+        tally: position.account.tally,
     }
 }
 
 /// What a journal has to keep of a group.
-pub(super) fn position_of(state: GroupState, lease_counter: u32, clock: Moment) -> GroupPosition {
+fn position_of(
+    state: GroupState,
+    lease_counter: u32,
+    ledger: Ledger,
+    clock: Moment,
+) -> GroupPosition {
     let leases = state.leases.into_iter().map(|lease| leased_range(lease, clock));
     GroupPosition {
         settled: state.settled,
@@ -103,6 +121,11 @@ pub(super) fn position_of(state: GroupState, lease_counter: u32, clock: Moment) 
         leases: leases.collect(),
         epoch: state.epoch,
         lease_counter,
+        account: GroupAccount {
+            start: Some(ledger.start),
+            tally: state.tally,
+            before: ledger.before,
+        },
     }
 }
 
@@ -128,7 +151,8 @@ pub(super) fn whole(
     clock: Moment,
 ) -> GroupPosition {
     let counter = books.lease_counters.get(&group).copied().unwrap_or(0);
-    position_of(broker.group_state(group), counter, clock)
+    let ledger = books.ledgers.get(&group).copied().unwrap_or_default();
+    position_of(broker.group_state(group), counter, ledger, clock)
 }
 
 impl<S: Storage> Engine<S> {
@@ -174,6 +198,8 @@ impl<S: Storage> Engine<S> {
             }
             other => fault(ErrorCode::Usage, other.to_string()),
         })?;
+        let start = hosted.account_start(&self.broker, group, self.clock.wall);
+        hosted.books.ledgers.insert(group, Ledger { start, before: Tally::default() });
         let position = whole(&self.broker, &hosted.books, group, self.clock);
         match hosted.log.add_group_at(name, &position) {
             Ok(file) => {
@@ -184,6 +210,7 @@ impl<S: Storage> Engine<S> {
             }
             Err(error) => {
                 let doing = format!("cannot make group {name} of {queue}");
+                hosted.books.ledgers.remove(&group);
                 self.broker.remove_group(group);
                 Err(log_fault(&doing, &error))
             }
@@ -239,8 +266,9 @@ impl<S: Storage> Engine<S> {
         let file = hosted.groups[&group];
         let (broker, books, clock) = (&self.broker, &hosted.books, self.clock);
         let handed = broker.counts(group).handed;
-        let written =
-            hosted.log.acked(file, settled, handed, || whole(broker, books, group, clock));
+        let written = hosted
+            .log
+            .settled(file, settled, ending, handed, || whole(broker, books, group, clock));
         if let Err(error) = written {
             // Settled in memory, and not on disk: a crash would deliver them again, which is
             // allowed; a failing disk is not something to go on with.

@@ -125,7 +125,7 @@ pub(super) struct Hosted<S: Storage> {
     pub oldest: Option<Oldest>,
     /// What is measured of it, if it moves messages.
     pub meter: Option<Box<Meter<GroupKey>>>,
-    /// Bytes of its log that the meter knows of.
+    /// Of the bytes that were stored, those that the meter knows of.
     pub bytes_counted: Bytes,
 }
 
@@ -175,15 +175,18 @@ impl<S: Storage> Engine<S> {
         self.broker.set_retention(key, settings.retain);
         let mut groups = BTreeMap::new();
         let mut books = GroupBooks::default();
+        let mut accounts = Vec::new();
         for (group, position) in recovered.groups {
-            let counter = position.lease_counter;
+            let (counter, account) = (position.lease_counter, position.account);
             let state = state_of(position, self.clock, log.newest_time(), limit);
             let file = log.find_group(&group).expect("a recovered group has a journal");
             // No two journals are of one name.
             let Ok(group) = self.broker.restore_group(key, &group, state) else { continue };
             groups.insert(group, file);
             books.lease_counters.insert(group, counter);
+            accounts.push((group, account));
         }
+        let bytes_counted = log.counted().stored_bytes;
         let hosted = Hosted {
             name: name.clone(),
             key,
@@ -220,12 +223,13 @@ impl<S: Storage> Engine<S> {
             changed: self.watch.tick,
             oldest: None,
             meter: None,
-            bytes_counted: Bytes(0),
+            bytes_counted,
         };
         self.watch.set += 1;
         self.hosted.insert(number, hosted);
         self.by_key.insert(key, number);
         self.places.insert(name.clone(), Place::Live(number));
+        self.restore_accounts(number, accounts);
         self.obey_settings(number);
         self.drop_gone_segments(number, None);
         self.touch(number);
@@ -428,7 +432,7 @@ impl<S: Storage> Engine<S> {
                 None => {
                     self.broker.extend(key, range);
                     let groups: Vec<GroupKey> = self.broker.groups(key).map(|(g, _)| g).collect();
-                    let each = |g| (g, self.broker.expire(g, &[range]));
+                    let each = |g| (g, self.broker.expire(g, &[range], Ending::Others));
                     settled.extend(groups.into_iter().map(each));
                 }
             }

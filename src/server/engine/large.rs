@@ -180,6 +180,7 @@ impl<S: Storage> Engine<S> {
         let hosted = self.hosted.get_mut(&source.number).expect("a sender's queue");
         match hosted.log.append(moment.now, moment.wall, &new) {
             Ok(range) => {
+                hosted.log.counters().there.0 += 1;
                 self.sender(source).expect("it sends").there.0 += 1;
                 self.await_confirm(source, sequence, range.end, 0);
                 Ok(())

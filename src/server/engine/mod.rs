@@ -32,6 +32,7 @@
 //! seeking.rs    groups made, removed and set to another place
 //! delivery.rs   broker's offer → log's range → outbox
 //! delaying.rs   messages that wait for their time
+//! accounts.rs   how messages ended
 //! confirming.rs what is visible → CONFIRM
 //! counting.rs   latencies, and the flow of the last minutes
 //! figures.rs    what watchers are told
@@ -47,6 +48,7 @@
 //! outbox holds has been taken in the broker; whatever a frame names, a session touches only its
 //! own channels.
 
+mod accounts;
 mod admin;
 mod attaching;
 mod confirming;

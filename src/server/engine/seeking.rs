@@ -117,6 +117,8 @@ impl<S: Storage> Engine<S> {
             return Ok(false);
         }
         let gone = fault(ErrorCode::NotFound, format!("group {name} of queue {queue} was removed"));
+        let books = &self.hosted[&number].books;
+        let account = whole(&self.broker, books, group, self.clock).account;
         for consumer in self.broker.remove_group(group) {
             if let Some((connection, channel)) = self.consumers.remove(&consumer) {
                 self.fail_channel(connection, channel, gone.clone());
@@ -128,13 +130,14 @@ impl<S: Storage> Engine<S> {
         let file = hosted.groups.remove(&group).expect("it has a journal");
         hosted.handed.remove(&group);
         hosted.books.lease_counters.remove(&group);
+        hosted.books.ledgers.remove(&group);
         for (_, _, (connection, channel)) in
             hosted.books.made.extract_if(.., |(_, made, _)| *made == group).collect::<Vec<_>>()
         {
             self.fail_channel(connection, channel, gone.clone());
         }
         let hosted = self.hosted.get_mut(&number).expect("a live queue");
-        hosted.log.remove_group(file);
+        hosted.log.remove_group(file, account);
         hosted.books.removals.push((name.clone(), waiter));
         self.drop_gone_segments(number, None);
         self.roll_if_gone(number);
@@ -157,6 +160,7 @@ impl<S: Storage> Engine<S> {
         let Some(start) = self.beginning(number, to, waiter)? else { return Ok(false) };
         let handed = self.broker.counts(group).handed;
         let state = GroupState { handed, ..self.state_from(number, start) };
+        let ended = self.broker.tally(group);
         self.broker.reset_group(group, state).map_err(|refusal| match refusal {
             Refusal::HasReceivers { .. } => fault_with(
                 ErrorCode::Busy,
@@ -168,6 +172,12 @@ impl<S: Storage> Engine<S> {
         self.forget_failures(group, &[OffsetRange::new(Offset(0), Offset(u64::MAX))]);
         self.count_group_moved(number, group);
         let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        let start = hosted.account_start(&self.broker, group, self.clock.wall);
+        if let Some(ledger) = hosted.books.ledgers.get_mut(&group) {
+            // The account begins anew; the group is the same.
+            ledger.start.base = start.base;
+            ledger.before += ended;
+        }
         let file = hosted.groups[&group];
         let position = whole(&self.broker, &hosted.books, group, self.clock);
         if let Err(error) = hosted.log.reset_group(file, &position) {

@@ -185,6 +185,8 @@ impl<S: Storage> Engine<S> {
             _ => return Err(protocol("PUBLISH on a channel that does not send")),
         };
         if sender.refused.is_some() {
+            let (number, messages) = (sender.queue, u64::from(head.count));
+            self.count_refused(number, if head.more { 0 } else { messages });
             return Ok(());
         }
         sender.read = if session.version >= READ_AT_VERSION { head.read } else { Monotonic(0) };
@@ -206,6 +208,7 @@ impl<S: Storage> Engine<S> {
         let delayed = must_wait(&traits, head.count, moment.wall)?;
         if delayed && let Some(fault) = delayed_large(&hosted.name, head, payload) {
             self.refuse(connection, channel, fault);
+            self.count_refused(number, u64::from(head.count));
             return Ok(());
         }
         if !self.turn_to(source, delayed, moment)? {
@@ -260,19 +263,26 @@ impl<S: Storage> Engine<S> {
                 Ok(range) => {
                     sender.there.0 += portion.there;
                     sender.share.add(u64::from(portion.count), portion.payload.len() as u64);
+                    hosted.log.counters().there.0 += portion.there;
                     self.await_confirm(source, sequence, range.end, portion.count);
                 }
                 Err(AppendError::NotYet) => {
                     self.park(connection, number);
                     return Ok(());
                 }
-                Err(error) => return Err(self.append_failed(number, &error).into()),
+                Err(error) => {
+                    self.count_refused(number, u64::from(head.count - batch.skip));
+                    return Err(self.append_failed(number, &error).into());
+                }
             }
         }
         match portion.rest {
             Rest::Nothing => self.let_go(connection, channel),
             Rest::NoRoom(needed) => self.no_room(source, needed),
             Rest::Refused(fault) => self.refuse(connection, channel, fault),
+        }
+        if self.sender(source).is_some_and(|sender| sender.refused.is_some()) {
+            self.count_refused(number, u64::from(head.count - portion.done));
         }
         Ok(())
     }

@@ -36,7 +36,7 @@ impl<S: Storage> Engine<S> {
                 Purpose::Dead => Ending::Dead,
                 Purpose::Requeue => Ending::Acked,
             };
-            let settled = self.broker.settle_stored(group, &waybill.ranges);
+            let settled = self.broker.settle_stored(group, &waybill.ranges, ending);
             self.settle(number, group, &settled, ending);
         }
     }
