@@ -52,7 +52,7 @@ fn colour_is_for_terminals_unless_it_is_asked_for() {
     assert!(has_escapes(&["--color", "always"]));
     let done = store.sh("NO_COLOR=1 mq-admin ls --color always").ok();
     assert!(done.stdout.contains(&0x1b), "a flag goes before the environment");
-    for tool in ["mq-send", "mq-recv", "mq-admin", "mq-serve"] {
+    for tool in ["mq-send", "mq-recv", "mq-admin", "mq-stat", "mq-serve"] {
         store.run(tool, &["--color", "sometimes"], b"").exits(2).says("--color");
     }
 }

@@ -31,6 +31,68 @@ fn json_is_an_object_for_each_queue_and_look() {
     assert!((0.05..30.0).contains(&interval), "{interval}");
 }
 
+/// What a group's account holds must be what was stored for it.
+#[test]
+fn figures_add_up() {
+    let (store, receiver) = busy();
+    let look = || {
+        let done = store.run("mq-stat", &["-J", "-n", "1", "jobs"], b"").ok();
+        serde_json::from_str::<Value>(done.text()).expect("a line of JSON")
+    };
+    let adds_up = |line: &Value| {
+        for group in line["groups"].as_array().expect("groups") {
+            let number = |value: &Value| value.as_u64().expect("a number");
+            let account = group["account"].as_object().expect("an account");
+            let ended = account.iter().filter(|(name, _)| *name != "stored");
+            let ended: u64 = ended.map(|(_, count)| number(count)).sum();
+            let there: u64 = ["ready", "unacked", "resting", "dying"]
+                .iter()
+                .map(|name| number(&group[*name]))
+                .sum();
+            assert_eq!(number(&account["stored"]), ended + there, "{line}");
+        }
+    };
+    let line = look();
+    assert_eq!(line["counted"]["stored"], 100, "{line}");
+    assert_eq!(line["counted"]["announced"], 100, "{line}");
+    adds_up(&line);
+    drop(receiver);
+    store.await_number("jobs", "unacked", 0);
+    assert_eq!(store.receive("jobs").len(), seq(1, 100).len());
+    let line = look();
+    assert_eq!(line["counted"]["acked"], 100, "{line}");
+    assert_eq!(line["groups"][0]["account"]["acked"], 100, "{line}");
+    assert_eq!(line["latency"]["whole"]["count"], 100, "{line}");
+    adds_up(&line);
+}
+
+#[test]
+fn history_tells_what_happened_before_anybody_looked() {
+    let store = Store::new();
+    store.send("jobs", &seq(1, 100));
+    store.receive("jobs");
+    store.send("other", b"x\n");
+    let sum = |args: &[&str], field: &str| -> u64 {
+        let done = store.run("mq-stat", args, b"").ok().quietly();
+        let lines = done.text().lines();
+        lines
+            .map(|line| serde_json::from_str::<Value>(line).expect("JSON"))
+            .filter(|line| line["queue"] == "jobs")
+            .map(|line| line[field].as_u64().expect("a number"))
+            .sum()
+    };
+    for since in ["2m", "1h"] {
+        for field in ["stored", "delivered", "acked"] {
+            assert_eq!(sum(&["--since", since, "-J"], field), 100, "{since} {field}");
+        }
+    }
+    let done = store.run("mq-stat", &["--since", "1h", "jobs"], b"").ok().quietly();
+    let lines: Vec<&str> = done.text().lines().collect();
+    assert!(lines[0].starts_with("TIME") && lines[1].ends_with(" jobs"), "{}", done.text());
+    assert!(!done.text().contains("other"), "{}", done.text());
+    store.run("mq-stat", &["--since", "4h"], b"").exits(2).says("3h");
+}
+
 #[test]
 fn lines_are_for_people_and_for_awk() {
     let store = Store::new();
@@ -84,6 +146,7 @@ fn prometheus_text_is_what_a_parser_takes() {
     let group = [("queue", "jobs"), ("group", "default")];
     assert_eq!(value("mq_group_messages_unacked", &group), 2.0);
     assert!(value("mq_queue_oldest_message_age_seconds", &[("queue", "jobs")]) > 0.0);
+    assert_eq!(value("mq_queue_messages_published_total", &[("queue", "jobs")]), 100.0);
     for (name, kind) in [
         ("mq_queue_ready_bytes", PrometheusType::Gauge),
         ("mq_queue_messages_published_total", PrometheusType::Counter),
