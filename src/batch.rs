@@ -43,6 +43,11 @@
 //! [`flags::CHAIN`], all with the message's offset, whose payloads joined are one record; the
 //! last alone has count 1 (the others 0) and [`flags::CHAIN_END`], and may have an annex.
 //!
+//! A **commit** that does not fit one batch is a run of batches of one producer, one behind the
+//! other in one segment, all with [`flags::COMMIT`] and the same sequence, the last with
+//! [`flags::COMMIT_END`] and the annex. They are visible together, and a start that finds no end
+//! finds none of them. Inside it each is like any other, chains included.
+//!
 //! # Changing the format
 //!
 //! New per-message facts: a new attribute tag (unknown tags are passed on). New per-batch facts:
@@ -75,8 +80,13 @@ pub mod flags {
     pub const SELECTIVE: u16 = 1 << 4;
     /// Holds no message: written only to carry a producer's sequence or annex.
     pub const EMPTY: u16 = 1 << 5;
+    /// Part of a commit of several batches (see the module's page).
+    pub const COMMIT: u16 = 1 << 6;
+    /// The last batch of such a commit.
+    pub const COMMIT_END: u16 = 1 << 7;
     /// All bits that this version knows.
-    pub const KNOWN: u16 = CHAIN | CHAIN_END | MARK | ANNEX | SELECTIVE | EMPTY;
+    pub const KNOWN: u16 =
+        CHAIN | CHAIN_END | MARK | ANNEX | SELECTIVE | EMPTY | COMMIT | COMMIT_END;
 }
 
 /// How messages lie in a payload.

@@ -29,7 +29,7 @@
 //! | [`store`] | the store directory: finding it, checking it, its locks |
 //! | [`server`] | the engine (all but I/O), the event loop, helper threads |
 //! | [`client`] | connect or start the server; sender; receiver |
-//! | [`pipe`] | the stream processor: windows, keys, times |
+//! | [`pipe`] | the stream processor: a queue through a filter into a queue |
 //! | [`view`] | what `mq-stat` shows: live view, lines, JSON, Prometheus text, checks |
 //! | [`cli`] | shared flags, exit statuses, printing of errors |
 //!

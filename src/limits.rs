@@ -132,6 +132,12 @@ pub const CHAIN_PART_BYTES: u64 = MIB as u64;
 /// Bytes of an annex that goes with a large message: it shares a batch with the last part.
 pub const LARGE_ANNEX_BYTES_MAX: usize = 4 * KIB - 4;
 
+/// Bytes of the payloads of one commit in all: the largest message, and what stands around it.
+pub const COMMIT_BYTES_MAX: usize = MESSAGE_BYTES_MAX + MIB;
+
+/// Batches of one commit.
+pub const COMMIT_BATCHES_MAX: usize = 1024;
+
 /// Attempts after which a message is a dead letter, unless the queue says otherwise.
 pub const DELIVERY_LIMIT_DEFAULT: u32 = 20;
 
@@ -253,6 +259,29 @@ pub const CLIENTS_SHOWN_MAX: usize = 256;
 
 /// Bytes of what a client says about itself that are kept.
 pub const TOOL_BYTES_MAX: usize = 64;
+
+/// Bytes of messages in one batch of a pipe: enough that the start of a filter is cheap beside
+/// what it does with them.
+pub const PIPE_BATCH_BYTES: usize = 8 * MIB;
+
+/// Bytes of messages that a pipe reads ahead of its filter.
+pub const PIPE_AHEAD_BYTES: usize = 2 * PIPE_BATCH_BYTES;
+
+/// Receive buffers that a pipe keeps for use again: as many as hold what is read ahead and in the
+/// filter, in deliveries of the usual size.
+pub const PIPE_BUFFERS: usize = (PIPE_AHEAD_BYTES + PIPE_BATCH_BYTES) / DELIVER_BYTES + 2;
+
+/// Commits of a pipe that are not confirmed yet: one is on its way while the next is made.
+pub const PIPE_COMMITS_AHEAD: usize = 2;
+
+/// In front of a pipe's name in that of its group.
+pub const PIPE_GROUP_PREFIX: &str = "pipe.";
+
+/// Pipes of one queue that are told to whoever asks for it.
+pub const PIPES_SHOWN_MAX: usize = 256;
+
+/// Dead letters of a pipe that its mark names; see there.
+pub const PIPE_DEAD_REMEMBERED: usize = 256;
 
 /// A peer that has not finished its handshake after this is hung up on.
 pub const HANDSHAKE: Micros = Micros::from_secs(10);
@@ -449,6 +478,14 @@ const _: () = {
     assert!(RANGES_PER_FRAME_MAX * 16 + 64 <= FRAME_BODY_BYTES_MAX);
     assert!(JSON_BYTES_MAX <= FRAME_BODY_BYTES_MAX);
     assert!(CHAIN_PART_BYTES as usize + 4 + LARGE_ANNEX_BYTES_MAX <= BATCH_PAYLOAD_BYTES_MAX);
+    // A commit, with its headers and its annex, stays in one segment.
+    assert!(
+        SEGMENT_BYTES + (COMMIT_BYTES_MAX + COMMIT_BATCHES_MAX * 64 + 2 * ANNEX_BYTES_MAX) as u64
+            <= SEGMENT_BYTES_MAX
+    );
+    assert!(COMMIT_BYTES_MAX / SEND_BATCH_BYTES < COMMIT_BATCHES_MAX / 2);
+    // Even of nothing but empty lines, a commit has fewer messages than a segment holds.
+    assert!(COMMIT_BYTES_MAX as u64 <= SEGMENT_MESSAGES_MAX + MIB as u64);
     // The budget must let several connections receive a full frame at once.
     assert!(RECEIVE_BUDGET_BYTES >= 4 * FRAME_BODY_BYTES_MAX);
     assert!(BATCH_MESSAGES_MAX <= SEGMENT_MESSAGES_MAX);

@@ -10,7 +10,8 @@ use mq::batch::Framing;
 use mq::units::{Monotonic, Sequence};
 use mq::wire::{ClientInfo, PublishHead, Request};
 
-const TOOLS: [(&str, &str); 5] = [
+const TOOLS: [(&str, &str); 6] = [
+    ("mq-pipe", env!("CARGO_BIN_EXE_mq-pipe")),
     ("mq-serve", env!("CARGO_BIN_EXE_mq-serve")),
     ("mq-send", env!("CARGO_BIN_EXE_mq-send")),
     ("mq-recv", env!("CARGO_BIN_EXE_mq-recv")),

@@ -17,6 +17,7 @@ mod flatness;
 mod footprint;
 mod latency;
 mod options;
+mod pipes;
 mod rig;
 mod table;
 mod throughput;
@@ -55,6 +56,7 @@ fn main() {
         (Section::Flat, flatness::cost_per_message),
         (Section::Before, before::beside_another_build),
         (Section::Commands, commands::one_each),
+        (Section::Pipe, pipes::through_filters),
         (Section::Attributes, attributes::both_ways),
         (Section::Watching, watching::one_view),
     ] {

@@ -21,13 +21,15 @@ pub enum Section {
     Before,
     /// A command for each message, beside `xargs`.
     Commands,
+    /// A backlog through filters.
+    Pipe,
     /// Envelopes in and out.
     Attributes,
     /// The live view, and the server that it asks.
     Watching,
 }
 
-const NAMES: [(&str, Section); 10] = [
+const NAMES: [(&str, Section); 11] = [
     ("together", Section::Together),
     ("alone", Section::Alone),
     ("line", Section::Line),
@@ -36,6 +38,7 @@ const NAMES: [(&str, Section); 10] = [
     ("flat", Section::Flat),
     ("before", Section::Before),
     ("commands", Section::Commands),
+    ("pipe", Section::Pipe),
     ("attributes", Section::Attributes),
     ("watching", Section::Watching),
 ];

@@ -8,7 +8,7 @@ use super::output::human_bytes;
 use crate::settings::{Overflow, Retention, Settings};
 use crate::units::{Count, Micros, Name, WallTime};
 use crate::wire::stat::Counted;
-use crate::wire::{GroupInfo, QueueInfo};
+use crate::wire::{GroupInfo, PipeFigures, PipeInfo, QueueInfo};
 
 /// A time as RFC 3339, in UTC, to the second.
 #[must_use]
@@ -223,7 +223,28 @@ pub fn queue_page(info: &QueueInfo) -> String {
         line("group", &about_group(group));
         line("account", &about_account(group));
     }
+    for pipe in &info.pipes {
+        line("pipe", &about_pipe(pipe));
+    }
     page
+}
+
+fn about_pipe(pipe: &PipeInfo) -> String {
+    let PipeFigures { batches, read, written, retries, dead, filter_us } = pipe.figures;
+    let lag =
+        pipe.lag.map_or_else(|| "its source is not there".to_owned(), |lag| format!("lag {lag}"));
+    let mut about = format!(
+        "{} from {}: {lag}, {batches} batches, {read} read, {written} written, {} s in the filter",
+        pipe.name,
+        pipe.src,
+        (filter_us.to_duration().as_secs_f64() * 10.0).round() / 10.0,
+    );
+    for (count, what) in [(retries, "failures"), (dead, "dead")] {
+        if count > 0 {
+            write!(about, ", {count} {what}").expect("a string takes all");
+        }
+    }
+    about
 }
 
 /// Of all messages that were announced, how many are stored, and what became of the others.

@@ -35,7 +35,7 @@ use super::piece::Slice;
 use crate::limits;
 use crate::units::{Micros, Monotonic};
 use child::{Child, Feed};
-use program::Program;
+pub use program::{Ends, Program};
 use report::Reports;
 
 /// Events that one turn takes from the kernel.
@@ -134,9 +134,17 @@ impl StartError {
         }
     }
 
-    fn system<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> StartError {
+    pub(crate) fn system<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> StartError {
         move |error| StartError::System { doing, error: error.into() }
     }
+}
+
+/// Sees to it that the exits of children are told, whatever this process was started with.
+///
+/// # Errors
+/// [`StartError::System`].
+pub fn expect_children() -> Result<(), StartError> {
+    program::expect_children().map_err(StartError::system("watch exits"))
 }
 
 /// What an event of the pool's descriptor is about.
@@ -198,7 +206,7 @@ impl Pool {
     /// The same, with the commands' stderr passed on to `sink`.
     fn reporting_to(spec: Spec, sink: OwnedFd) -> Result<Pool, StartError> {
         assert!((1..=limits::COMMANDS_MAX).contains(&spec.parallel), "a number of commands");
-        program::expect_children().map_err(StartError::system("watch exits"))?;
+        expect_children()?;
         let doing = "make an epoll";
         let epoll =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(StartError::system(doing))?;
@@ -246,7 +254,7 @@ impl Pool {
         let (stdin, feed) = Feed::begin(job.input).map_err(StartError::system("make a pipe"))?;
         let (report, stderr) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(StartError::system("make a pipe"))?;
-        let process = self.program.spawn(job.env, stdin, stderr)?;
+        let process = self.program.spawn(job.env, Ends { stdin, stdout: None, stderr })?;
         let until = self.timeout.map(|timeout| now.plus(timeout));
         let mut child = Child::new(job.id, process, feed, report, until);
         self.watch(slot, &mut child).map_err(StartError::system("watch a process"))?;

@@ -55,7 +55,7 @@ pub struct Origin<'a> {
 }
 
 /// Verified messages.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Batch {
     /// What the batch says of them. For a large message it is that of its last part, with
     /// [`flags::CHAIN`].

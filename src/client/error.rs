@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::store::StoreError;
 use crate::units::NameError;
-use crate::wire::{self, ErrorCode, Fault, WireError};
+use crate::wire::{self, ErrorCode, Fault, Goodbye, WireError};
 
 /// Why a client cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +113,16 @@ impl ClientError {
     /// Wraps what the system says.
     pub fn io(doing: &'static str) -> impl FnOnce(io::Error) -> ClientError {
         move |source| ClientError::Io { doing, source }
+    }
+
+    /// What a server's last word comes to: that somebody wants it stopped, or that it is lost.
+    #[must_use]
+    pub fn gone(goodbye: &Goodbye) -> ClientError {
+        if !goodbye.orderly {
+            return ClientError::Lost;
+        }
+        let message = format!("the server ends: {}", goodbye.reason);
+        ClientError::Refused(Fault { code: ErrorCode::Stopping, message, remedy: None })
     }
 
     /// What to do about it.

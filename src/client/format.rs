@@ -186,7 +186,7 @@ impl Format {
             0..joined.len()
         };
         let ends = Ends::At(vec![range.len() as u32]);
-        Ok(Piece::new(Slice::new(std::rc::Rc::new(joined), range), header.offset, 1, ends))
+        Ok(Piece::new(Slice::new(std::sync::Arc::new(joined), range), header.offset, 1, ends))
     }
 }
 

@@ -17,6 +17,7 @@
 //! ```
 
 pub mod admin;
+pub mod buffers;
 pub mod command;
 pub mod connection;
 pub mod credit;

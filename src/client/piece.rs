@@ -5,21 +5,21 @@
 //! are taken. Never looks at single messages unless asked where one ends.
 
 use std::ops::Range;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::units::{Count, Offset, OffsetRange};
 
 /// Bytes in a buffer that others may look at too.
 #[derive(Clone, Debug)]
 pub struct Slice {
-    buffer: Rc<Vec<u8>>,
+    buffer: Arc<Vec<u8>>,
     range: Range<usize>,
 }
 
 impl Slice {
     /// A part of a buffer. Panics when it does not lie inside.
     #[must_use]
-    pub fn new(buffer: Rc<Vec<u8>>, range: Range<usize>) -> Slice {
+    pub fn new(buffer: Arc<Vec<u8>>, range: Range<usize>) -> Slice {
         assert!(range.start <= range.end && range.end <= buffer.len(), "a slice out of its buffer");
         Slice { buffer, range }
     }
@@ -28,14 +28,14 @@ impl Slice {
     #[must_use]
     pub fn whole(bytes: Vec<u8>) -> Slice {
         let range = 0..bytes.len();
-        Slice { buffer: Rc::new(bytes), range }
+        Slice { buffer: Arc::new(bytes), range }
     }
 
     /// A part of this one.
     #[must_use]
     pub fn part(&self, range: Range<usize>) -> Slice {
         let start = self.range.start + range.start;
-        Slice::new(Rc::clone(&self.buffer), start..self.range.start + range.end)
+        Slice::new(Arc::clone(&self.buffer), start..self.range.start + range.end)
     }
 
     /// The bytes.
@@ -50,7 +50,7 @@ impl Slice {
         if self.range != (0..self.buffer.len()) {
             return self.bytes().to_vec();
         }
-        Rc::try_unwrap(self.buffer).unwrap_or_else(|buffer| buffer.to_vec())
+        Arc::try_unwrap(self.buffer).unwrap_or_else(|buffer| buffer.to_vec())
     }
 }
 
@@ -88,6 +88,12 @@ impl Piece {
         self.slice.bytes()
     }
 
+    /// The same bytes, for keeps.
+    #[must_use]
+    pub fn into_slice(self) -> Slice {
+        self.slice
+    }
+
     /// How many bytes.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -110,6 +116,17 @@ impl Piece {
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
+    }
+
+    /// Where each message ends, in order.
+    pub fn ends(&self) -> impl Iterator<Item = usize> + '_ {
+        let (delimiter, at): (Option<u8>, &[u32]) = match &self.ends {
+            Ends::Delimited(byte) => (Some(*byte), &[]),
+            Ends::At(ends) => (None, ends),
+        };
+        let found = delimiter.into_iter().flat_map(|byte| memchr::memchr_iter(byte, self.bytes()));
+        let found = found.map(|at| at + 1).chain(at.iter().map(|end| *end as usize));
+        found.take(self.count as usize)
     }
 
     /// How many messages end in the bytes `from..to`, where `before` messages end at or before
@@ -187,6 +204,8 @@ mod tests {
             assert_eq!(part.bytes(), bytes);
             assert_eq!(part.range(), OffsetRange::new(Offset(11), Offset(13)));
             assert_eq!(part.messages(1..2).range().start, Offset(12));
+            assert_eq!(piece.ends().count(), 4);
+            assert_eq!(piece.ends().last(), Some(piece.len()));
             assert_eq!(part.end_of(1), bytes.len().min(3));
         }
     }

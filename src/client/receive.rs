@@ -35,16 +35,18 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags};
 
+use super::buffers::Buffers;
 use super::command::StartError;
 use super::credit::Credit;
 use super::delivery::DeliveryError;
 use super::outlet::{self, OutletError};
 use super::wait::{self, Patience};
 use super::{ClientError, Connection, Dialer};
+use crate::limits;
 use crate::settings::{Backoff, Start};
 use crate::units::{Micros, Monotonic, Name, OffsetRange};
 use crate::wire::{Fault, QueuePattern};
-use link::{Buffers, Link};
+use link::Link;
 
 pub use members::{Member, MemberNumber, Members};
 pub use printer::Printer;
@@ -329,7 +331,7 @@ impl<D: Dial, S: Sink> Receiver<D, S> {
             options,
             dialer,
             sink,
-            buffers: Buffers::default(),
+            buffers: Buffers::new(limits::RECEIVE_BUFFERS),
             began: Instant::now(),
             link: None,
             lost: None,

@@ -615,7 +615,8 @@ fn bad_text(what: Misfit) -> SendError {
 }
 
 /// A producer that nobody else is.
-fn random_producer() -> ProducerId {
+#[must_use]
+pub fn random_producer() -> ProducerId {
     let mut bytes = [0u8; 8];
     // Eight bytes come whole, and the pool is seeded before any user's program runs.
     let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());

@@ -21,7 +21,7 @@ mod tests;
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use rustix::event::PollFlags;
 use rustix::event::epoll::EventFlags;
@@ -202,12 +202,12 @@ impl Sink for Worker {
             self.format.push(&message, &mut bytes);
             messages.push((message.offset, start, message.attributes.bytes().into()));
         }
-        let buffer = Rc::new(bytes);
+        let buffer = Arc::new(bytes);
         self.waiting_bytes += buffer.len();
         let ends: Vec<usize> = messages.iter().skip(1).map(|m| m.1).chain([buffer.len()]).collect();
         let lot = self.lot(member, origin.attempt);
         for ((offset, start, attributes), end) in messages.into_iter().zip(ends) {
-            let input = Slice::new(Rc::clone(&buffer), start..end);
+            let input = Slice::new(Arc::clone(&buffer), start..end);
             lot.messages.push_back(Message { offset, time: header.time, attributes, input });
         }
         Ok(())

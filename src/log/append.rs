@@ -68,7 +68,8 @@ impl<S: Storage> Log<S> {
     ) -> Result<OffsetRange, AppendError> {
         assert!(batch.payload.len() <= limits::BATCH_PAYLOAD_BYTES_MAX, "the batch is too large");
         assert!(u64::from(batch.count) <= limits::BATCH_MESSAGES_MAX, "too many messages");
-        assert!(batch.flags & flags::CHAIN == 0, "chains are staged");
+        let staged = flags::CHAIN | flags::COMMIT;
+        assert!(batch.flags & staged == 0, "chains and commits are staged");
         self.admit()?;
         let bytes = (batch::HEADER_BYTES + batch.payload.len()) as u64;
         self.roll_if_full(bytes, u64::from(batch.count))?;
@@ -179,7 +180,7 @@ impl<S: Storage> Log<S> {
         Ok(())
     }
 
-    fn admit(&self) -> Result<(), AppendError> {
+    pub(super) fn admit(&self) -> Result<(), AppendError> {
         match &self.failed {
             Some(why) => Err(AppendError::Failed(why.clone())),
             None if self.chain_running => Err(AppendError::NotYet),
@@ -188,7 +189,7 @@ impl<S: Storage> Log<S> {
     }
 
     /// Where the next batch goes.
-    fn end_place(&self) -> Place {
+    pub(super) fn end_place(&self) -> Place {
         Place {
             queue: self.id(),
             segment: self.active.number,
@@ -196,7 +197,7 @@ impl<S: Storage> Log<S> {
         }
     }
 
-    fn header(&mut self, wall: WallTime, batch: &NewBatch<'_>) -> BatchHeader {
+    pub(super) fn header(&mut self, wall: WallTime, batch: &NewBatch<'_>) -> BatchHeader {
         BatchHeader {
             payload_bytes: batch.payload.len() as u32,
             framing: batch.framing,
@@ -226,7 +227,7 @@ impl<S: Storage> Log<S> {
     }
 
     /// Cuts off what a failed write may have left, so that the file ends with the last batch.
-    fn undo_write(&mut self, reason: String, is_full: bool) -> AppendError {
+    pub(super) fn undo_write(&mut self, reason: String, is_full: bool) -> AppendError {
         let position = self.active.position;
         if let Err(error) = self.active.files[0].truncate(Bytes(position)) {
             return self.fail(format!("{reason}; cutting it off again: {error}"));
@@ -242,7 +243,13 @@ impl<S: Storage> Log<S> {
     }
 
     /// A batch (or a whole chain) of `bytes` stands behind the others.
-    fn wrote(&mut self, now: Monotonic, header: &BatchHeader, bytes: u64, payload: &[u8]) {
+    pub(super) fn wrote(
+        &mut self,
+        now: Monotonic,
+        header: &BatchHeader,
+        bytes: u64,
+        payload: &[u8],
+    ) {
         let active = &mut self.active;
         if active.count.0 == 0 {
             // A mark may stand in front of the first message.
@@ -266,7 +273,7 @@ impl<S: Storage> Log<S> {
     }
 
     /// Goes on in the next segment when the batch would not fit this one.
-    fn roll_if_full(&mut self, bytes: u64, count: u64) -> Result<(), AppendError> {
+    pub(super) fn roll_if_full(&mut self, bytes: u64, count: u64) -> Result<(), AppendError> {
         let active = &self.active;
         let messages = active.end.0 - active.base.0 + count;
         let fits = active.position + bytes <= self.options.segment_bytes
@@ -338,7 +345,7 @@ impl<S: Storage> Log<S> {
     }
 
     /// Reserves room for the batch, ahead in growing steps.
-    fn make_room(&mut self, bytes: u64) -> Result<(), AppendError> {
+    pub(super) fn make_room(&mut self, bytes: u64) -> Result<(), AppendError> {
         let need = self.active.position + bytes + MARK_ROOM;
         let least = |log: &Self| {
             need.saturating_sub(log.active.allocated)

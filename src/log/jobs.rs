@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::commit::{CommitWork, copy_commit};
 use super::delayed;
 use super::error::{Doing, Failure};
 use super::files;
@@ -114,6 +115,7 @@ pub(super) enum Work<S: Storage> {
         change: u64,
     },
     Chain(ChainWork<S>),
+    Commit(CommitWork<S>),
     Read {
         path: PathBuf,
         file: Arc<S::File>,
@@ -139,6 +141,7 @@ pub(super) enum Outcome<S: Storage> {
     Spare(Result<(), Failure>),
     Settings { settings: Settings, change: u64, result: Result<(), Failure> },
     Chain { bytes: u64, header: BatchHeader, result: Result<(), Failure> },
+    Commit { headers: Vec<BatchHeader>, annex: Vec<u8>, result: Result<(), Failure> },
     Read { number: SegmentNumber, position: u64, result: Result<(), Failure> },
     Swept(Result<(), Failure>),
     Delayed(Box<delayed::Finished<S>>),
@@ -166,6 +169,7 @@ impl<S: Storage> Job<S> {
             Work::Spare { .. } => "keep room for an ack journal",
             Work::Settings { .. } => "write the settings",
             Work::Chain(_) => "append a large message",
+            Work::Commit(_) => "append a commit",
             Work::Read { .. } => "read ahead",
             Work::Sweep { .. } => "remove files",
             Work::Delayed(task) => task.what(),
@@ -218,6 +222,10 @@ impl<S: Storage> Job<S> {
                 let bytes = chain_bytes(work.bytes) + work.annex.len() as u64;
                 Outcome::Chain { bytes, header: work.header, result }
             }
+            Work::Commit(work) => {
+                let result = copy_commit(&work);
+                Outcome::Commit { headers: work.headers, annex: work.annex, result }
+            }
             Work::Read { path, file, number, position, bytes } => {
                 let result = read_ahead(&*file, &path, position, bytes);
                 Outcome::Read { number, position, result }
@@ -254,6 +262,7 @@ impl<S: Storage> Done<S> {
             | Outcome::GroupRemoved { result, .. }
             | Outcome::Settings { result, .. }
             | Outcome::Chain { result, .. }
+            | Outcome::Commit { result, .. }
             | Outcome::Read { result, .. } => result.as_ref().err(),
         };
         failure.map(ToString::to_string)

@@ -45,6 +45,7 @@
 
 mod append;
 mod check;
+mod commit;
 mod cut;
 mod delayed;
 mod dropped;
@@ -79,6 +80,7 @@ mod unique;
 
 pub use append::{NewBatch, NewChain};
 pub use check::{CheckBound, Finding, Report, check};
+pub use commit::{CommitPart, NewCommit, commit_bytes};
 pub use cut::{CutCache, Select};
 pub use delayed::{Delays, DelaysProgress, DueBatch, Taking, create_delays};
 pub use error::{AppendError, Damage, LogError};

@@ -17,7 +17,8 @@ use crate::units::{Count, Offset, Position, ProducerId, QueueId, SegmentNumber, 
 pub(super) enum Stop {
     /// Nothing: the file ends there.
     End,
-    /// The beginning of a batch whose rest is behind the end of the file, or of a chain.
+    /// The beginning of a batch whose rest is behind the end of the file, or of a chain, or of a
+    /// commit.
     Short,
     /// The head of a footer.
     Footer(FooterHead),
@@ -106,6 +107,16 @@ struct Chain {
     offset: Offset,
 }
 
+/// A commit that has begun and not ended.
+struct Commit {
+    /// The first of its batches.
+    first: BatchHeader,
+    /// What was found in front of it, the index apart.
+    before: Scan,
+    /// Its batches so far, each with its position, to be seen once the last is there.
+    held: Vec<(BatchHeader, u64)>,
+}
+
 /// The scan of one segment under way.
 struct Scanner<'a, F, V> {
     queue: QueueId,
@@ -114,6 +125,7 @@ struct Scanner<'a, F, V> {
     index_every: u64,
     expected: Option<Offset>,
     chain: Option<Chain>,
+    commit: Option<Commit>,
     scan: Scan,
     visit: V,
 }
@@ -121,7 +133,7 @@ struct Scanner<'a, F, V> {
 /// Reads the batches of a segment file of `length` bytes, from the first on or from
 /// `from` on, verifying each wholly. `expected` is the offset that the first must have, if that
 /// is known. `visit` sees each good batch with its position; of a chain, only when it is
-/// complete, the last part.
+/// complete, the last part; those of a commit, when that is complete.
 pub(super) fn scan<F: StorageFile>(
     file: &F,
     queue: QueueId,
@@ -146,9 +158,11 @@ pub(super) fn scan<F: StorageFile>(
         stop: Stop::End,
     };
     let window = Window::new(file, HEADER_BYTES, length);
+    let (chain, commit) = (None, None);
     let mut scanner =
-        Scanner { queue, number, window, index_every, expected, chain: None, scan, visit };
+        Scanner { queue, number, window, index_every, expected, chain, commit, scan, visit };
     scanner.run()?;
+    scanner.leave_out_unfinished();
     Ok(scanner.scan)
 }
 
@@ -166,7 +180,11 @@ impl<F: StorageFile, V: FnMut(&BatchHeader, u64)> Scanner<'_, F, V> {
                 }
                 Err(stop) => {
                     self.scan.stop = match stop {
-                        Stop::End | Stop::Footer(_) if self.chain.is_some() => Stop::Short,
+                        Stop::End | Stop::Footer(_)
+                            if self.chain.is_some() || self.commit.is_some() =>
+                        {
+                            Stop::Short
+                        }
                         stop => stop,
                     };
                     break;
@@ -174,6 +192,50 @@ impl<F: StorageFile, V: FnMut(&BatchHeader, u64)> Scanner<'_, F, V> {
             }
         }
         Ok(())
+    }
+
+    /// A commit without its end is as if it had not begun.
+    fn leave_out_unfinished(&mut self) {
+        let Some(commit) = self.commit.take() else { return };
+        let (mark, stop) = (self.scan.mark, self.scan.stop.clone());
+        let mut index = std::mem::take(&mut self.scan.index);
+        index.cut(commit.before.position);
+        self.scan = Scan { index, mark, stop, ..commit.before };
+    }
+
+    /// Whether the batch may stand here: commits are not mixed with anything.
+    fn begin_or_continue_commit(&mut self, header: &BatchHeader) -> Result<(), String> {
+        match (&self.commit, header.has(flags::COMMIT)) {
+            (None, false) => Ok(()),
+            (Some(_), false) => Err("a commit without its end".to_owned()),
+            (Some(commit), true) => {
+                let whose = |header: &BatchHeader| (header.producer, header.epoch, header.sequence);
+                if whose(&commit.first) == whose(header) {
+                    Ok(())
+                } else {
+                    Err("two commits in one another".to_owned())
+                }
+            }
+            (None, true) => {
+                let index = std::mem::take(&mut self.scan.index);
+                let before = self.scan.clone();
+                self.scan.index = index;
+                self.commit = Some(Commit { first: *header, before, held: Vec::new() });
+                Ok(())
+            }
+        }
+    }
+
+    /// A batch is good, and so are all in front of it: it is seen, if it does not wait for the end
+    /// of its commit.
+    fn see(&mut self, header: &BatchHeader, start: u64) {
+        let Some(commit) = &mut self.commit else { return (self.visit)(header, start) };
+        commit.held.push((*header, start));
+        if header.has(flags::COMMIT_END) {
+            for (header, start) in self.commit.take().expect("it is there").held {
+                (self.visit)(&header, start);
+            }
+        }
     }
 
     /// Reads and verifies the batch at `position`, or says what stands there instead.
@@ -216,6 +278,7 @@ impl<F: StorageFile, V: FnMut(&BatchHeader, u64)> Scanner<'_, F, V> {
         if header.time < self.scan.time_last {
             return Err("a batch that was stored before the one in front of it".to_owned());
         }
+        self.begin_or_continue_commit(header)?;
         let in_chain = header.has(flags::CHAIN);
         let last_of_chain = in_chain && header.has(flags::CHAIN_END);
         if self.chain.is_some() && !in_chain {
@@ -244,7 +307,7 @@ impl<F: StorageFile, V: FnMut(&BatchHeader, u64)> Scanner<'_, F, V> {
         self.scan.count.0 += u64::from(header.count);
         self.scan.batches += 1;
         self.scan.position = position + header.length();
-        (self.visit)(header, start);
+        self.see(header, start);
         Ok(())
     }
 }

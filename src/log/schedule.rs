@@ -449,6 +449,11 @@ impl<S: Storage> Log<S> {
                 progress.retry = true;
                 self.roll_when_prepared();
             }
+            Outcome::Commit { headers, annex, result } => {
+                progress.chain = Some(self.commit_copied(now, &headers, &annex, result));
+                progress.retry = true;
+                self.roll_when_prepared();
+            }
             Outcome::Read { number, position, result: _ } => {
                 self.read_ahead_done(number, position);
             }

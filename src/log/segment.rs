@@ -258,6 +258,12 @@ impl Index {
         }
     }
 
+    /// Forgets the entries from `position` on.
+    pub fn cut(&mut self, position: u64) {
+        let kept = self.entries.partition_point(|entry| entry.position < position);
+        self.entries.truncate(kept);
+    }
+
     /// Where to begin the walk to `offset`.
     pub fn start(&self, offset: Offset) -> Option<Entry> {
         // Batches without messages share the offset of the batch behind them, so the entry in

@@ -1,13 +1,48 @@
-//! The stream processor: queue → filter command → queue, exactly once.
+//! The pipe: from a queue through a filter into a queue, exactly once.
+//!
+//! A batch of messages is the filter's standard input; when it ends well, its whole output and the
+//! position behind the batch are one atomic append to the destination, the *commit*. Only when that
+//! is durable does the source let go of the input. So after any end the newest commit says where to
+//! go on, and what was not committed never was. `mq-pipe` uses it.
 //!
 //! ```text
-//! place     a field or a JSON value of a body      key, time   what --key and --time make of it
-//! state     what a filter keeps from run to run: private copies, named by commits
-//! window    which messages belong together, and when no more of them will come: pure
+//!  SRC ──▶ source (thread) ──▶ run: batch ─▶ trial ─▶ filter ─▶ output ──▶ committer (thread) ──▶ DST
+//!            ▲  reads ahead         (the next batch's filter runs meanwhile)      │
+//!            └──────────────── settle, once it is durable ◀───────────────────────┘
 //! ```
+//!
+//! A session lasts as long as its two connections. When one is lost, everything in memory is
+//! forgotten, and the next session begins as the first one of a process does: the destination's
+//! producer is opened, which fences off older instances, and its mark says where to go on.
+//!
+//! # Map
+//!
+//! `run` the loop over sessions and batches · `opening` what a session begins with, and what does
+//! not fit · `source`, `committer` the two threads, `lane` between them · `load` the messages of a
+//! batch · `trial` retries, halving, dead letters: pure · `filter`, `stay` processes · `output` cut
+//! into batches · `mark` what a commit says · `file` a file as a destination · `window` which
+//! messages belong together, and when no more of them will come: pure · `key`, `time` what `--key`
+//! and `--time` make of a message, `place` a field or a JSON value of its body · `state` what a filter
+//! keeps from run to run: private copies, named by commits
 
+pub mod committer;
+pub mod file;
+pub mod filter;
 pub mod key;
+pub mod lane;
+pub mod load;
+pub mod mark;
+mod opening;
+pub mod output;
 pub mod place;
+mod report;
+mod run;
+pub mod source;
 pub mod state;
+pub mod stay;
 pub mod time;
+pub mod trial;
 pub mod window;
+
+pub use report::{End, Host, Misfit, Note, PipeError};
+pub use run::{Destination, GROUP_PREFIX, Order, Origin, Pipe, default_name};

@@ -15,7 +15,8 @@ pub const FRAME_HEADER_BYTES: usize = 8;
 
 /// Bits of [`FrameHeader::flags`].
 pub mod frame_flags {
-    /// PUBLISH, DELIVER: more parts of the same large message follow.
+    /// PUBLISH, DELIVER: more parts of the same large message follow. COMMIT: more of the same
+    /// commit.
     pub const MORE: u8 = 1 << 0;
     /// DELIVER: these messages may have been delivered before.
     pub const REDELIVERED: u8 = 1 << 1;
@@ -57,6 +58,8 @@ kinds! {
     OpenSend = 0x20,
     /// A batch, or a part of a large message.
     Publish = 0x21,
+    /// A batch of a commit, which is stored wholly or not at all.
+    Commit = 0x22,
     /// Opens a channel for receiving.
     OpenReceive = 0x30,
     /// How many messages may have been delivered on the channel in all.

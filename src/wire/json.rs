@@ -450,9 +450,47 @@ pub struct QueueInfo {
     pub counted: Counted,
     /// Its groups.
     pub groups: Vec<GroupInfo>,
+    /// The pipes that write to it, when one queue is shown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pipes: Vec<PipeInfo>,
     /// Why the queue stands still, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+}
+
+/// A pipe, as `show` of its destination tells it: what its last commit says of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PipeInfo {
+    /// Its name.
+    pub name: String,
+    /// The queue that it reads.
+    pub src: String,
+    /// The next offset that it reads.
+    pub next: Offset,
+    /// Messages of its source that it has not committed yet; absent if the source is not there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag: Option<Count>,
+    /// What it has done.
+    #[serde(default)]
+    pub figures: PipeFigures,
+}
+
+/// What a pipe has done since it was made, or was reset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PipeFigures {
+    /// Batches that were committed.
+    pub batches: u64,
+    /// Messages that were read in them.
+    pub read: u64,
+    /// Messages that came out of them.
+    pub written: u64,
+    /// Runs of the filter that failed.
+    pub retries: u64,
+    /// Messages that became dead letters.
+    pub dead: u64,
+    /// Time in the filter, of all its runs.
+    pub filter_us: Micros,
 }
 
 /// A group, as `show` tells it.

@@ -8,6 +8,8 @@
 //!          ◀───────────────────────────────── SENDING      last sequence of my producer
 //!   PUBLISH, PUBLISH, ... ──────────────────▶ append
 //!          ◀───────────────────────────────── CONFIRM      up to this sequence
+//!   COMMIT, COMMIT, ... ────────────────────▶ several batches, appended as one
+//!          ◀───────────────────────────────── CONFIRM      once they are durable
 //!   OPEN_RECEIVE (channel 2), CREDIT ───────▶
 //!          ◀───────────────────────────────── RECEIVING
 //!          ◀───────────────────────────────── DELIVER      whole batches as they are stored
@@ -37,12 +39,14 @@ pub mod stat;
 pub use frame::{FRAME_HEADER_BYTES, FrameHeader, Kind, WireError, frame_flags};
 pub use json::{
     Admin, Begun, CheckReport, ClientInfo, ErrorCode, Fault, Finding, Goodbye, GroupInfo, Holding,
-    Nack, OpenReceive, OpenSend, QueueInfo, QueuePattern, ReceiveMode, Receiving, Resume, Sending,
-    ServerInfo, Settlement, StoreInfo,
+    Nack, OpenReceive, OpenSend, PipeFigures, PipeInfo, QueueInfo, QueuePattern, ReceiveMode,
+    Receiving, Resume, Sending, ServerInfo, Settlement, StoreInfo,
 };
 pub use receipt::Receipt;
 pub use reply::{DELIVER_HEAD_BYTES, DeliverHead, Reply};
-pub use request::{PUBLISH_HEAD_BYTES, PublishHead, ReleaseMode, Request, encode_ranges};
+pub use request::{
+    CommitHead, PUBLISH_HEAD_BYTES, PublishHead, ReleaseMode, Request, encode_ranges,
+};
 
 /// Channels from here on are the server's: one for each queue of a receiver that takes from
 /// several. Clients number theirs below.

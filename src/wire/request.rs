@@ -108,6 +108,79 @@ impl PublishHead {
     }
 }
 
+/// The fixed part of a COMMIT, laid out as that of a PUBLISH.
+///
+/// A commit is one step of a producer, whatever it holds: its sequence grows by one. It
+/// comes as one frame or several, all but the last with [`frame_flags::MORE`]; the last one alone
+/// has an annex, with [`crate::batch::flags::ANNEX`], and may hold no messages. A large message
+/// inside comes as a chain of frames, with the flags of its batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitHead {
+    /// The producer's sequence of the whole commit.
+    pub sequence: Sequence,
+    /// Messages inside this frame; in a chain all parts but the last have none.
+    pub count: u32,
+    /// How they lie in the payload.
+    pub framing: Framing,
+    /// Flags of the batch: of a chain, or that it begins with the annex.
+    pub batch_flags: u16,
+    /// Whether more of the same commit follows.
+    pub more: bool,
+}
+
+impl CommitHead {
+    const FLAGS: u16 = {
+        use crate::batch::flags::{ANNEX, CHAIN, CHAIN_END};
+        ANNEX | CHAIN | CHAIN_END
+    };
+
+    /// The frame header and the head, to be followed by `payload_bytes` of payload.
+    #[must_use]
+    pub fn encode(
+        &self,
+        channel: u16,
+        payload_bytes: usize,
+    ) -> [u8; super::FRAME_HEADER_BYTES + PUBLISH_HEAD_BYTES] {
+        let CommitHead { sequence, count, framing, batch_flags, more } = *self;
+        let head = PublishHead { sequence, count, framing, batch_flags, read: Monotonic(0), more };
+        let mut out = head.encode(channel, payload_bytes);
+        out[4] = Kind::Commit as u8;
+        out
+    }
+
+    fn decode(header: &FrameHeader, body: &[u8]) -> Result<CommitHead, WireError> {
+        let malformed = |what| WireError::Malformed { kind: Kind::Commit, what };
+        if body.len() < PUBLISH_HEAD_BYTES {
+            return Err(malformed("it is cut short"));
+        }
+        let framing = match (body[12], body[13]) {
+            (0, delimiter) => Framing::Delimited(delimiter),
+            (1, 0) => Framing::Records,
+            _ => return Err(malformed("unknown framing")),
+        };
+        let batch_flags = u16_at(body, 14);
+        if batch_flags & !CommitHead::FLAGS != 0 {
+            return Err(malformed("a flag that a sender must not set"));
+        }
+        let count = u32_at(body, 8);
+        if u64::from(count) > limits::BATCH_MESSAGES_MAX {
+            return Err(malformed("an impossible count"));
+        }
+        let sequence = u64_at(body, 0);
+        if sequence == 0 {
+            return Err(malformed("a commit without a number"));
+        }
+        if body.len() - PUBLISH_HEAD_BYTES > limits::BATCH_PAYLOAD_BYTES_MAX {
+            return Err(malformed("a payload over the limit"));
+        }
+        let more = header.has(frame_flags::MORE);
+        if more == (batch_flags & crate::batch::flags::ANNEX != 0) {
+            return Err(malformed("an annex belongs into the last frame of a commit"));
+        }
+        Ok(CommitHead { sequence: Sequence(sequence), count, framing, batch_flags, more })
+    }
+}
+
 /// What becomes of messages that are given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -136,6 +209,8 @@ pub enum Request<'a> {
     OpenSend(OpenSend),
     /// A batch with its payload.
     Publish(PublishHead, &'a [u8]),
+    /// A batch of a commit with its payload.
+    Commit(CommitHead, &'a [u8]),
     /// Opens a channel for receiving.
     OpenReceive(OpenReceive),
     /// How many messages may have been delivered on the channel in all.
@@ -217,6 +292,10 @@ impl<'a> Request<'a> {
                 let head = PublishHead::decode(header, body)?;
                 Request::Publish(head, &body[PUBLISH_HEAD_BYTES..])
             }
+            Kind::Commit => {
+                let head = CommitHead::decode(header, body)?;
+                Request::Commit(head, &body[PUBLISH_HEAD_BYTES..])
+            }
             Kind::OpenReceive => Request::OpenReceive(from_json(kind, body)?),
             Kind::Credit => {
                 sized(8)?;
@@ -260,6 +339,10 @@ impl<'a> Request<'a> {
             Request::Admin(admin) => push_json(out, Kind::Admin, channel, &[], admin),
             Request::OpenSend(open) => push_json(out, Kind::OpenSend, channel, &[], open),
             Request::Publish(head, payload) => {
+                out.extend_from_slice(&head.encode(channel, payload.len()));
+                out.extend_from_slice(payload);
+            }
+            Request::Commit(head, payload) => {
                 out.extend_from_slice(&head.encode(channel, payload.len()));
                 out.extend_from_slice(payload);
             }
@@ -341,6 +424,16 @@ mod tests {
                 unless_pending: false,
             }),
             Request::Publish(head, b"a\nb\n"),
+            Request::Commit(
+                CommitHead {
+                    sequence: Sequence(3),
+                    count: 2,
+                    framing: Framing::Delimited(b'\n'),
+                    batch_flags: crate::batch::flags::ANNEX,
+                    more: false,
+                },
+                b"\0\0\0\0a\nb\n",
+            ),
             Request::OpenReceive(OpenReceive {
                 holding: ranges.clone(),
                 until_end: true,

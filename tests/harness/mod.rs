@@ -29,6 +29,7 @@ pub fn tool(name: &str) -> &'static Path {
         "mq-recv" => env!("CARGO_BIN_EXE_mq-recv"),
         "mq-admin" => env!("CARGO_BIN_EXE_mq-admin"),
         "mq-stat" => env!("CARGO_BIN_EXE_mq-stat"),
+        "mq-pipe" => env!("CARGO_BIN_EXE_mq-pipe"),
         _ => panic!("no tool is called {name}"),
     })
 }

@@ -15,6 +15,7 @@ use mq::wire::{Admin, ClientInfo, FrameHeader, Request, ServerInfo, VERSION};
 use crate::clients::{Receiver, Sender, WALL_START};
 use crate::disk::{Fault, SimDisk};
 use crate::model::QueueModel;
+use crate::pipes::Pipe;
 use crate::rng::{Chance, Random};
 
 /// How a server's life ends in the simulation.
@@ -44,6 +45,9 @@ pub struct World {
     next_connection: u64,
     pub senders: Vec<Sender>,
     pub receivers: Vec<Receiver>,
+    pub pipes: Vec<Pipe>,
+    /// What connections were told while they waited to say something.
+    unheard: BTreeMap<ConnectionId, Vec<u8>>,
     pub queues: BTreeMap<Name, QueueModel>,
     boot: Boot,
     /// Everything that happened, folded into one number: equal seeds must give equal traces.
@@ -68,6 +72,8 @@ impl World {
             next_connection: 1,
             senders: Vec::new(),
             receivers: Vec::new(),
+            pipes: Vec::new(),
+            unheard: BTreeMap::new(),
             queues: BTreeMap::new(),
             boot: Boot { clean: true, same_boot: true },
             trace: seed,
@@ -139,7 +145,9 @@ impl World {
             {
                 self.turn();
                 if self.engine().is_paused(connection) && !self.run_job() {
-                    self.receive(connection, u64::MAX);
+                    // What it is told while it waits is heard later.
+                    let bytes = self.receive(connection, u64::MAX);
+                    self.unheard.entry(connection).or_default().extend(bytes);
                 }
             }
             at = end;
@@ -176,7 +184,7 @@ impl World {
 
     /// Takes up to `bytes` out of an outbox, as a socket would.
     fn receive(&mut self, connection: ConnectionId, mut bytes: u64) -> Vec<u8> {
-        let mut received = Vec::new();
+        let mut received = self.unheard.remove(&connection).unwrap_or_default();
         let engine = self.engine.as_mut().expect("a server runs");
         if let Some(outbox) = engine.outbox(connection) {
             while bytes > 0 {
@@ -291,6 +299,50 @@ impl World {
         self.say(connection, &frames);
         let receiver = &mut self.receivers[which];
         receiver.served(self.queues.get_mut(&receiver.queue).expect("a queue's model"));
+    }
+
+    pub fn step_pipe(&mut self, which: usize) {
+        let Some(connections) = self.pipes[which].connections else {
+            let connections = [self.connect(), self.connect()];
+            let frames = self.pipes[which].connect(connections);
+            for (connection, frames) in connections.into_iter().zip(frames) {
+                self.say(connection, &frames);
+            }
+            return;
+        };
+        for (n, connection) in connections.into_iter().enumerate() {
+            let limit = if self.rng.chance(20) { 1 + self.rng.below(200) } else { u64::MAX };
+            let bytes = self.receive(connection, limit);
+            self.pipes[which].inbound[n].extend(bytes);
+        }
+        let frames = self.pipes[which].step(&mut self.rng, self.draining);
+        for (connection, frames) in connections.into_iter().zip(frames) {
+            self.say(connection, &frames);
+        }
+    }
+
+    /// A pipe is killed, or an instance of it takes over while the old one is still there.
+    pub fn replace_pipe(&mut self, which: usize) {
+        let before = self.pipes[which].connections.take();
+        let overlaps = self.rng.chance(50);
+        let connections = before.into_iter().flatten();
+        if overlaps {
+            self.step_pipe(which);
+            self.turn();
+        }
+        for connection in connections {
+            self.engine().hung_up(connection);
+        }
+    }
+
+    /// Whether the groups of a queue have had everything, what waits for its time included.
+    pub fn is_delivered(&mut self, name: &Name) -> bool {
+        // What is on its way into a queue is nowhere for a moment.
+        self.settle();
+        let list = self.list();
+        let queue = list.queues.iter().find(|queue| queue.queue == *name).expect("the queue");
+        let left = |group: &mq::wire::GroupInfo| group.ready.0 + group.unacked.0 + group.resting.0;
+        queue.delayed.0 + queue.groups.iter().map(left).sum::<u64>() == 0
     }
 
     pub fn hang_up(&mut self, sender: bool, which: usize) {
@@ -442,6 +494,9 @@ impl World {
         }
         for receiver in &mut self.receivers {
             receiver.lost();
+        }
+        for pipe in &mut self.pipes {
+            pipe.lost();
         }
         self.now = Monotonic(0);
         if std::env::var_os("MQ_SIM_TRACE").is_some() {

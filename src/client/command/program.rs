@@ -26,7 +26,7 @@ const SHELL: &str = "/bin/sh";
 
 /// Facts about a message in the environment. Those of an mq-recv that this process runs under
 /// are about another message, so they are not passed on.
-const FACTS: [&str; 9] = [
+const FACTS: [&str; 14] = [
     "MQ_QUEUE",
     "MQ_GROUP",
     "MQ_OFFSET",
@@ -36,6 +36,11 @@ const FACTS: [&str; 9] = [
     "MQ_TIME",
     "MQ_EPOCH",
     "MQ_COUNT",
+    "MQ_PIPE",
+    "MQ_PART",
+    "MQ_STATE",
+    "MQ_WINDOW_START",
+    "MQ_WINDOW_END",
 ];
 /// See [`FACTS`].
 const FACTS_PREFIX: &[u8] = b"MQ_HEADER_";
@@ -102,7 +107,7 @@ fn is_fit((name, value): &(OsString, OsString)) -> bool {
 
 /// A command that is to be run many times.
 #[derive(Debug)]
-pub(super) struct Program {
+pub struct Program {
     argv: Vec<OsString>,
     path: PathBuf,
     command: Command,
@@ -120,14 +125,31 @@ fn prepare(command: &mut Command, base: &BTreeMap<OsString, OsString>) {
     command.stdin(Stdio::null()).stderr(Stdio::null());
 }
 
-fn spare(stdin: &OwnedFd, stderr: &OwnedFd) -> Result<(OwnedFd, OwnedFd), StartError> {
-    let doing = "make a pipe";
-    let stdin = stdin.try_clone().map_err(StartError::system(doing))?;
-    Ok((stdin, stderr.try_clone().map_err(StartError::system(doing))?))
+/// The ends of pipes that a process gets.
+#[derive(Debug)]
+pub struct Ends {
+    /// Where it reads.
+    pub stdin: OwnedFd,
+    /// Where it writes; absent: where we do.
+    pub stdout: Option<OwnedFd>,
+    /// Where it complains.
+    pub stderr: OwnedFd,
+}
+
+impl Ends {
+    fn try_clone(&self) -> Result<Ends, StartError> {
+        let clone = |end: &OwnedFd| end.try_clone().map_err(StartError::system("make a pipe"));
+        let stdout = self.stdout.as_ref().map(clone).transpose()?;
+        Ok(Ends { stdin: clone(&self.stdin)?, stdout, stderr: clone(&self.stderr)? })
+    }
 }
 
 impl Program {
-    pub(super) fn new(argv: &[OsString]) -> Result<Program, StartError> {
+    /// Finds the command that `argv` begins with.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be run.
+    pub fn new(argv: &[OsString]) -> Result<Program, StartError> {
         let path = find(&argv[0])?;
         let base: BTreeMap<OsString, OsString> = std::env::vars_os()
             .filter(|(name, _)| {
@@ -141,32 +163,44 @@ impl Program {
     }
 
     /// Whether it is still there.
-    pub(super) fn check(&self) -> Result<(), StartError> {
+    ///
+    /// # Errors
+    /// It is not, or cannot be run any more.
+    pub fn check(&self) -> Result<(), StartError> {
         runnable(&self.path).map_err(|errno| self.explain(errno.into()))
     }
 
     /// Starts a process in a group of its own. The standard library gives it the default SIGPIPE
-    /// and an empty signal mask; what we handle has its default again in a new program.
-    pub(super) fn spawn(
+    /// and an empty signal mask; what we handle has its default again in a new program. Without an
+    /// end for its stdout, that is ours.
+    ///
+    /// # Errors
+    /// As for [`Program::new`]; the system has no room for another process.
+    pub fn spawn(
         &mut self,
         env: Vec<(OsString, OsString)>,
-        stdin: OwnedFd,
-        stderr: OwnedFd,
+        ends: Ends,
     ) -> Result<Child, StartError> {
         self.set_env(env);
-        let spare = if self.is_proven { None } else { Some(spare(&stdin, &stderr)?) };
-        self.command.stdin(stdin).stderr(stderr);
+        let spare = if self.is_proven { None } else { Some(ends.try_clone()?) };
+        self.connect(ends);
         let mut spawned = self.command.spawn();
-        if let (Err(error), Some((stdin, stderr))) = (&spawned, spare)
+        if let (Err(error), Some(spare)) = (&spawned, spare)
             && error.raw_os_error() == Some(Errno::NOEXEC.raw_os_error())
         {
             self.run_by_shell();
-            spawned = self.command.stdin(stdin).stderr(stderr).spawn();
+            self.connect(spare);
+            spawned = self.command.spawn();
         }
         // The command must not keep the ends of the pipes.
-        self.command.stdin(Stdio::null()).stderr(Stdio::null());
+        self.command.stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(Stdio::null());
         self.is_proven |= spawned.is_ok();
         spawned.map_err(|error| self.explain(error))
+    }
+
+    fn connect(&mut self, ends: Ends) {
+        self.command.stdin(ends.stdin).stderr(ends.stderr);
+        self.command.stdout(ends.stdout.map_or_else(Stdio::inherit, Stdio::from));
     }
 
     /// From now on the shell runs it, as a shell would do with a script without a `#!` line.

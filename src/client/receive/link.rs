@@ -2,13 +2,13 @@
 //! link; the receiver alone knows what goes on beyond one.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::rc::Rc;
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags};
 
 use crate::client::ClientError;
-use crate::client::connection::{Connection, Filled, INPUT_BYTES, unexpected};
+use crate::client::buffers::Buffers;
+use crate::client::connection::{Connection, Filled, unexpected};
 use crate::client::piece::Slice;
 use crate::client::wait;
 use crate::limits;
@@ -32,27 +32,6 @@ pub(super) enum Event {
     Fault(Fault),
     /// It ends; `true` when somebody wants it to.
     Goodbye(bool),
-}
-
-/// Receive buffers, to be used again once nobody looks at them any more.
-#[derive(Debug, Default)]
-pub(super) struct Buffers(Vec<Rc<Vec<u8>>>);
-
-impl Buffers {
-    fn spare(&mut self) -> Vec<u8> {
-        // The one that was lent last is the likeliest to be in a cache.
-        let free = self.0.iter().rposition(|buffer| Rc::strong_count(buffer) == 1);
-        free.and_then(|index| Rc::try_unwrap(self.0.remove(index)).ok())
-            .unwrap_or_else(|| vec![0; INPUT_BYTES])
-    }
-
-    fn lend(&mut self, buffer: Vec<u8>) -> Rc<Vec<u8>> {
-        let buffer = Rc::new(buffer);
-        if buffer.len() == INPUT_BYTES && self.0.len() < limits::RECEIVE_BUFFERS {
-            self.0.push(Rc::clone(&buffer));
-        }
-        buffer
-    }
 }
 
 /// See the module's page.

@@ -8,7 +8,9 @@ use crate::limits;
 use crate::log::storage::Storage;
 use crate::server::findings;
 use crate::units::{Count, Ending, Moment, Name, OffsetRange, WallTime};
-use crate::wire::{Admin, CheckReport, ErrorCode, GroupInfo, QueueInfo, Reply, StoreInfo};
+use crate::wire::{
+    Admin, CheckReport, ErrorCode, GroupInfo, PipeInfo, QueueInfo, Reply, StoreInfo,
+};
 
 use super::groups::DEFAULT_GROUP;
 use super::hosting::Place;
@@ -37,6 +39,7 @@ impl<S: Storage> Engine<S> {
             Admin::Show { queue } => {
                 let number = self.find(&queue)?;
                 let info = self.info_of(number);
+                let info = QueueInfo { pipes: self.pipes_to(number), ..info };
                 self.answer(connection, channel, &info);
                 Ok(())
             }
@@ -121,6 +124,27 @@ impl<S: Storage> Engine<S> {
         StoreInfo { queues, more: false }
     }
 
+    /// The pipes that write to a queue, by their last commits.
+    fn pipes_to(&self, number: QueueNumber) -> Vec<PipeInfo> {
+        let annexes = self.hosted[&number].log.producers_known().annexes();
+        // Annexes of others are no JSON.
+        let pipes = annexes.filter_map(|(_, annex)| serde_json::from_slice::<PipeInfo>(annex).ok());
+        let mut pipes: Vec<PipeInfo> = pipes.take(limits::PIPES_SHOWN_MAX).collect();
+        for pipe in &mut pipes {
+            pipe.lag = self.lag_of(pipe);
+        }
+        pipes.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        pipes
+    }
+
+    fn lag_of(&self, pipe: &PipeInfo) -> Option<Count> {
+        let source = self.find(&Name::new(&pipe.src).ok()?).ok()?;
+        let group = Name::new(&format!("{}{}", limits::PIPE_GROUP_PREFIX, pipe.name)).ok()?;
+        let group = self.broker.find_group(self.hosted[&source].key, &group)?;
+        let counts = self.broker.counts(group);
+        Some(Count(counts.ready.0 + counts.leased.0))
+    }
+
     pub(super) fn group_info(&self, number: QueueNumber, group: GroupKey) -> GroupInfo {
         let counts = self.broker.counts(group);
         GroupInfo {
@@ -162,6 +186,7 @@ impl<S: Storage> Engine<S> {
             senders: hosted.senders,
             delayed: hosted.delayed(),
             groups,
+            pipes: Vec::new(),
             trouble: hosted.trouble.as_deref().or(self.movers_trouble(number)).map(str::to_owned),
             oldest_time,
             oldest_group: oldest,

@@ -78,7 +78,7 @@ impl<S: Storage> Engine<S> {
     }
 
     /// A channel that is closing or was refused and has nothing unconfirmed any more ends.
-    fn confirmed(&mut self, connection: ConnectionId, channel: u16, appends: usize) {
+    pub(super) fn confirmed(&mut self, connection: ConnectionId, channel: u16, appends: usize) {
         let Some(session) = self.sessions.get_mut(&connection) else { return };
         let Some(Channel::Sending(sender)) = session.channels.get_mut(&channel) else { return };
         sender.unconfirmed -= appends;

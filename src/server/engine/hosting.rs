@@ -12,6 +12,7 @@ use crate::stat::Meter;
 use crate::units::{Bytes, Count, Ending, Moment, Monotonic, Name, Offset, OffsetRange, Sequence};
 use crate::wire::{ErrorCode, Fault, Reply, Sending};
 
+use super::commit::Committing;
 use super::counting::Origin;
 use super::declaring::SettingsWaiter;
 use super::delaying::{Delay, open_delay};
@@ -54,10 +55,12 @@ pub(super) enum Say {
     Sending(Sending),
 }
 
-/// Who waits for a large message that is being copied into the log.
+/// Who waits for a large message, or a commit, that is being copied into the log.
 pub(super) enum ChainOwner {
     /// A channel that published it, with this sequence.
     Channel(ConnectionId, u16, Sequence),
+    /// A channel that committed it, with this sequence.
+    Commit(ConnectionId, u16, Sequence),
     /// A mover.
     Mover(Lane),
 }
@@ -83,6 +86,8 @@ pub(super) struct Hosted<S: Storage> {
     pub handed: BTreeMap<GroupKey, Offset>,
     /// Named producers that were opened and are not durable yet, in the order of their marks.
     pub opened: VecDeque<Opened>,
+    /// Commits that are stored and not durable yet, in the order of their marks.
+    pub committing: VecDeque<Committing>,
     /// Channels whose named producers wait for the log to be opened.
     pub openers: Vec<(ConnectionId, u16)>,
     /// Connections with a PUBLISH that waits for the log.
@@ -200,6 +205,7 @@ impl<S: Storage> Engine<S> {
             switching: Vec::new(),
             handed: BTreeMap::new(),
             opened: VecDeque::new(),
+            committing: VecDeque::new(),
             openers: Vec::new(),
             parked: Vec::new(),
             waiting: VecDeque::new(),
@@ -374,6 +380,7 @@ impl<S: Storage> Engine<S> {
         self.switch_senders(number);
         self.end_grace(number, moment);
         self.say_opened(number);
+        self.say_committed(number);
         self.keep_to_limits(number);
         let retention_due = self.retain(number, moment);
         let keep_at = self.keep_groups(number, moment);

@@ -240,6 +240,10 @@ impl<S: Storage> Engine<S> {
             Some(ChainOwner::Channel(connection, channel, sequence)) => {
                 (connection, channel, sequence)
             }
+            Some(ChainOwner::Commit(connection, channel, sequence)) => {
+                let source = Source { connection, channel, number };
+                return self.commit_appended(source, sequence, result);
+            }
             Some(ChainOwner::Mover(lane)) => return self.large_moved(lane, number, result),
             None => return,
         };

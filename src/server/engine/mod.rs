@@ -16,6 +16,7 @@
 //! sending.rs    OPEN_SEND, PUBLISH → log append → awaiting → CONFIRM
 //! large.rs      messages that come in parts
 //! named.rs      producers with a name
+//! commit.rs     COMMIT: batches that are stored as one
 //! portion.rs    what of a batch is stored: with uniqueness.rs and room.rs
 //! uniqueness.rs ids that are known, keys that are pending
 //! room.rs       limits: who waits, who is refused, what is dropped
@@ -51,6 +52,7 @@
 mod accounts;
 mod admin;
 mod attaching;
+mod commit;
 mod confirming;
 mod counting;
 mod declaring;
@@ -328,6 +330,9 @@ impl<S: Storage> Engine<S> {
             Request::OpenSend(open) => self.open_send(connection, channel, open, moment),
             Request::Publish(head, payload) => {
                 self.publish(connection, channel, &head, payload, moment)
+            }
+            Request::Commit(head, payload) => {
+                self.commit(connection, channel, &head, payload, moment)
             }
             Request::OpenReceive(open) => self.open_receive(connection, channel, open),
             Request::Credit(total) => self.credit(connection, channel, total),

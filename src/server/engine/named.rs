@@ -6,11 +6,11 @@
 use crate::log::AppendError;
 use crate::log::storage::Storage;
 use crate::units::{Bytes, Moment};
-use crate::wire::{OpenSend, Reply, Sending};
+use crate::wire::{ErrorCode, OpenSend, Reply, Sending};
 
 use super::sending::Source;
 use super::session::Channel;
-use super::{ConnectionId, Engine, QueueNumber, Trouble};
+use super::{ConnectionId, Engine, QueueNumber, Trouble, fault};
 
 /// What is said to the sender of a named producer once it holds for good.
 pub(super) struct Opened {
@@ -65,11 +65,34 @@ impl<S: Storage> Engine<S> {
         }
         let mark = opened.mark;
         hosted.opened.push_back(Opened { connection, channel, mark, mark_of_delayed, sending });
+        self.fence_off((connection, channel), number, open);
         self.start_sending(connection, channel, number, open, opened.epoch);
         let source = Source { connection, channel, number };
         self.sender(source).expect("it sends").delayed = delayed.is_some();
         self.touch(number);
         Ok(())
+    }
+
+    /// Older instances of a producer that is opened anew are told at once: one that has nothing to
+    /// send would not notice for long, and hold what the new one waits for.
+    fn fence_off(&mut self, opener: (ConnectionId, u16), number: QueueNumber, open: &OpenSend) {
+        let mut older = Vec::new();
+        for (connection, session) in &self.sessions {
+            for (id, channel) in &session.channels {
+                if let Channel::Sending(sender) = channel
+                    && (sender.queue, sender.producer) == (number, open.producer)
+                    && (*connection, *id) != opener
+                {
+                    older.push((*connection, *id));
+                }
+            }
+        }
+        let name = &self.hosted[&number].name;
+        let text = format!("a newer connection of the same producer sends to {name} now");
+        let fenced = fault(ErrorCode::Fenced, text);
+        for (connection, channel) in older {
+            self.fail_channel(connection, channel, fenced.clone());
+        }
     }
 
     /// Tells the senders whose producers are open for good.

@@ -156,6 +156,7 @@ impl<S: Storage> Engine<S> {
             known_to_delay: false,
             switching: None,
             large: None,
+            commit: None,
             unconfirmed: 0,
             there: Count(0),
             held: false,

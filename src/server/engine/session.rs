@@ -12,6 +12,7 @@ use crate::units::{Bytes, Count, Epoch, Micros, Monotonic, Name, ProducerId, Seq
 use crate::wire::{Admin, ClientInfo, Fault, MEMBER_CHANNELS, OpenReceive, OpenSend};
 
 use super::QueueNumber;
+use super::commit::Gathering;
 use super::figures::Share;
 use super::members::Several;
 
@@ -85,6 +86,8 @@ pub(super) struct Sender<S: Storage> {
     pub switching: Option<Bytes>,
     /// A large message of which parts have come.
     pub large: Option<Large<S>>,
+    /// A commit of which frames have come.
+    pub commit: Option<Box<Gathering<S>>>,
     /// Appends that have not been confirmed.
     pub unconfirmed: usize,
     /// Messages so far that were there already.

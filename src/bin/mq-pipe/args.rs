@@ -1,0 +1,273 @@
+//! The command line of `mq-pipe`: its flags, what of them does not go together, and what they
+//! come to.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Parser, ValueEnum};
+use mq::cli::{self, Failure, Shared, Status};
+use mq::limits;
+use mq::pipe::key::Spec;
+use mq::pipe::output::Cut;
+use mq::pipe::place::Separator;
+use mq::pipe::{Destination, Order, Origin, default_name};
+use mq::settings::{Backoff, Start};
+use mq::units::{Micros, Name};
+
+use crate::TOOL;
+
+const EXAMPLES: &str = "\
+Examples:
+  mq-pipe raw clean -- jq -c 'select(.ok)'
+  mq-pipe --ok 0,1 log errors -- grep ERROR   (1: it has found none)
+";
+
+const EXAMPLES_LONG: &str = "\
+Examples:
+  mq-pipe raw clean -- jq -c 'select(.ok)'
+
+      Messages of raw are the filter's standard input, its output is messages of
+      clean, each once, whatever ends in between: what a filter makes of a batch
+      and the position in raw are stored together. For each batch, which is what
+      is there, the filter is started anew and reads to its end. Batches are
+      arbitrary cuts: a filter that looks at one line at a time does not see
+      them; one that summarises (sort, uniq -c, wc) must not be used so.
+
+  mq-pipe --ok 0,1 log errors -- grep ERROR
+                                    grep ends with 1 when it finds nothing
+  mq-pipe -e --ok 0,1 log errors -- grep ERROR
+                                    what is there now, and then it ends
+  mq-pipe --stay in out -- sed -u 's/a/b/'
+                                    one sed for all, which answers line by line
+  mq-pipe -P4 --out whole raw packed -- gzip -c
+                                    four at a time, each output one message
+  mq-pipe log file:errors.txt --ok 0,1 -- grep ERROR
+                                    into a file, exactly once too
+  mq-pipe --name billing a b -- ./bill
+                                    a pipe of this name, whatever its filter
+
+When the filter fails, its output is dropped and it is run again after a pause;
+then the batch is halved until what fails stands alone. Such a message is a dead
+letter after the queue's delivery limit, if the rest of its batch went well. If
+nothing does, the pipe ends with 123, and nothing is lost or skipped.
+
+Exit status: 0 done; 123 the filter fails for good; 126, 127 it cannot be run or
+found; 65 its output is too large; 69 no server; 75 no room; 1 other failures.
+";
+
+const FAILURES: &str = "When the filter fails";
+const IDENTITY: &str = "Which pipe it is";
+
+/// What becomes of messages that the filter fails on for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnFail {
+    /// They are dead letters, and the pipe goes on.
+    Dead,
+    /// The pipe ends with 123; nothing is given up.
+    Stop,
+}
+
+/// From a queue through a filter into a queue, exactly once.
+#[derive(Debug, Parser)]
+#[command(
+    name = TOOL,
+    version,
+    about = "From a queue through a filter into a queue, each message's effect exactly once",
+    before_help = EXAMPLES,
+    before_long_help = EXAMPLES_LONG,
+    max_term_width = 80,
+    disable_version_flag = true,
+    override_usage = "mq-pipe [OPTIONS] SRC DST -- FILTER ARG...",
+    help_template = "{about}\n\n{usage-heading} {usage}\n\n{before-help}{all-args}{after-help}"
+)]
+pub struct Args {
+    /// Where from: a queue, which is waited for if it is not there; - is stdin
+    #[arg(value_name = "SRC", hide_short_help = true)]
+    pub source: String,
+    /// Where to: a queue, which is made if it is not there; file:PATH; - is
+    /// stdout
+    #[arg(value_name = "DST", hide_short_help = true)]
+    pub destination: String,
+    /// What to run on each batch
+    #[arg(value_name = "FILTER", last = true, required = true, hide_short_help = true)]
+    pub filter: Vec<OsString>,
+    /// Stop at the end of what is ready now
+    #[arg(short, long)]
+    pub end: bool,
+    /// Exit statuses of the filter that mean success [default: 0]
+    #[arg(
+        long,
+        value_name = "N,N",
+        value_delimiter = ',',
+        default_value = "0",
+        hide_default_value = true
+    )]
+    pub ok: Vec<u8>,
+    /// Give the filter at most N messages at a time
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub batch: Option<u64>,
+    /// One filter for all, which answers each line with one line at once
+    #[arg(long, conflicts_with = "parallel")]
+    pub stay: bool,
+    /// Run N filters at once, each on a part of the batch; order is kept
+    #[arg(short = 'P', long, value_name = "N", value_parser = parallel)]
+    pub parallel: Option<usize>,
+    /// With -P: all messages of a key to the same filter, in their order. The key
+    /// is key (the message's own), a field's number, or a JSON pointer
+    #[arg(long, value_name = "KEY", requires = "parallel", hide_short_help = true)]
+    pub key: Option<String>,
+    /// Fields of --key are separated by this byte, not by blanks
+    #[arg(short = 't', long, value_name = "C", requires = "key", hide_short_help = true)]
+    pub separator: Option<Separator>,
+    /// Messages of the output: all of it one (whole), or ended by NUL (-0) or by
+    /// the byte C (-dC), not by a newline
+    #[arg(long, value_name = "whole|-0|-dC", value_parser = cut, allow_hyphen_values = true, hide_short_help = true)]
+    pub out: Option<Cut>,
+    /// Show the progress on stderr
+    #[arg(short, long, hide_short_help = true)]
+    pub progress: bool,
+    /// The pipe's name, under which it goes on [default: from the command line]
+    #[arg(long, value_name = "NAME", value_parser = pipe_name, hide_short_help = true, help_heading = IDENTITY)]
+    pub name: Option<Name>,
+    /// A new pipe begins there: oldest, newest, OFFSET, TIME or -N
+    #[arg(long, value_name = "WHERE", value_parser = cli::start, allow_hyphen_values = true, hide_short_help = true, help_heading = IDENTITY)]
+    pub from: Option<Start>,
+    /// Forget the position, and begin as a new pipe
+    #[arg(long, hide_short_help = true, help_heading = IDENTITY)]
+    pub reset: bool,
+    /// A message that fails for good: dead (a dead letter), or stop (end with
+    /// 123) [default: dead]
+    #[arg(long, value_name = "WHAT", value_enum, default_value = "dead", hide_default_value = true, hide_possible_values = true, hide_short_help = true, help_heading = FAILURES)]
+    pub on_fail: OnFail,
+    /// End a filter that takes longer, with all that it has started; with --stay:
+    /// that is silent for longer [default: none; with --stay 10s]
+    #[arg(long, value_name = "DUR", value_parser = timeout, hide_short_help = true, help_heading = FAILURES)]
+    pub timeout: Option<Micros>,
+    /// Pause so long before the filter is run again: the first time and at most,
+    /// doubled in between [default: 1s..5m]
+    #[arg(long, value_name = "DUR..DUR", hide_short_help = true, help_heading = FAILURES)]
+    pub backoff: Option<Backoff>,
+    #[command(flatten)]
+    pub shared: Shared,
+    /// Print the version
+    #[arg(short = 'V', long, action = ArgAction::Version, hide_short_help = true, display_order = 999)]
+    version: Option<bool>,
+}
+
+fn parallel(text: &str) -> Result<usize, String> {
+    let max = limits::COMMANDS_MAX;
+    match text.parse() {
+        Ok(number) if (1..=max).contains(&number) => Ok(number),
+        _ => Err(format!("how many filters run at once is a number from 1 to {max}")),
+    }
+}
+
+fn cut(text: &str) -> Result<Cut, String> {
+    match (text, text.strip_prefix("-d")) {
+        ("whole", _) => Ok(Cut::Whole),
+        ("-0", _) => Ok(Cut::Delimited(0)),
+        (_, Some(byte)) => cli::delimiter(byte).map(Cut::Delimited),
+        _ => Err("write whole, -0, or -d and a byte, such as -d, or -d\\t".to_owned()),
+    }
+}
+
+fn timeout(text: &str) -> Result<Micros, String> {
+    match cli::duration(text)? {
+        Micros(0) => Err("a filter that may take no time cannot do anything".to_owned()),
+        timeout => Ok(timeout),
+    }
+}
+
+/// A name that leaves room for that of the group.
+fn pipe_name(text: &str) -> Result<Name, String> {
+    let name = Name::new(text).map_err(|error| error.to_string())?;
+    Name::new(&format!("{}{name}", mq::pipe::GROUP_PREFIX)).map_err(|error| error.to_string())?;
+    Ok(name)
+}
+
+fn queue(text: &str, what: &str) -> Result<Name, Failure> {
+    Name::new(text).map_err(|error| {
+        let remedy = format!("file:{text} for a file");
+        let failure =
+            Failure::new(Status::Usage, format!("{text:?} is no name for a queue: {error}"));
+        if what == "DST" && text.contains('/') { failure.with_remedy(remedy) } else { failure }
+    })
+}
+
+impl Args {
+    /// What to do.
+    pub fn order(&self) -> Result<Order, Failure> {
+        let usage = |text: &str| Failure::new(Status::Usage, text);
+        let source = match self.source.as_str() {
+            "-" => Origin::Stdin,
+            name => Origin::Queue(queue(name, "SRC")?),
+        };
+        let destination = match (self.destination.as_str(), self.destination.strip_prefix("file:"))
+        {
+            ("-", _) => Destination::Stdout,
+            (_, Some("")) => return Err(usage("file: needs a path behind it")),
+            (_, Some(path)) => Destination::File(PathBuf::from(path)),
+            (name, None) => Destination::Queue(queue(name, "DST")?),
+        };
+        if let (Origin::Queue(from), Destination::Queue(to)) = (&source, &destination)
+            && from == to
+        {
+            return Err(usage("a pipe from a queue into itself would go round for ever"));
+        }
+        if self.filter.iter().any(|arg| arg == "{}") {
+            return Err(usage("{} is not replaced: messages are on the filter's stdin"));
+        }
+        let name = match (&self.name, &source) {
+            (Some(name), _) => name.clone(),
+            // What is read from stdin is never the same again.
+            (None, Origin::Stdin) => Name::new("stdin").expect("a name"),
+            (None, Origin::Queue(_)) => {
+                let to = match &destination {
+                    Destination::File(_) => "file".to_owned(),
+                    Destination::Stdout => "stdout".to_owned(),
+                    Destination::Queue(name) => name.to_string(),
+                };
+                default_name(&self.source, &self.destination, &to, &self.filter)
+            }
+        };
+        Ok(Order {
+            source,
+            destination,
+            filter: self.filter.clone(),
+            name,
+            batch: self.batch,
+            until_end: self.end,
+            ok: self.ok.iter().map(|status| i32::from(*status)).collect(),
+            stay: self.stay,
+            parallel: self.parallel.unwrap_or(1),
+            key: self.key()?,
+            cut: self.out.unwrap_or(Cut::Delimited(b'\n')),
+            from: self.from,
+            reset: self.reset,
+            buries: self.on_fail == OnFail::Dead,
+            backoff: self.backoff.unwrap_or_default(),
+            timeout: self.timeout,
+        })
+    }
+
+    fn key(&self) -> Result<Option<Spec>, Failure> {
+        let separator = self.separator.unwrap_or_default();
+        let key = self.key.as_deref().map(|key| Spec::new(key, separator)).transpose();
+        key.map_err(|error| Failure::new(Status::Usage, format!("--key: {error}")))
+    }
+
+    /// For messages.
+    pub fn doing(&self) -> String {
+        format!("from {} to {}", self.source, self.destination)
+    }
+
+    /// What may be wrong when a filter ends with 1.
+    pub fn ok_hint(&self) -> Option<String> {
+        let greps = self.filter.first().is_some_and(|word| {
+            let word = word.to_string_lossy();
+            word.rsplit('/').next().is_some_and(|name| name.ends_with("grep"))
+        });
+        (greps && !self.ok.contains(&1))
+            .then(|| "--ok 0,1: grep ends with 1 when it finds nothing".to_owned())
+    }
+}

@@ -1,0 +1,95 @@
+//! `mq-pipe`: from a queue through a filter into a queue, exactly once.
+
+mod args;
+mod terminal;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use mq::cli::{self, Failure, Outcome, Signals, Status};
+use mq::client::Dialer;
+use mq::client::command::StartError;
+use mq::pipe::committer::CommitError;
+use mq::pipe::file::FileError;
+use mq::pipe::{End, Misfit, Pipe, PipeError};
+use signal_hook::consts::{SIGPIPE, SIGXFSZ};
+
+use args::Args;
+use terminal::Terminal;
+
+const TOOL: &str = "mq-pipe";
+
+fn main() -> ExitCode {
+    match cli::parse::<Args>() {
+        Ok(args) => cli::finish(TOOL, run(&args)),
+        Err(code) => code,
+    }
+}
+
+fn run(args: &Args) -> Outcome {
+    let order = args.order()?;
+    // A file at the limit of `ulimit -f` is an error to be told, not a reason to die.
+    let watched = Signals::watch().and_then(|signals| {
+        signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
+        Ok(signals)
+    });
+    let signals = watched
+        .map_err(|error| Failure::new(Status::Failure, format!("cannot watch signals: {error}")))?;
+    let dialer = Dialer::new(args.shared.store()?, TOOL, true);
+    let mut terminal = Terminal::new(signals, args, order.name.as_str());
+    let mut pipe = Pipe::new(order, dialer, &mut terminal).map_err(|error| unstartable(&error))?;
+    let ended = pipe.run();
+    terminal.end();
+    match ended {
+        Ok(End::Done) => Ok(Status::Done),
+        Ok(End::Signal(signal)) => Ok(Status::Signal(signal)),
+        Err(error) => failure(error, args),
+    }
+}
+
+fn unstartable(error: &StartError) -> Failure {
+    let status = match error {
+        StartError::NotFound(_) => Status::NotFound,
+        StartError::NotRunnable { .. } => Status::NotRunnable,
+        StartError::System { .. } => Status::TryAgain,
+    };
+    Failure::new(status, error.to_string())
+}
+
+/// What the user is told.
+fn failure(error: PipeError, args: &Args) -> Outcome {
+    let text = error.to_string();
+    let (status, remedy) = match error {
+        // The reader of our output is gone: as a program that a signal ends, without a word.
+        PipeError::Commit(CommitError::File { source, .. })
+            if source.kind() == std::io::ErrorKind::BrokenPipe =>
+        {
+            return Ok(Status::Signal(SIGPIPE));
+        }
+        PipeError::Client(client)
+        | PipeError::Commit(CommitError::Client(client))
+        | PipeError::Source(mq::pipe::source::SourceError::Client(client)) => {
+            return Err(Failure::from(client).while_doing(&args.doing()));
+        }
+        PipeError::Start(error) => return Err(unstartable(&error)),
+        PipeError::Fenced(_) => (
+            Status::Failure,
+            Some("one instance at a time; --name gives a pipe of its own".to_owned()),
+        ),
+        PipeError::Misfit(Misfit::OtherSource { .. }) => {
+            (Status::Failure, Some("another --name, or --reset to begin anew".to_owned()))
+        }
+        PipeError::Misfit(_) | PipeError::Mark { .. } | PipeError::File(FileError::Cut { .. }) => {
+            let text = "the same with --reset: it begins anew, at the oldest message or at --from";
+            (Status::Failure, Some(text.to_owned()))
+        }
+        PipeError::Unrunnable(127) => (Status::NotFound, None),
+        PipeError::Unrunnable(_) => (Status::NotRunnable, None),
+        PipeError::GaveUp { .. } => (Status::CommandFailed, args.ok_hint()),
+        PipeError::OutOfStep => (Status::CommandFailed, None),
+        PipeError::TooMuch(_) => (Status::BadInput, None),
+        _ => (Status::Failure, None),
+    };
+    Err(Failure { status, message: text, remedy }.while_doing(&args.doing()))
+}

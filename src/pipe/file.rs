@@ -1,0 +1,234 @@
+//! A file as a destination: appended to so that each commit is there once.
+//!
+//! Beside the file stands its journal, `NAME.mq-pipe`: the newest mark, and how long the file was
+//! with it. A commit writes the outputs behind that length and syncs them, and then replaces the
+//! journal; so whatever an end left behind the length in the journal is cut off by the next
+//! session. The journal is locked while a pipe writes. Used by the [`committer`](super::committer).
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+use super::mark::{Mark, MarkError};
+
+/// Bytes of a journal; a longer one is none.
+const JOURNAL_BYTES_MAX: u64 = 1 << 20;
+
+/// How long a lock is waited for, and how often it is tried.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// See [`LOCK_PATIENCE`].
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
+
+/// Why a file cannot be a destination.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// What the system says.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Another pipe writes it.
+    #[error("another mq-pipe writes to {}", .0.display())]
+    Busy(PathBuf),
+    /// The journal is not one.
+    #[error("{} is no journal of a pipe: {source}", path.display())]
+    Journal {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong.
+        source: MarkError,
+    },
+    /// The file is not as the last commit left it.
+    #[error("{} was cut or removed: it has {found} bytes, and the last commit left {expected}", path.display())]
+    Cut {
+        /// Which.
+        path: PathBuf,
+        /// Its length.
+        found: u64,
+        /// What it was.
+        expected: u64,
+    },
+}
+
+fn doing<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> FileError + 'a {
+    move |source| FileError::Io { doing, path: path.to_owned(), source }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Journal {
+    length: u64,
+    mark: serde_json::Value,
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct Journalled {
+    path: PathBuf,
+    journal: PathBuf,
+    file: File,
+    length: u64,
+    mark: Option<Mark>,
+    /// Held as long as this is there.
+    _lock: File,
+}
+
+fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(end);
+    PathBuf::from(name)
+}
+
+impl Journalled {
+    /// Opens a file, which is made if it is not there. With `reset` what its journal says is
+    /// forgotten, and the outputs go behind what the file holds now.
+    ///
+    /// # Errors
+    /// See [`FileError`].
+    pub fn open(path: &Path, reset: bool) -> Result<Journalled, FileError> {
+        let journal = beside(path, ".mq-pipe");
+        let lock_path = beside(path, ".mq-pipe.lock");
+        let open = |path: &Path| {
+            File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o666)
+                .open(path)
+        };
+        let lock = open(&lock_path).map_err(doing("open", &lock_path))?;
+        take_lock(&lock, path, &lock_path)?;
+        let known = if reset { None } else { read_journal(&journal)? };
+        let file = open(path).map_err(doing("open", path))?;
+        let found = file.metadata().map_err(doing("look at", path))?.len();
+        let (length, mark) = match known {
+            None => (found, None),
+            Some((expected, _)) if found < expected => {
+                return Err(FileError::Cut { path: path.to_owned(), found, expected });
+            }
+            Some((length, mark)) => {
+                // What a commit that was broken off has left.
+                if found > length {
+                    file.set_len(length).map_err(doing("cut", path))?;
+                }
+                (length, Some(mark))
+            }
+        };
+        sync_dir(path).map_err(doing("sync the directory of", path))?;
+        Ok(Journalled { path: path.to_owned(), journal, file, length, mark, _lock: lock })
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The newest mark.
+    #[must_use]
+    pub fn mark(&self) -> Option<&Mark> {
+        self.mark.as_ref()
+    }
+
+    /// Appends outputs, and makes `mark` the newest.
+    ///
+    /// # Errors
+    /// What the system says; the file is then as the journal says, once it is opened again.
+    pub fn commit(&mut self, outputs: &[Vec<u8>], mark: &Mark) -> io::Result<()> {
+        let mut at = self.length;
+        for output in outputs {
+            self.file.write_all_at(output, at)?;
+            at += output.len() as u64;
+        }
+        if at > self.length {
+            self.file.sync_data()?;
+        }
+        let value = serde_json::to_value(mark).map_err(io::Error::other)?;
+        let bytes = serde_json::to_vec(&Journal { length: at, mark: value })?;
+        let temporary = beside(&self.journal, ".tmp");
+        let mut file = File::create(&temporary)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, &self.journal)?;
+        sync_dir(&self.journal)?;
+        self.length = at;
+        self.mark = Some(mark.clone());
+        Ok(())
+    }
+}
+
+/// Takes the lock. A filter that an instance was just starting when it was killed holds it for a
+/// moment more.
+fn take_lock(lock: &File, path: &Path, lock_path: &Path) -> Result<(), FileError> {
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(FileError::Busy(path.to_owned())),
+            Err(errno) => return Err(doing("lock", lock_path)(errno.into())),
+        }
+    }
+}
+
+fn read_journal(path: &Path) -> Result<Option<(u64, Mark)>, FileError> {
+    let length = match std::fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(doing("look at", path))?.len(),
+    };
+    let none = |source| FileError::Journal { path: path.to_owned(), source };
+    if length > JOURNAL_BYTES_MAX {
+        return Err(none(MarkError::Foreign));
+    }
+    let bytes = std::fs::read(path).map_err(doing("read", path))?;
+    let journal: Journal = serde_json::from_slice(&bytes).map_err(|_| none(MarkError::Foreign))?;
+    let mark = Mark::decode(journal.mark.to_string().as_bytes()).map_err(none)?;
+    Ok(Some((journal.length, mark)))
+}
+
+fn sync_dir(path: &Path) -> io::Result<()> {
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_committed_is_cut_off() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("out");
+        let mark = Mark::new("p", "q");
+        let mut file = Journalled::open(&path, false).expect("opens");
+        assert_eq!(file.mark(), None);
+        file.commit(&[b"a\n".to_vec(), b"b\n".to_vec()], &mark).expect("commits");
+        assert!(matches!(Journalled::open(&path, false), Err(FileError::Busy(_))));
+        drop(file);
+        std::fs::write(&path, b"a\nb\nhalf a comm").expect("writes");
+        let file = Journalled::open(&path, false).expect("opens");
+        assert_eq!(file.mark(), Some(&mark));
+        assert_eq!(std::fs::read(&path).expect("reads"), b"a\nb\n");
+        drop(file);
+        std::fs::write(&path, b"a\n").expect("writes");
+        let cut = Journalled::open(&path, false).expect_err("it was cut");
+        assert!(matches!(cut, FileError::Cut { found: 2, expected: 4, .. }));
+        let file = Journalled::open(&path, true).expect("opens");
+        assert_eq!((file.length, file.mark()), (2, None));
+    }
+}

@@ -1,0 +1,443 @@
+//! Running the filter: what it reads and what it writes, of one process or several at once.
+//!
+//! Each has its own process group; its input goes in while its output is taken, up to a bound; its
+//! stderr is passed on to ours with the tail kept. A run is over when the process has exited and
+//! its stdout is at its end. What this never does: know queues, or what a status means. Called by
+//! the [`run`](super::run) loop.
+
+use std::ffi::OsString;
+use std::io::{IoSlice, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use crate::client::command::{Ends, Program, StartError};
+use crate::client::piece::Slice;
+use crate::client::wait;
+use crate::limits;
+
+/// Room that is made for output at least before it is read.
+const READ_BYTES: usize = 64 << 10;
+
+/// The bytes of the pipes to and from a filter, if the system grants it.
+const FILTER_PIPE_BYTES: usize = 1 << 20;
+
+/// One run.
+#[derive(Debug)]
+pub struct Job {
+    /// What it finds on its stdin.
+    pub input: Vec<Slice>,
+    /// What it finds in its environment.
+    pub env: Vec<(OsString, OsString)>,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// By itself, with this status.
+    Exit(i32),
+    /// By this signal.
+    Signal(i32),
+    /// It took too long.
+    TimedOut,
+    /// It wrote more than is committed at once.
+    TooMuch,
+}
+
+impl std::fmt::Display for How {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            How::Exit(status) => write!(f, "exit status {status}"),
+            How::Signal(signal) => write!(f, "ended by signal {signal}"),
+            How::TimedOut => f.write_str("it took too long"),
+            How::TooMuch => write!(
+                f,
+                "it wrote over {} MiB, the most that is committed at once",
+                limits::MESSAGE_BYTES_MAX >> 20
+            ),
+        }
+    }
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Finished {
+    /// How it ended.
+    pub how: How,
+    /// All of its output, if it ended by itself.
+    pub output: Vec<u8>,
+    /// The end of what it wrote to stderr.
+    pub stderr: Vec<u8>,
+}
+
+/// Why runs were broken off.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// The caller's descriptor became ready: something else has to be looked at.
+    #[error("interrupted")]
+    Interrupted,
+    /// The filter could not be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// A system call failed.
+    #[error("cannot {doing} a filter: {source}")]
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+fn system(doing: &'static str) -> impl FnOnce(Errno) -> Broken {
+    move |errno| Broken::System { doing, source: errno.into() }
+}
+
+/// A pipe: where to read and where to write; our end does not block.
+pub(super) fn pipe(ours_reads: bool) -> Result<(OwnedFd, OwnedFd), Errno> {
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+    // A smaller one does as well, with more turns.
+    let _ = rustix::pipe::fcntl_setpipe_size(&write, FILTER_PIPE_BYTES);
+    let ours = if ours_reads { &read } else { &write };
+    rustix::fs::fcntl_setfl(ours, rustix::fs::OFlags::NONBLOCK)?;
+    Ok((read, write))
+}
+
+/// The end of what came on a stderr.
+#[derive(Debug, Default)]
+pub(super) struct Tail(pub Vec<u8>);
+
+impl Tail {
+    /// Passes on what is there to our own stderr; false at the end.
+    pub fn take(&mut self, from: &OwnedFd) -> bool {
+        let mut buffer = [0u8; 4096];
+        loop {
+            match rustix::io::read(from, &mut buffer) {
+                Ok(0) => return false,
+                Ok(read) => {
+                    // A stderr that is closed changes nothing.
+                    let _ = std::io::stderr().write_all(&buffer[..read]);
+                    self.0.extend_from_slice(&buffer[..read]);
+                    let over = self.0.len().saturating_sub(limits::STDERR_TAIL_BYTES);
+                    self.0.drain(..over);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return true,
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+/// Takes output that is there; false at the end.
+fn take_output(from: &OwnedFd, into: &mut Vec<u8>) -> Result<bool, Errno> {
+    while into.len() <= limits::MESSAGE_BYTES_MAX {
+        if into.capacity() - into.len() < READ_BYTES {
+            into.reserve(READ_BYTES.max(into.capacity()));
+        }
+        match rustix::io::read(from, rustix::buffer::spare_capacity(into)) {
+            Ok(0) => return Ok(false),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => return Ok(true),
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(true)
+}
+
+/// Input on its way into a process.
+#[derive(Debug)]
+pub(super) struct Feed {
+    slices: Vec<Slice>,
+    /// The first that is not wholly written, and how much of it is.
+    at: (usize, usize),
+}
+
+impl Feed {
+    pub fn new(slices: Vec<Slice>) -> Feed {
+        Feed { slices, at: (0, 0) }
+    }
+
+    /// Writes what there is room for; true when nothing is left to do.
+    pub fn write(&mut self, to: &OwnedFd) -> bool {
+        loop {
+            while self.slices.get(self.at.0).is_some_and(|s| s.bytes().len() == self.at.1) {
+                self.at = (self.at.0 + 1, 0);
+            }
+            if self.at.0 >= self.slices.len() {
+                return true;
+            }
+            let rest = &self.slices[self.at.0..];
+            let slices: Vec<IoSlice<'_>> = rest
+                .iter()
+                .take(limits::SLICES_PER_WRITE_MAX)
+                .enumerate()
+                .map(|(n, slice)| {
+                    IoSlice::new(&slice.bytes()[if n == 0 { self.at.1 } else { 0 }..])
+                })
+                .collect();
+            match rustix::io::writev(to, &slices) {
+                Ok(written) => self.advance(written),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return false,
+                // It does not read its input: that is its own affair.
+                Err(_) => return true,
+            }
+        }
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        while written > 0 {
+            let left = self.slices[self.at.0].bytes().len() - self.at.1;
+            if written < left {
+                self.at.1 += written;
+                return;
+            }
+            written -= left;
+            self.at = (self.at.0 + 1, 0);
+        }
+    }
+}
+
+/// A process with its pipes. Dropped before its end, its group is killed.
+#[derive(Debug)]
+struct Run {
+    process: std::process::Child,
+    group: Pid,
+    exit: OwnedFd,
+    status: Option<ExitStatus>,
+    feed: Feed,
+    stdin: Option<OwnedFd>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    output: Vec<u8>,
+    tail: Tail,
+    /// Why its group was told to end.
+    ended_for: Option<How>,
+}
+
+impl Run {
+    fn start(program: &mut Program, job: Job) -> Result<Run, Broken> {
+        let (stdin, input) = pipe(false).map_err(system("make a pipe for"))?;
+        let (output, stdout) = pipe(true).map_err(system("make a pipe for"))?;
+        let (report, stderr) = pipe(true).map_err(system("make a pipe for"))?;
+        let mut feed = Feed::new(job.input);
+        // What fits goes in before it runs, so that a small batch costs no turn.
+        let all_in = feed.write(&input);
+        let ends = Ends { stdin, stdout: Some(stdout), stderr };
+        let process = program.spawn(job.env, ends)?;
+        let group = Pid::from_child(&process);
+        let exit = rustix::process::pidfd_open(group, PidfdFlags::empty());
+        let mut run = Run {
+            process,
+            group,
+            exit: exit.map_err(system("watch"))?,
+            status: None,
+            feed,
+            stdin: (!all_in).then_some(input),
+            stdout: Some(output),
+            stderr: Some(report),
+            output: Vec::new(),
+            tail: Tail::default(),
+            ended_for: None,
+        };
+        run.output.reserve(READ_BYTES);
+        Ok(run)
+    }
+
+    fn is_over(&self) -> bool {
+        self.status.is_some() && (self.stdout.is_none() || self.ended_for.is_some())
+    }
+
+    fn signal(&self, signal: Signal) {
+        // It fails when nobody is left.
+        let _ = rustix::process::kill_process_group(self.group, signal);
+    }
+
+    fn end(&mut self, why: How) {
+        if self.ended_for.is_none() {
+            self.ended_for = Some(why);
+            self.signal(Signal::TERM);
+            self.signal(Signal::CONT);
+        }
+    }
+
+    fn turn(&mut self) -> Result<(), Errno> {
+        if let Some(stdin) = &self.stdin
+            && self.feed.write(stdin)
+        {
+            self.stdin = None;
+        }
+        if let Some(stdout) = &self.stdout
+            && !take_output(stdout, &mut self.output)?
+        {
+            self.stdout = None;
+        }
+        if self.output.len() > limits::MESSAGE_BYTES_MAX {
+            self.output = Vec::new();
+            self.stdout = None;
+            self.end(How::TooMuch);
+        }
+        if let Some(stderr) = &self.stderr
+            && !self.tail.take(stderr)
+        {
+            self.stderr = None;
+        }
+        if self.status.is_none() {
+            self.status = match self.process.try_wait() {
+                Ok(status) => status,
+                // Somebody else took its status. What is not known is no success.
+                Err(_) => Some(ExitStatus::from_raw(1 << 8)),
+            };
+            if self.status.is_some() {
+                self.stdin = None;
+                if let Some(stderr) = &self.stderr {
+                    self.tail.take(stderr);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
+        let mut add = |fd: BorrowedFd<'a>, flags| fds.push(PollFd::from_borrowed_fd(fd, flags));
+        if let Some(stdin) = &self.stdin {
+            add(stdin.as_fd(), PollFlags::OUT);
+        }
+        if let Some(stdout) = &self.stdout {
+            add(stdout.as_fd(), PollFlags::IN);
+        }
+        if self.status.is_none() {
+            if let Some(stderr) = &self.stderr {
+                add(stderr.as_fd(), PollFlags::IN);
+            }
+            add(self.exit.as_fd(), PollFlags::IN);
+        }
+    }
+
+    fn finish(mut self) -> Finished {
+        let status = self.status.expect("it is over");
+        let how = match (self.ended_for, status.signal()) {
+            (Some(why), _) => why,
+            (None, Some(signal)) => How::Signal(signal),
+            (None, None) => How::Exit(status.code().unwrap_or(1)),
+        };
+        Finished {
+            how,
+            output: std::mem::take(&mut self.output),
+            stderr: std::mem::take(&mut self.tail.0),
+        }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if self.status.is_none() {
+            self.signal(Signal::KILL);
+            let _ = self.process.wait();
+        } else if self.ended_for.is_some() {
+            self.signal(Signal::KILL);
+        }
+    }
+}
+
+/// Runs the filter for all jobs at once, each at most `timeout` long, until all are over.
+///
+/// # Errors
+/// [`Broken`]; every process is gone then. [`Broken::Interrupted`] when one of `others` is readable.
+pub fn run(
+    program: &mut Program,
+    jobs: Vec<Job>,
+    timeout: Option<Duration>,
+    others: &[BorrowedFd<'_>],
+) -> Result<Vec<Finished>, Broken> {
+    let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let mut kill_at: Option<Instant> = None;
+    let mut runs = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        runs.push(Run::start(program, job)?);
+    }
+    loop {
+        for run in &mut runs {
+            run.turn().map_err(system("read from"))?;
+        }
+        if runs.iter().all(Run::is_over) {
+            return Ok(runs.into_iter().map(Run::finish).collect());
+        }
+        let now = Instant::now();
+        if kill_at.is_none() && deadline.is_some_and(|deadline| deadline <= now) {
+            runs.iter_mut().filter(|run| !run.is_over()).for_each(|run| run.end(How::TimedOut));
+        }
+        if runs.iter().any(|run| run.ended_for.is_some() && run.status.is_none()) {
+            let at = *kill_at.get_or_insert(now + limits::COMMAND_GRACE.to_duration());
+            if at <= now {
+                let lasting = runs.iter().filter(|run| run.ended_for.is_some());
+                lasting.for_each(|run| run.signal(Signal::KILL));
+            }
+        }
+        let mut fds: Vec<PollFd<'_>> =
+            others.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+        runs.iter().for_each(|run| run.watch(&mut fds));
+        let until = kill_at.filter(|at| *at > now).or(deadline.filter(|at| *at > now));
+        wait::poll(&mut fds, until).map_err(|error| Broken::System {
+            doing: "wait for",
+            source: std::io::Error::other(error.to_string()),
+        })?;
+        if fds[..others.len()].iter().any(|fd| !fd.revents().is_empty()) {
+            return Err(Broken::Interrupted);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program(words: &[&str]) -> Program {
+        let argv: Vec<OsString> = words.iter().map(OsString::from).collect();
+        crate::client::command::expect_children().expect("children are told of");
+        Program::new(&argv).expect("it is there")
+    }
+
+    fn job(input: &[u8]) -> Job {
+        Job { input: vec![Slice::whole(input.to_vec())], env: Vec::new() }
+    }
+
+    #[test]
+    fn a_large_input_goes_through_whole() {
+        let input: Vec<u8> = (0..3_000_000u32).map(|n| b'a' + (n % 26) as u8).collect();
+        let jobs = vec![job(&input), job(b"x")];
+        let done = run(&mut program(&["cat"]), jobs, None, &[]).expect("runs");
+        assert_eq!((done[0].how, done[1].how), (How::Exit(0), How::Exit(0)));
+        assert!(done[0].output == input && done[1].output == b"x");
+    }
+
+    #[test]
+    fn a_filter_need_not_read() {
+        let input = vec![b'x'; 4 << 20];
+        let mut early = program(&["sh", "-c", "echo early; echo why >&2; exit 3"]);
+        let done = run(&mut early, vec![job(&input)], None, &[]).expect("runs");
+        assert_eq!((done[0].how, &done[0].output[..]), (How::Exit(3), &b"early\n"[..]));
+        assert_eq!(done[0].stderr, b"why\n");
+    }
+
+    #[test]
+    fn one_that_takes_too_long_is_ended_with_all_that_it_started() {
+        let mut slow = program(&["sh", "-c", "sleep 100 & sleep 100"]);
+        let timeout = Some(Duration::from_millis(50));
+        let done = run(&mut slow, vec![job(b"")], timeout, &[]).expect("runs");
+        assert_eq!(done[0].how, How::TimedOut);
+    }
+
+    #[test]
+    fn one_that_writes_without_end_is_ended() {
+        let done = run(&mut program(&["yes"]), vec![job(b"")], None, &[]).expect("runs");
+        assert_eq!(done[0].how, How::TooMuch);
+    }
+}

@@ -1,0 +1,125 @@
+//! A lane: what one thread hands to another, in order, with a descriptor that is readable while
+//! there is something, so that it can be waited for beside other things.
+//!
+//! It never blocks; who fills it looks at [`Lane::weight`] and stops in time. The threads of a pipe
+//! use it.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use rustix::event::EventfdFlags;
+
+#[derive(Debug)]
+struct Things<T> {
+    waiting: VecDeque<(T, usize)>,
+    weight: usize,
+}
+
+#[derive(Debug)]
+struct Inner<T> {
+    things: Mutex<Things<T>>,
+    bell: OwnedFd,
+}
+
+/// See the module's page. Clones are ends of the same lane.
+#[derive(Debug)]
+pub struct Lane<T>(Arc<Inner<T>>);
+
+impl<T> Clone for Lane<T> {
+    fn clone(&self) -> Lane<T> {
+        Lane(Arc::clone(&self.0))
+    }
+}
+
+impl<T> Lane<T> {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn new() -> std::io::Result<Lane<T>> {
+        let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let things = Things { waiting: VecDeque::new(), weight: 0 };
+        Ok(Lane(Arc::new(Inner { things: Mutex::new(things), bell })))
+    }
+
+    fn things(&self) -> MutexGuard<'_, Things<T>> {
+        self.0.things.lock().expect("no thread panics with it in its hands")
+    }
+
+    /// Hands something over, with what it weighs.
+    pub fn push(&self, thing: T, weight: usize) {
+        let mut things = self.things();
+        things.waiting.push_back((thing, weight));
+        things.weight += weight;
+        self.ring();
+    }
+
+    /// Makes the descriptor readable once, with nothing new.
+    pub fn ring(&self) {
+        // It fails only when it is readable already, and has been for 2^64 times.
+        let _ = rustix::io::write(&self.0.bell, &1u64.to_ne_bytes());
+    }
+
+    /// Takes the next thing; none when the lane is empty, and then the descriptor is quiet.
+    #[must_use]
+    pub fn pop(&self) -> Option<T> {
+        let mut things = self.things();
+        match things.waiting.pop_front() {
+            Some((thing, weight)) => {
+                things.weight -= weight;
+                Some(thing)
+            }
+            None => {
+                let _ = rustix::io::read(&self.0.bell, &mut [0u8; 8]);
+                None
+            }
+        }
+    }
+
+    /// Gives back what was taken last; it is the next one again.
+    pub fn put_back(&self, thing: T, weight: usize) {
+        let mut things = self.things();
+        things.waiting.push_front((thing, weight));
+        things.weight += weight;
+        self.ring();
+    }
+
+    /// What waits weighs so much.
+    #[must_use]
+    pub fn weight(&self) -> usize {
+        self.things().weight
+    }
+}
+
+impl<T> AsFd for Lane<T> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.bell.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    fn is_ringing(lane: &Lane<u32>) -> bool {
+        let mut fds = [PollFd::new(lane, PollFlags::IN)];
+        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).expect("polls") > 0
+    }
+
+    #[test]
+    fn the_bell_rings_while_there_is_something() {
+        let lane = Lane::new().expect("a lane");
+        assert!(!is_ringing(&lane));
+        lane.push(1, 10);
+        lane.push(2, 20);
+        assert_eq!((lane.pop(), lane.weight()), (Some(1), 20));
+        assert!(is_ringing(&lane));
+        assert_eq!((lane.pop(), lane.pop()), (Some(2), None));
+        assert!(!is_ringing(&lane));
+        lane.put_back(2, 20);
+        assert!(is_ringing(&lane));
+        assert_eq!((lane.pop(), lane.weight()), (Some(2), 0));
+    }
+}

@@ -1,0 +1,224 @@
+//! What a session begins with: the destination is opened, which fences off older instances and
+//! tells the position; then the source, if that position fits it.
+//!
+//! Order is what makes it safe: the destination knows of the pipe, durably, before the source's
+//! group is made. So a group that is there without a mark means that the destination was lost. Called
+//! by [`run`](super::run).
+
+use rustix::event::PollFlags;
+
+use super::committer::{CHANNEL, Commit, Committer, Done};
+use super::file::Journalled;
+use super::mark::Mark;
+use super::report::{Host, Misfit, PipeError};
+use super::run::{Destination, Origin, Pipe};
+use super::source::{Reading, Source};
+use crate::client::command::StartError;
+use crate::client::connection::unexpected;
+use crate::client::rerun::producer_of;
+use crate::client::send::random_producer;
+use crate::client::wait::Patience;
+use crate::client::{ClientError, Connection, admin};
+use crate::limits;
+use crate::settings::Start;
+use crate::units::{Name, Offset, Sequence};
+use crate::wire::{Admin, ErrorCode, OpenSend, QueueInfo, Reply, Request, Sending};
+use std::os::fd::AsFd;
+
+/// An opened destination, before anything is committed.
+enum Opened {
+    Queue(Connection, Sequence),
+    File(Journalled),
+    Stdout,
+}
+
+/// A session's two ends.
+pub(super) struct Ends {
+    pub source: Source,
+    pub committer: Committer,
+    pub mark: Mark,
+}
+
+/// The number of a pipe's producer: no sender has the same.
+fn producer(name: &Name) -> crate::units::ProducerId {
+    producer_of(&format!("mq-pipe\0{name}"))
+}
+
+impl<H: Host> Pipe<'_, H> {
+    pub(super) fn open(&mut self) -> Result<Ends, PipeError> {
+        let (opened, mark) = self.open_destination()?;
+        let known = mark.is_some();
+        let keeps = !matches!(opened, Opened::Stdout);
+        let mark = mark.unwrap_or_else(|| Mark::new(self.order.name.as_str(), &self.src()));
+        if known && mark.src != self.src() {
+            let (name, src) = (mark.name, mark.src);
+            return Err(Misfit::OtherSource { name, src }.into());
+        }
+        let Origin::Queue(queue) = self.order.source.clone() else {
+            let source = Source::stdin(super::load::DELIMITER)
+                .map_err(PipeError::system("read standard input"))?;
+            let committer = self.committer(opened, &mark, None)?;
+            return Ok(Ends { source, committer, mark });
+        };
+        let mut connection = self.dial()?;
+        let resets = self.resets || mark.reset;
+        if !known && keeps && !resets && self.has_group(&mut connection, &queue)? {
+            let name = self.order.name.to_string();
+            return Err(Misfit::DestinationGone(self.order.destination.to_string(), name).into());
+        }
+        let (words, mut mark) = (super::lane::Lane::new(), mark);
+        let words = words.map_err(PipeError::system("make a channel between threads"))?;
+        let mut committer = self.committer(opened, &mark, Some(words.clone()))?;
+        if resets {
+            mark = Mark::new(self.order.name.as_str(), &self.src());
+            self.commit_now(&mut committer, Mark { reset: true, ..mark.clone() })?;
+            self.remove_group(&mut connection, &queue)?;
+            self.resets = false;
+        }
+        if resets || !known {
+            self.commit_now(&mut committer, mark.clone())?;
+        }
+        let from = self.order.from.unwrap_or(Start::Oldest);
+        let mut reading = Reading::new(queue, self.group(), from);
+        reading.open.until_end = self.order.until_end;
+        reading.floor = mark.floor;
+        reading.dead.clone_from(&mark.dead);
+        let source = Source::start(connection, reading, words)
+            .map_err(PipeError::system("start a thread"))?;
+        Ok(Ends { source, committer, mark })
+    }
+
+    fn open_destination(&mut self) -> Result<(Opened, Option<Mark>), PipeError> {
+        let of_mark = |annex: Vec<u8>, name: &Name| {
+            Mark::decode(&annex)
+                .map_err(|source| PipeError::Mark { name: name.to_string(), source })
+        };
+        match self.order.destination.clone() {
+            Destination::Stdout => Ok((Opened::Stdout, None)),
+            Destination::File(path) => {
+                let file = Journalled::open(&path, self.resets)?;
+                let mark = file.mark().cloned();
+                Ok((Opened::File(file), mark))
+            }
+            Destination::Queue(queue) => {
+                let mut connection = self.dial()?;
+                // What is read from standard input is never gone on with.
+                let named = self.order.source != Origin::Stdin;
+                let producer = if named { producer(&self.order.name) } else { random_producer() };
+                let open = OpenSend { named, ..OpenSend::new(queue, producer) };
+                connection.push(CHANNEL, &Request::OpenSend(open));
+                let patience = Patience { until: None, interrupt: Some(self.host.as_fd()) };
+                let answer = connection.answer(patience, |_, reply| match reply {
+                    Reply::Sending(sending) => Ok(Some(sending)),
+                    Reply::Goodbye(goodbye) => Err(ClientError::gone(&goodbye)),
+                    other => Err(unexpected(&other)),
+                });
+                let Sending { last, annex, .. } = answer?;
+                let mark = match annex {
+                    // Whatever stands there, it is to be forgotten.
+                    Some(annex) if self.resets => of_mark(annex, &self.order.name).ok(),
+                    Some(annex) => Some(of_mark(annex, &self.order.name)?),
+                    None => None,
+                };
+                Ok((Opened::Queue(connection, last), mark))
+            }
+        }
+    }
+
+    fn committer(
+        &self,
+        opened: Opened,
+        mark: &Mark,
+        words: Option<super::lane::Lane<super::source::Word>>,
+    ) -> Result<Committer, PipeError> {
+        let cut = self.order.cut;
+        let written = if self.resets { 0 } else { mark.figures.written };
+        let started = match opened {
+            Opened::Queue(connection, last) => {
+                Committer::queue(connection, last, written, cut, words)
+            }
+            Opened::File(file) => Committer::file(file, cut, words),
+            Opened::Stdout => Committer::stdout(cut, words),
+        };
+        started.map_err(PipeError::system("start a thread"))
+    }
+
+    /// A commit without outputs, that is durable when this returns.
+    fn commit_now(&mut self, committer: &mut Committer, mark: Mark) -> Result<(), PipeError> {
+        committer.push(Commit { outputs: Vec::new(), mark });
+        loop {
+            match committer.take() {
+                Some(Done::Committed(_)) => return Ok(()),
+                Some(Done::Failed(error)) => return Err(error.into()),
+                Some(Done::Held(_)) => {}
+                None => {
+                    let patience = Patience { until: None, interrupt: Some(self.host.as_fd()) };
+                    patience.wait_for(committer.as_fd(), PollFlags::IN)?;
+                }
+            }
+        }
+    }
+
+    /// Reaches the server; after a loss a new one is started only if nobody wanted it stopped.
+    pub(super) fn dial(&mut self) -> Result<Connection, PipeError> {
+        let wait = limits::SERVER_WAIT.to_duration();
+        let patience = Patience::lasting(wait, Some(self.host.as_fd()));
+        Ok(match self.lost {
+            None => self.dialer.dial(patience)?,
+            Some(orderly) => self.dialer.redial(orderly, patience)?,
+        })
+    }
+
+    /// Whether the source knows the pipe.
+    fn has_group(&self, connection: &mut Connection, queue: &Name) -> Result<bool, PipeError> {
+        let group = self.group();
+        let shown: Result<QueueInfo, ClientError> =
+            self.request(connection, Admin::Show { queue: queue.clone() });
+        match shown {
+            Ok(info) => Ok(info.groups.iter().any(|known| known.group == group)),
+            Err(error) if error.code() == Some(ErrorCode::NotFound) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn remove_group(&self, connection: &mut Connection, queue: &Name) -> Result<(), PipeError> {
+        let remove = Admin::RemoveGroup { queue: queue.clone(), group: self.group() };
+        match self.request::<()>(connection, remove) {
+            Err(error) if error.code() != Some(ErrorCode::NotFound) => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn request<T: serde::de::DeserializeOwned>(
+        &self,
+        connection: &mut Connection,
+        request: Admin,
+    ) -> Result<T, ClientError> {
+        let wait = limits::SERVER_WAIT.to_duration();
+        admin::call(connection, request, Patience::lasting(wait, Some(self.host.as_fd())))
+    }
+
+    /// What of the source's incarnation fits the mark.
+    pub(super) fn check_source(
+        &self,
+        mark: &Mark,
+        id: Option<crate::units::QueueId>,
+    ) -> Result<(), Misfit> {
+        let (src, name) = (mark.src.clone(), mark.name.clone());
+        match (mark.src_id, id) {
+            (Some(_), None) => Err(Misfit::SourceGone(src, name)),
+            (Some(known), Some(id)) if known != id => Err(Misfit::SourceReplaced(src, name)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a start error is the filter's own: told before anything is opened.
+    pub(super) fn check_filter(&self) -> Result<(), StartError> {
+        self.program.check()
+    }
+
+    /// The first offset that was not read yet.
+    pub(super) fn expected(mark: &Mark) -> Option<Offset> {
+        mark.src_id.map(|_| mark.next)
+    }
+}

@@ -1,0 +1,194 @@
+//! What a pipe tells whoever runs it: along the way, and how it ends.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use super::committer::CommitError;
+use super::file::FileError;
+use super::filter::Broken;
+use super::mark::MarkError;
+use super::source::SourceError;
+use crate::client::ClientError;
+use crate::client::command::StartError;
+use crate::units::{Offset, OffsetRange};
+use crate::wire::{Fault, PipeFigures};
+
+/// Who runs a pipe: the signals, and where notes go. Readable when a signal has come.
+pub trait Host: AsFd {
+    /// The signal that came, if one did.
+    fn take_signal(&mut self) -> Option<i32>;
+    /// Something to be told.
+    fn note(&mut self, note: Note<'_>);
+    /// How far it is.
+    fn progress(&mut self, figures: &PipeFigures);
+}
+
+/// Something to be told along the way.
+#[derive(Debug)]
+pub enum Note<'a> {
+    /// The source does not exist; it is waited for.
+    NoQueue,
+    /// Another instance has the pipe's group; its end is waited for.
+    Waiting,
+    /// The connection was lost, or the server was stopped by somebody.
+    Lost {
+        /// Somebody wants it stopped.
+        orderly: bool,
+    },
+    /// There is no room in the destination.
+    Held(&'a Fault),
+    /// The filter failed on these messages, and is run again after the pause.
+    Failed {
+        /// Which, and how many they are.
+        messages: OffsetRange,
+        /// How many.
+        count: u64,
+        /// Why.
+        reason: &'a str,
+        /// When it is run again.
+        pause: Duration,
+    },
+    /// A message became a dead letter.
+    Dead {
+        /// Which.
+        offset: Offset,
+        /// Why.
+        reason: &'a str,
+    },
+    /// These offsets are not in the source any more, and were not read.
+    Gone(OffsetRange),
+    /// A message with a newline inside was given to the filter.
+    Ambiguous,
+}
+
+/// How a pipe ends that has not failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It came to the end.
+    Done,
+    /// A signal came.
+    Signal(i32),
+}
+
+/// A position that does not fit what is there.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Misfit {
+    /// The pipe of this name reads another queue.
+    #[error("pipe {name} reads from {src}: its destination's position is not one in this queue")]
+    OtherSource {
+        /// The pipe's name.
+        name: String,
+        /// What it reads.
+        src: String,
+    },
+    /// The source was removed.
+    #[error("queue {0} was removed since pipe {1} read from it")]
+    SourceGone(String, String),
+    /// The source was made anew.
+    #[error(
+        "queue {0} was removed and made anew since pipe {1} read from it: the position is one in the old queue"
+    )]
+    SourceReplaced(String, String),
+    /// The destination does not know the pipe, but the source does.
+    #[error(
+        "pipe {1} has read from its source before, but {0} does not know of it: it was removed, or made anew"
+    )]
+    DestinationGone(String, String),
+}
+
+/// Why a pipe fails.
+#[derive(Debug, thiserror::Error)]
+pub enum PipeError {
+    /// The store, the server, or a request.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Another instance has taken over.
+    #[error("another instance of pipe {0} has taken over")]
+    Fenced(String),
+    /// The position does not fit.
+    #[error(transparent)]
+    Misfit(#[from] Misfit),
+    /// A mark that cannot be used.
+    #[error("the position of pipe {name} cannot be used: {source}")]
+    Mark {
+        /// The pipe's name.
+        name: String,
+        /// What is wrong with it.
+        source: MarkError,
+    },
+    /// The filter cannot be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The filter says that it cannot be run, or that something of it was not found.
+    #[error(
+        "the filter ended with status {0}, which says that a command cannot be run or was not found"
+    )]
+    Unrunnable(i32),
+    /// The filter fails for good.
+    #[error("the filter failed on messages {messages}: {reason}; nothing of them was given up")]
+    GaveUp {
+        /// The batch.
+        messages: OffsetRange,
+        /// Why, the last time.
+        reason: String,
+    },
+    /// The filter that stays said more than it was asked for.
+    #[error(
+        "the filter said more than one line for a line; what it said before may be wrong ({})",
+        super::stay::ADVICE
+    )]
+    OutOfStep,
+    /// One message makes more than can be committed.
+    #[error(
+        "the filter's output for message {0} is over 64 MiB, the most that is committed at once"
+    )]
+    TooMuch(Offset),
+    /// The destination.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// A file as the destination.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The source.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A system call.
+    #[error("cannot {doing}: {source}")]
+    System {
+        /// What was being done.
+        doing: &'static str,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A signal came; [`End::Signal`] once it has been seen to.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl PipeError {
+    /// The server's or the client's own error, if it is one.
+    #[must_use]
+    pub fn client(&self) -> Option<&ClientError> {
+        match self {
+            PipeError::Client(error)
+            | PipeError::Commit(CommitError::Client(error))
+            | PipeError::Source(SourceError::Client(error)) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Wraps what the system says.
+    pub(super) fn system(doing: &'static str) -> impl FnOnce(std::io::Error) -> PipeError {
+        move |source| PipeError::System { doing, source }
+    }
+}
+
+impl From<Broken> for PipeError {
+    fn from(broken: Broken) -> PipeError {
+        match broken {
+            Broken::Interrupted => PipeError::Interrupted,
+            Broken::Start(error) => PipeError::Start(error),
+            Broken::System { doing, source } => PipeError::System { doing, source },
+        }
+    }
+}

@@ -1,0 +1,684 @@
+//! The loop of a pipe: sessions, and in each of them batch after batch.
+
+use std::ffi::OsString;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::committer::{Commit, Committer, Done};
+use super::filter::{self, Finished, How, Job};
+use super::key::Spec;
+use super::load::{Division, Load, Loader};
+use super::mark::Mark;
+use super::opening::Ends;
+use super::output::Cut;
+use super::report::{End, Host, Note, PipeError};
+use super::source::{Input, Letter, Source, SourceError, Word, split};
+use super::stay::{ADVICE, Answer, Staying};
+use super::trial::{Ran, Rules, Step, Trial};
+use crate::client::command::{Program, StartError};
+use crate::client::delivery::{Batch, DeliveryError};
+use crate::client::{Dialer, wait};
+use crate::limits;
+use crate::settings::{Backoff, Start};
+use crate::units::{Micros, Name, Offset, OffsetRange, QueueId};
+use crate::wire::ErrorCode;
+
+/// Where a pipe reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A queue.
+    Queue(Name),
+    /// Standard input; nothing is kept of it, and nothing is tried again beyond this process.
+    Stdin,
+}
+
+/// Where a pipe writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// A queue.
+    Queue(Name),
+    /// A file, with a journal beside it.
+    File(PathBuf),
+    /// Standard output.
+    Stdout,
+}
+
+impl std::fmt::Display for Destination {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Destination::Queue(name) => write!(f, "queue {name}"),
+            Destination::File(path) => write!(f, "the journal of file {}", path.display()),
+            Destination::Stdout => f.write_str("standard output"),
+        }
+    }
+}
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Order {
+    /// Where from.
+    pub source: Origin,
+    /// Where to.
+    pub destination: Destination,
+    /// The filter and its arguments.
+    pub filter: Vec<OsString>,
+    /// The pipe's name.
+    pub name: Name,
+    /// Messages in a batch at most.
+    pub batch: Option<u64>,
+    /// Whether to end at the end of what is ready at the start.
+    pub until_end: bool,
+    /// Exit statuses that mean success.
+    pub ok: Vec<i32>,
+    /// One filter that answers line by line, rather than one for each batch.
+    pub stay: bool,
+    /// Filters that run at once, each on a part of the batch.
+    pub parallel: usize,
+    /// The parts go by this key, rather than being pieces of the batch.
+    pub key: Option<Spec>,
+    /// How the output is cut into messages.
+    pub cut: Cut,
+    /// Where a new pipe begins.
+    pub from: Option<Start>,
+    /// Whether to forget the position of before.
+    pub reset: bool,
+    /// Whether a message that fails for good is given up, or the pipe ends.
+    pub buries: bool,
+    /// The pauses before the filter is run again.
+    pub backoff: Backoff,
+    /// How long one run may take.
+    pub timeout: Option<Micros>,
+}
+
+/// A name for a pipe that was not given one: from what it does. `shown` stands for the destination
+/// where that is no name.
+#[must_use]
+pub fn default_name(source: &str, destination: &str, shown: &str, filter: &[OsString]) -> Name {
+    use std::os::unix::ffi::OsStrExt;
+    let mut text = format!("{source}\0{destination}").into_bytes();
+    for word in filter {
+        text.push(0);
+        text.extend_from_slice(word.as_bytes());
+    }
+    let hash = format!("{:012x}", xxh3_64(&text) >> 16);
+    let readable = format!("{source}.{shown}.{hash}");
+    let fits = readable.len() + GROUP_PREFIX.len() <= limits::NAME_BYTES_MAX;
+    Name::new(&readable)
+        .ok()
+        .filter(|_| fits)
+        .unwrap_or_else(|| Name::new(&format!("pipe-{hash}")).expect("letters and digits"))
+}
+
+/// In front of a pipe's name in that of its group.
+pub const GROUP_PREFIX: &str = limits::PIPE_GROUP_PREFIX;
+
+/// How long a filter that stays may be silent, unless the user says otherwise.
+const STAY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the commits under way are waited for when a signal ends the pipe.
+const END_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The pause before a new session while servers end again and again, at most.
+const SESSION_PAUSE: Duration = Duration::from_secs(1);
+
+/// The statuses by which a shell says that a command cannot be run, or is not there.
+const UNRUNNABLE: [i32; 2] = [126, 127];
+
+/// The status by which a filter says that its input can never succeed.
+const NEVER: i32 = 65;
+
+/// See the module's page.
+pub struct Pipe<'h, H: Host> {
+    pub(super) order: Order,
+    pub(super) dialer: Dialer,
+    pub(super) host: &'h mut H,
+    pub(super) program: Program,
+    /// The reset that was asked for has yet to be made.
+    pub(super) resets: bool,
+    /// A connection was lost before; whether somebody wanted the server stopped.
+    pub(super) lost: Option<bool>,
+    staying: Option<Staying>,
+    /// Commits so far, by which it is seen whether sessions get anywhere.
+    commits: u64,
+    complaints: u32,
+    /// The last failure of the filter.
+    failure: Failure,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Failure {
+    reason: String,
+    stderr: Vec<u8>,
+}
+
+/// What a session's batches go by.
+struct Session {
+    source: Source,
+    committer: Committer,
+    mark: Mark,
+    id: Option<QueueId>,
+    loader: Loader,
+    ended: bool,
+    /// Failures of a message alone after which it is given up, as the source says.
+    limit: Option<u32>,
+    /// Whether messages that are missing were told of.
+    told_gone: bool,
+}
+
+impl<'h, H: Host> Pipe<'h, H> {
+    /// Prepares a pipe on the store of `dialer`.
+    ///
+    /// # Errors
+    /// The filter is not there, or cannot be run.
+    pub fn new(order: Order, dialer: Dialer, host: &'h mut H) -> Result<Pipe<'h, H>, StartError> {
+        crate::client::command::expect_children()?;
+        let program = Program::new(&order.filter)?;
+        let resets = order.reset;
+        let pipe = Pipe {
+            order,
+            dialer,
+            host,
+            program,
+            resets,
+            lost: None,
+            staying: None,
+            commits: 0,
+            complaints: 0,
+            failure: Failure::default(),
+        };
+        pipe.check_filter()?;
+        Ok(pipe)
+    }
+
+    pub(super) fn src(&self) -> String {
+        match &self.order.source {
+            Origin::Queue(name) => name.to_string(),
+            Origin::Stdin => "-".to_owned(),
+        }
+    }
+
+    /// The group of the pipe in its source.
+    pub(super) fn group(&self) -> Name {
+        let name = format!("{GROUP_PREFIX}{}", self.order.name);
+        Name::new(&name).expect("the name was checked to leave room")
+    }
+
+    /// Runs until the end that was asked for, or a signal.
+    ///
+    /// # Errors
+    /// Why it cannot go on.
+    pub fn run(&mut self) -> Result<End, PipeError> {
+        let mut losing: Option<(Instant, u64, u32)> = None;
+        loop {
+            let error = match self.session() {
+                Ok(end) => return Ok(end),
+                Err(error) => error,
+            };
+            self.staying = None;
+            let interrupted =
+                matches!(error.client(), Some(crate::client::ClientError::Interrupted));
+            if interrupted || matches!(error, PipeError::Interrupted) {
+                match self.host.take_signal() {
+                    Some(signal) => return Ok(End::Signal(signal)),
+                    None => continue,
+                }
+            }
+            let orderly = self.judge(error)?;
+            let (since, commits, tries) = *losing.get_or_insert((Instant::now(), self.commits, 0));
+            let moved = commits != self.commits;
+            let (since, tries) = if moved { (Instant::now(), 0) } else { (since, tries) };
+            losing = Some((since, self.commits, tries + 1));
+            if tries == 0 {
+                self.host.note(Note::Lost { orderly });
+            } else if since.elapsed() >= limits::SERVER_WAIT.to_duration() {
+                return Err(self.dialer.why_dying().into());
+            }
+            self.lost = Some(orderly);
+            let pause = Duration::from_millis(1 << tries.min(10)).min(SESSION_PAUSE);
+            if self.pause(pause, None)?
+                && let Some(signal) = self.host.take_signal()
+            {
+                return Ok(End::Signal(signal));
+            }
+        }
+    }
+
+    /// Whether a new session may help, and if so, whether somebody wants the server stopped.
+    fn judge(&mut self, error: PipeError) -> Result<bool, PipeError> {
+        if let PipeError::Source(SourceError::Garbled(DeliveryError::Damaged { .. })) = &error {
+            self.complaints += 1;
+            return if self.complaints < limits::COMPLAINTS_MAX { Ok(false) } else { Err(error) };
+        }
+        let Some(client) = error.client() else { return Err(error) };
+        // What was read from standard input cannot be read again.
+        let again = self.order.source != Origin::Stdin;
+        match client.code() {
+            Some(ErrorCode::Fenced) => Err(PipeError::Fenced(self.order.name.to_string())),
+            _ if client.is_lost() && again => Ok(client.code() == Some(ErrorCode::Stopping)),
+            _ => Err(error),
+        }
+    }
+
+    fn session(&mut self) -> Result<End, PipeError> {
+        let Ends { source, committer, mark } = self.open()?;
+        let queue = match &self.order.source {
+            Origin::Queue(name) => name.clone(),
+            Origin::Stdin => Name::default(),
+        };
+        let parts = self.order.parallel;
+        let division = self.order.key.clone().map(|key| Division { key, parts });
+        let loader = Loader::new(queue, division);
+        self.host.progress(&mark.figures);
+        let mut session = Session {
+            source,
+            committer,
+            mark,
+            id: None,
+            loader,
+            ended: false,
+            limit: None,
+            told_gone: false,
+        };
+        let ended = self.batches(&mut session);
+        match &ended {
+            Ok(()) => {}
+            // What was handed over is waited for, as far as a second signal lets us.
+            Err(PipeError::Interrupted) => {
+                self.drain(&mut session, Some(Instant::now() + END_PATIENCE))?;
+            }
+            Err(_) => return ended.map(|()| End::Done),
+        }
+        let in_step = self.staying.take().is_none_or(Staying::end);
+        session.source.close();
+        if ended.is_ok() && !in_step {
+            return Err(PipeError::OutOfStep);
+        }
+        ended.map(|()| End::Done)
+    }
+
+    fn batches(&mut self, session: &mut Session) -> Result<(), PipeError> {
+        while let Some(load) = self.collect(session)? {
+            self.deal_with(session, &load)?;
+        }
+        self.drain(session, None)
+    }
+
+    // ---- input ----
+
+    /// The next batch: what is there, up to its bounds. None at the end.
+    fn collect(&mut self, session: &mut Session) -> Result<Option<Load>, PipeError> {
+        let mut load = Load::default();
+        let most = self.order.batch.unwrap_or(u64::MAX);
+        loop {
+            self.hear(session)?;
+            match session.source.next() {
+                Some(Input::Batch(batch)) => {
+                    self.look_for_gap(session, &batch);
+                    let garbled = |batch: &Batch, error| {
+                        SourceError::Garbled(DeliveryError::of(&batch.place, error))
+                    };
+                    let room = most - load.count();
+                    let batch = if u64::from(batch.header.count) > room {
+                        let copy = batch.clone();
+                        let (first, rest) =
+                            split(batch, room).map_err(|error| garbled(&copy, error))?;
+                        session.source.put_back(rest);
+                        first
+                    } else {
+                        batch
+                    };
+                    session.mark.next = batch.header.end();
+                    let copy = batch.clone();
+                    session.loader.add(batch, &mut load).map_err(|error| garbled(&copy, error))?;
+                    if load.count() == most || load.bytes() >= limits::PIPE_BATCH_BYTES {
+                        return Ok(Some(load));
+                    }
+                }
+                Some(Input::End) => session.ended = true,
+                Some(Input::NoQueue) => {
+                    self.check_source(&session.mark, None)?;
+                    if !self.order.until_end {
+                        self.host.note(Note::NoQueue);
+                    }
+                }
+                Some(Input::Waiting) => {
+                    // Said of everyone first; who is alone has its turn at once.
+                    self.wait_for_turn(session)?;
+                }
+                Some(Input::Open(id, limit)) => {
+                    session.limit = limit;
+                    if self.order.source != Origin::Stdin {
+                        self.check_source(&session.mark, Some(id))?;
+                        session.id = Some(id);
+                    }
+                }
+                Some(Input::Failed(error)) => return Err(error.into()),
+                None if load.count() > 0 => return Ok(Some(load)),
+                None if session.ended => return Ok(None),
+                None => self.wait(session, None)?,
+            }
+        }
+    }
+
+    /// Another instance may hold the group: it has been told by now that it is over.
+    fn wait_for_turn(&mut self, session: &Session) -> Result<(), PipeError> {
+        let until = Instant::now() + Duration::from_secs(1);
+        self.wait(session, Some(until))?;
+        if Instant::now() >= until {
+            self.host.note(Note::Waiting);
+        }
+        Ok(())
+    }
+
+    /// Offsets that were passed over belong to messages that are gone.
+    fn look_for_gap(&mut self, session: &mut Session, batch: &Batch) {
+        let Some(expected) = Self::expected(&session.mark) else { return };
+        let start = batch.header.offset;
+        let is_known = |offset: u64| session.mark.dead.contains(&Offset(offset));
+        if start > expected && !session.told_gone && !(expected.0..start.0).take(1000).all(is_known)
+        {
+            session.told_gone = true;
+            self.host.note(Note::Gone(OffsetRange::new(expected, start)));
+        }
+    }
+
+    // ---- one batch ----
+
+    fn deal_with(&mut self, session: &mut Session, load: &Load) -> Result<(), PipeError> {
+        if session.loader.take_ambiguous() {
+            self.host.note(Note::Ambiguous);
+        }
+        let rules = Rules {
+            limit: session.limit,
+            may_bury: self.order.buries && self.order.source != Origin::Stdin,
+            may_halve: true,
+            backoff: self.order.backoff,
+        };
+        let mut trial = Trial::new(load.count(), rules);
+        let mut outputs = Vec::new();
+        loop {
+            match trial.step() {
+                Step::Run(range) => {
+                    let part = load.part(range);
+                    let ran = self.try_on(session, &part, &mut outputs)?;
+                    if ran == Ran::TooMuch && part.count() == 1 {
+                        return Err(PipeError::TooMuch(part.first().unwrap_or_default()));
+                    }
+                    trial.ran(ran);
+                }
+                Step::Commit(range) => {
+                    let outputs = std::mem::take(&mut outputs);
+                    self.commit(session, &load.part(range), outputs)?;
+                }
+                Step::Dead(range, attempts) => {
+                    for n in range {
+                        self.bury(session, &load.part(n..n + 1), attempts);
+                    }
+                }
+                Step::Pause(pause) => {
+                    let messages = range_of(load);
+                    let pause = pause.to_duration();
+                    let (count, reason) = (load.count(), self.failure.reason.as_str());
+                    self.host.note(Note::Failed { messages, count, reason, pause });
+                    if self.pause(pause, Some(session))? {
+                        return Err(PipeError::Interrupted);
+                    }
+                }
+                Step::GiveUp => {
+                    let (messages, reason) = (range_of(load), self.failure.reason.clone());
+                    self.drain(session, None)?;
+                    return Err(PipeError::GaveUp { messages, reason });
+                }
+                Step::Done => return Ok(()),
+            }
+        }
+    }
+
+    /// Runs the filter on some messages.
+    fn try_on(
+        &mut self,
+        session: &mut Session,
+        part: &Load,
+        outputs: &mut Vec<Vec<u8>>,
+    ) -> Result<Ran, PipeError> {
+        outputs.clear();
+        let began = Instant::now();
+        let ran = if self.order.stay {
+            self.ask(part, outputs)?
+        } else {
+            self.run_filters(part, outputs)?
+        };
+        let figures = &mut session.mark.figures;
+        figures.filter_us.0 += u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        figures.retries += u64::from(ran != Ran::Well);
+        Ok(ran)
+    }
+
+    fn run_filters(&mut self, part: &Load, outputs: &mut Vec<Vec<u8>>) -> Result<Ran, PipeError> {
+        let jobs = self.jobs(part);
+        let timeout = self.order.timeout.map(Micros::to_duration);
+        let finished = filter::run(&mut self.program, jobs, timeout, &[self.host.as_fd()])?;
+        let mut worst = Ran::Well;
+        for Finished { how, output, stderr } in finished {
+            let ran = self.verdict(how)?;
+            if ran == Ran::Well {
+                outputs.push(output);
+                continue;
+            }
+            self.failure = Failure { reason: how.to_string(), stderr };
+            if worst != Ran::TooMuch {
+                worst = ran;
+            }
+        }
+        let bytes: usize = outputs.iter().map(Vec::len).sum();
+        if worst == Ran::Well && bytes > limits::MESSAGE_BYTES_MAX {
+            self.failure = Failure { reason: How::TooMuch.to_string(), stderr: Vec::new() };
+            worst = Ran::TooMuch;
+        }
+        Ok(worst)
+    }
+
+    /// What each filter gets of some messages.
+    fn jobs(&self, part: &Load) -> Vec<Job> {
+        let parallel = self.order.parallel;
+        if self.order.key.is_some() {
+            let inputs = part.divide(parallel).into_iter().enumerate();
+            let inputs = inputs.filter(|(_, input)| !input.bytes().is_empty());
+            let job = |(n, input)| Job { input: vec![input], env: self.facts(Some(part), n) };
+            return inputs.map(job).collect();
+        }
+        let loads = if parallel == 1 { vec![part.clone()] } else { part.split(parallel) };
+        let loads = loads.iter().enumerate();
+        loads
+            .map(|(n, load)| Job { input: load.slices(), env: self.facts(Some(load), n) })
+            .collect()
+    }
+
+    fn verdict(&self, how: How) -> Result<Ran, PipeError> {
+        Ok(match how {
+            How::Exit(status) if self.order.ok.contains(&status) => Ran::Well,
+            How::Exit(status) if UNRUNNABLE.contains(&status) => {
+                return Err(PipeError::Unrunnable(status));
+            }
+            How::Exit(NEVER) => Ran::Never,
+            How::TooMuch => Ran::TooMuch,
+            How::Exit(_) | How::Signal(_) | How::TimedOut => Ran::Failed,
+        })
+    }
+
+    /// Asks the filter that stays.
+    fn ask(&mut self, part: &Load, outputs: &mut Vec<Vec<u8>>) -> Result<Ran, PipeError> {
+        if part.lines() != part.count() {
+            let reason = "a message holds a newline, so that its answer cannot be told apart";
+            self.failure = Failure { reason: reason.to_owned(), stderr: Vec::new() };
+            return Ok(Ran::Failed);
+        }
+        if let Some(staying) = &mut self.staying {
+            if staying.is_out_of_step() {
+                return Err(PipeError::OutOfStep);
+            }
+            // It may end between two lines, if it likes.
+            self.staying.take_if(|staying| staying.has_ended());
+        }
+        if self.staying.is_none() {
+            let env = self.facts(None, 0);
+            self.staying = Some(Staying::start(&mut self.program, env)?);
+        }
+        let patience = self.order.timeout.map_or(STAY_PATIENCE, Micros::to_duration);
+        let staying = self.staying.as_mut().expect("it was just started");
+        match staying.ask(part.slices(), part.count(), patience, &[self.host.as_fd()])? {
+            Answer::Lines(output) => {
+                outputs.push(output);
+                Ok(Ran::Well)
+            }
+            Answer::TooMuch => Err(PipeError::OutOfStep),
+            Answer::Failed(why, stderr) => {
+                self.staying = None;
+                self.failure = Failure { reason: format!("{why} ({ADVICE})"), stderr };
+                Ok(Ran::Failed)
+            }
+        }
+    }
+
+    /// What the filter finds in its environment.
+    fn facts(&self, load: Option<&Load>, part: usize) -> Vec<(OsString, OsString)> {
+        let number = |number: u64| OsString::from(number.to_string());
+        let mut env = vec![
+            ("MQ_PIPE".into(), self.order.name.as_str().into()),
+            ("MQ_QUEUE".into(), self.src().into()),
+            ("MQ_PART".into(), number(part as u64)),
+        ];
+        if let Some((load, first)) = load.and_then(|load| Some((load, load.first()?))) {
+            env.push(("MQ_OFFSET".into(), number(first.0)));
+            env.push(("MQ_COUNT".into(), number(load.count())));
+        }
+        env
+    }
+
+    // ---- output ----
+
+    fn commit(
+        &mut self,
+        session: &mut Session,
+        part: &Load,
+        outputs: Vec<Vec<u8>>,
+    ) -> Result<(), PipeError> {
+        while !session.committer.has_room() {
+            self.hear(session)?;
+            if !session.committer.has_room() {
+                self.wait_committer(session, None)?;
+            }
+        }
+        let next = part.end().expect("what ran had messages");
+        let mark = &mut session.mark;
+        mark.src_id = session.id;
+        mark.figures.batches += 1;
+        mark.figures.read += part.count();
+        let mark = Mark { next, floor: next, ..mark.clone() };
+        session.committer.push(Commit { outputs, mark });
+        Ok(())
+    }
+
+    fn bury(&mut self, session: &mut Session, one: &Load, attempts: u32) {
+        let Some(offset) = one.first() else { return };
+        session.mark.note_dead(offset);
+        let Failure { reason, stderr } = &self.failure;
+        self.host.note(Note::Dead { offset, reason });
+        let letter = Letter {
+            offset,
+            attempts,
+            reason: reason.clone(),
+            stderr: String::from_utf8_lossy(stderr).into_owned(),
+        };
+        session.source.words().push(Word::Bury(letter), 0);
+    }
+
+    /// Takes what the committer says.
+    fn hear(&mut self, session: &mut Session) -> Result<(), PipeError> {
+        while let Some(done) = session.committer.take() {
+            match done {
+                Done::Committed(mark) => {
+                    self.commits += 1;
+                    self.complaints = 0;
+                    self.host.progress(&mark.figures);
+                }
+                Done::Held(fault) => self.host.note(Note::Held(&fault)),
+                Done::Failed(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until everything that was handed over is committed.
+    fn drain(&mut self, session: &mut Session, until: Option<Instant>) -> Result<(), PipeError> {
+        loop {
+            self.hear(session)?;
+            if session.committer.is_idle() || until.is_some_and(|until| Instant::now() >= until) {
+                return Ok(());
+            }
+            match until {
+                None => self.wait_committer(session, None)?,
+                // A signal has come: only another one is looked for, by the patience.
+                Some(_) => {
+                    let mut fds = [PollFd::new(&session.committer, PollFlags::IN)];
+                    wait::poll(&mut fds, until)?;
+                }
+            }
+        }
+    }
+
+    // ---- waiting ----
+
+    fn wait(&self, session: &Session, until: Option<Instant>) -> Result<(), PipeError> {
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.host.as_fd(), PollFlags::IN),
+            PollFd::new(&session.source, PollFlags::IN),
+            PollFd::new(&session.committer, PollFlags::IN),
+        ];
+        wait::poll(&mut fds, until)?;
+        if fds[0].revents().is_empty() { Ok(()) } else { Err(PipeError::Interrupted) }
+    }
+
+    fn wait_committer(&self, session: &Session, until: Option<Instant>) -> Result<(), PipeError> {
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.host.as_fd(), PollFlags::IN),
+            PollFd::new(&session.committer, PollFlags::IN),
+        ];
+        wait::poll(&mut fds, until)?;
+        if fds[0].revents().is_empty() { Ok(()) } else { Err(PipeError::Interrupted) }
+    }
+
+    /// Nothing for so long; true when a signal came.
+    fn pause(
+        &mut self,
+        pause: Duration,
+        mut session: Option<&mut Session>,
+    ) -> Result<bool, PipeError> {
+        let until = Instant::now() + pause;
+        loop {
+            if let Some(session) = session.as_deref_mut() {
+                self.hear(session)?;
+            }
+            let mut fds = vec![PollFd::from_borrowed_fd(self.host.as_fd(), PollFlags::IN)];
+            fds.extend(
+                session.as_deref().map(|session| PollFd::new(&session.committer, PollFlags::IN)),
+            );
+            wait::poll(&mut fds, Some(until))?;
+            if !fds[0].revents().is_empty() {
+                return Ok(true);
+            }
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+        }
+    }
+}
+
+fn range_of(load: &Load) -> OffsetRange {
+    let first = load.first().unwrap_or_default();
+    OffsetRange::new(first, load.end().unwrap_or(first))
+}

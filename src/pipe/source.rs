@@ -1,0 +1,533 @@
+//! The source: a queue read in order by one pipe at a time, on a thread of its own.
+//!
+//! An exclusive receiver of the pipe's group gets every message at or above the group's floor, in
+//! order, once; what it holds comes again to the next one when it goes. It is told to settle all
+//! below an offset when that is durable elsewhere, or to give up one message. It reads ahead of the
+//! filter up to a bound and never decides anything. Made for each session by [`run`](super::run);
+//! standard input, which keeps nothing, is the other source.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags};
+
+use super::lane::Lane;
+use crate::batch::{self, BatchError, BatchHeader, Framing, Place};
+use crate::client::buffers::Buffers;
+use crate::client::connection::unexpected;
+use crate::client::delivery::{Batch, DeliveryError, Unpacker};
+use crate::client::piece::Slice;
+use crate::client::wait::{self, Patience};
+use crate::client::{ClientError, Connection, Filled};
+use crate::limits;
+use crate::units::{
+    Attempts, Count, Epoch, Name, Offset, OffsetRange, Position, ProducerId, QueueId,
+    SegmentNumber, Sequence, WallTime,
+};
+use crate::wire::{DELIVER_HEAD_BYTES, DeliverHead, Nack, OpenReceive, Reply, Request};
+
+/// Its channel; the one below has served for requests before.
+const CHANNEL: u16 = 2;
+
+/// How long a server that is told of an end has to answer.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// More messages than anyone sends: what is read ahead is bounded in bytes.
+const CREDIT: u64 = u64::MAX >> 1;
+
+/// What comes from a source.
+#[derive(Debug)]
+pub enum Input {
+    /// There is no such queue yet.
+    NoQueue,
+    /// Another instance has the pipe's group.
+    Waiting,
+    /// It is our turn, on this incarnation of the queue; and the attempts after which a message is
+    /// given up there, if ever.
+    Open(QueueId, Option<u32>),
+    /// Messages.
+    Batch(Batch),
+    /// Nothing is left of what was ready at the start.
+    End,
+    /// Nothing more comes, and why.
+    Failed(SourceError),
+}
+
+/// Why a source ends.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The connection or the server.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// What came is damaged.
+    #[error(transparent)]
+    Garbled(#[from] DeliveryError),
+    /// Standard input cannot be read.
+    #[error("cannot read standard input: {0}")]
+    Stdin(std::io::Error),
+}
+
+/// What a source is told.
+#[derive(Debug)]
+pub enum Word {
+    /// Everything below is settled.
+    Settle(Offset),
+    /// This one is a dead letter.
+    Bury(Letter),
+    /// It ends, once all that was said is done.
+    Close,
+    /// The same at once.
+    Quit,
+}
+
+/// A message that is given up.
+#[derive(Clone, Debug)]
+pub struct Letter {
+    /// Which.
+    pub offset: Offset,
+    /// How often the filter failed on it alone.
+    pub attempts: u32,
+    /// Why, in a few words.
+    pub reason: String,
+    /// The end of what the filter said.
+    pub stderr: String,
+}
+
+/// What to read.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// The request that opens it.
+    pub open: OpenReceive,
+    /// Messages below were dealt with by an earlier session.
+    pub floor: Offset,
+    /// Those of them that are dead letters.
+    pub dead: Vec<Offset>,
+}
+
+impl Reading {
+    /// Of a queue, for a group that is made at `from` if it is not there.
+    #[must_use]
+    pub fn new(queue: Name, group: Name, from: crate::settings::Start) -> Reading {
+        let open = OpenReceive {
+            from: Some(from),
+            exclusive: true,
+            tries: true,
+            ..OpenReceive::new(queue, group, crate::wire::ReceiveMode::Take)
+        };
+        Reading { open, floor: Offset(0), dead: Vec::new() }
+    }
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct Source {
+    inputs: Lane<Input>,
+    words: Lane<Word>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Source {
+    /// Begins to read a queue over a connection of its own; `words` come from there.
+    ///
+    /// # Errors
+    /// The system has no room for it.
+    pub fn start(
+        connection: Connection,
+        reading: Reading,
+        words: Lane<Word>,
+    ) -> std::io::Result<Source> {
+        let inputs = Lane::new()?;
+        let reader = Reader {
+            connection,
+            reading,
+            unpacker: None,
+            held: Vec::new(),
+            buffers: Buffers::new(limits::PIPE_BUFFERS),
+            inputs: inputs.clone(),
+            words: words.clone(),
+            is_closing: false,
+            quits: false,
+        };
+        let thread = std::thread::Builder::new().name("source".to_owned());
+        let thread = Some(thread.spawn(move || reader.run())?);
+        Ok(Source { inputs, words, thread })
+    }
+
+    /// Begins to read standard input, whose messages end with `delimiter`.
+    ///
+    /// # Errors
+    /// The system has no room for it.
+    pub fn stdin(delimiter: u8) -> std::io::Result<Source> {
+        let (inputs, words) = (Lane::new()?, Lane::new()?);
+        let (into, told) = (inputs.clone(), words.clone());
+        let thread = std::thread::Builder::new().name("source".to_owned());
+        // It may sit in a read for ever: nobody waits for it.
+        thread.spawn(move || read_stdin(delimiter, &into, &told))?;
+        Ok(Source { inputs, words, thread: None })
+    }
+
+    /// The next thing that has come.
+    #[must_use]
+    pub fn next(&self) -> Option<Input> {
+        let was_full = self.inputs.weight() >= limits::PIPE_AHEAD_BYTES;
+        let input = self.inputs.pop();
+        if was_full {
+            self.words.ring();
+        }
+        input
+    }
+
+    /// What was taken last comes again, or the rest of it.
+    pub fn put_back(&self, batch: Batch) {
+        let weight = batch.payload.bytes().len();
+        self.inputs.put_back(Input::Batch(batch), weight);
+    }
+
+    /// Where words to it go.
+    #[must_use]
+    pub fn words(&self) -> Lane<Word> {
+        self.words.clone()
+    }
+
+    /// Ends it, once the server knows of all that was said; it is not waited for long.
+    pub fn close(mut self) {
+        self.words.push(Word::Close, 0);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl AsFd for Source {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inputs.as_fd()
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.words.push(Word::Quit, 0);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread's own.
+struct Reader {
+    connection: Connection,
+    reading: Reading,
+    unpacker: Option<Unpacker>,
+    /// What was delivered and is not settled, in order.
+    held: Vec<OffsetRange>,
+    buffers: Buffers,
+    inputs: Lane<Input>,
+    words: Lane<Word>,
+    is_closing: bool,
+    quits: bool,
+}
+
+impl Reader {
+    fn run(mut self) {
+        self.connection.push(CHANNEL, &Request::OpenReceive(self.reading.open.clone()));
+        if let Err(error) = self.go_on() {
+            self.inputs.push(Input::Failed(error), 0);
+        }
+    }
+
+    fn go_on(&mut self) -> Result<(), SourceError> {
+        loop {
+            while let Some(word) = self.words.pop() {
+                self.hear(word);
+            }
+            if self.quits {
+                return Ok(());
+            }
+            if self.is_closing {
+                return self.close();
+            }
+            let has_room = self.inputs.weight() < limits::PIPE_AHEAD_BYTES;
+            if has_room && self.take()? {
+                continue;
+            }
+            let flushed =
+                self.connection.flush().map_err(ClientError::io("write to the server"))?;
+            let mut wanted = if flushed { PollFlags::empty() } else { PollFlags::OUT };
+            if has_room {
+                wanted |= PollFlags::IN;
+            }
+            let mut fds =
+                [PollFd::new(&self.connection, wanted), PollFd::new(&self.words, PollFlags::IN)];
+            wait::poll(&mut fds, None)?;
+            let hung_up = fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR);
+            if hung_up && !has_room {
+                return Err(ClientError::Lost.into());
+            }
+        }
+    }
+
+    /// Takes what has come; false when there is nothing now.
+    fn take(&mut self) -> Result<bool, SourceError> {
+        let mut any = false;
+        while let Some(frame) =
+            self.connection.take_frame(|| self.buffers.spare()).map_err(ClientError::from)?
+        {
+            any = true;
+            let body = &frame.buffer[frame.body.clone()];
+            match Reply::decode(&frame.header, body).map_err(ClientError::from)? {
+                Reply::Deliver(head, _) => {
+                    let range = frame.body.start + DELIVER_HEAD_BYTES..frame.body.end;
+                    let slice = Slice::new(self.buffers.lend(frame.buffer), range);
+                    self.delivered(&head, &slice)?;
+                }
+                Reply::Receiving(receiving) => {
+                    let input = match (receiving.queue_id, receiving.epoch) {
+                        (None, _) => Input::NoQueue,
+                        (Some(_), None) => Input::Waiting,
+                        (Some(id), Some(_)) if self.unpacker.is_none() => {
+                            self.unpacker = Some(Unpacker::new(id));
+                            // What is said before the group is there is not heard.
+                            self.connection.push(CHANNEL, &Request::Credit(CREDIT));
+                            Input::Open(id, receiving.delivery_limit)
+                        }
+                        // The delivery limit has changed.
+                        (Some(_), Some(_)) => continue,
+                    };
+                    self.inputs.push(input, 0);
+                }
+                Reply::End => self.inputs.push(Input::End, 0),
+                Reply::Error(fault) => return Err(ClientError::Refused(fault).into()),
+                Reply::Goodbye(goodbye) => return Err(ClientError::gone(&goodbye).into()),
+                other => return Err(unexpected(&other).into()),
+            }
+            if self.inputs.weight() >= limits::PIPE_AHEAD_BYTES {
+                return Ok(true);
+            }
+        }
+        match self.connection.fill().map_err(ClientError::io("read from the server"))? {
+            Filled::Data(_) => Ok(true),
+            Filled::WouldBlock => Ok(any),
+            Filled::Closed => Err(ClientError::Lost.into()),
+        }
+    }
+
+    fn delivered(&mut self, head: &DeliverHead, slice: &Slice) -> Result<(), SourceError> {
+        let unexpected = ClientError::Unexpected("messages before it is our turn".to_owned());
+        let mut unpacker = self.unpacker.take().ok_or(unexpected)?;
+        let mut batches = Vec::new();
+        let unpacked = unpacker.unpack(head, slice, |batch| batches.push(batch));
+        self.unpacker = Some(unpacker);
+        for batch in batches {
+            self.came(batch)?;
+        }
+        if let Err(DeliveryError::Damaged { segment, position, .. }) = &unpacked {
+            self.connection.push(CHANNEL, &Request::Complain(*segment, *position));
+            let patience = Patience::lasting(CLOSE_PATIENCE, None);
+            // Let it look for itself, and say what it found before we end.
+            self.connection.push(CHANNEL, &Request::Close);
+            self.connection
+                .answer(patience, |_, reply| Ok((reply == Reply::Closed).then_some(())))?;
+        }
+        Ok(unpacked?)
+    }
+
+    /// A batch: what an earlier session dealt with is settled, the rest goes on.
+    fn came(&mut self, batch: Batch) -> Result<(), SourceError> {
+        let range = OffsetRange::new(batch.header.offset, batch.header.end());
+        push_range(&mut self.held, range);
+        let floor = self.reading.floor;
+        if range.end <= floor {
+            self.again(range);
+            return Ok(());
+        }
+        let batch = if range.start < floor {
+            self.again(OffsetRange::new(range.start, floor));
+            let place = batch.place;
+            let split = split(batch, floor.0 - range.start.0);
+            split.map_err(|source| DeliveryError::of(&place, source))?.1
+        } else {
+            batch
+        };
+        let weight = batch.payload.bytes().len();
+        self.inputs.push(Input::Batch(batch), weight);
+        Ok(())
+    }
+
+    /// What was dealt with before came again: the source did not know of it any more.
+    fn again(&mut self, range: OffsetRange) {
+        let dead: Vec<Offset> =
+            self.reading.dead.iter().copied().filter(|offset| range.contains(*offset)).collect();
+        for offset in dead {
+            let reason = "the filter failed (told again after a crash)".to_owned();
+            self.bury(&Letter { offset, attempts: 0, reason, stderr: String::new() });
+        }
+        self.settle_below(range.end);
+    }
+
+    fn hear(&mut self, word: Word) {
+        match word {
+            Word::Settle(floor) => self.settle_below(floor),
+            Word::Bury(letter) => self.bury(&letter),
+            Word::Close => self.is_closing = true,
+            Word::Quit => self.quits = true,
+        }
+    }
+
+    fn settle_below(&mut self, floor: Offset) {
+        let below = self.held.partition_point(|range| range.start < floor);
+        let mut settled: Vec<OffsetRange> = self.held.drain(..below).collect();
+        if let Some(last) = settled.last_mut().filter(|last| last.end > floor) {
+            self.held.insert(0, OffsetRange::new(floor, last.end));
+            last.end = floor;
+        }
+        for ranges in settled.chunks(limits::RANGES_PER_FRAME_MAX) {
+            self.connection.push(CHANNEL, &Request::Ack(ranges.to_vec()));
+        }
+    }
+
+    fn bury(&mut self, letter: &Letter) {
+        let one = OffsetRange::new(letter.offset, letter.offset.plus(Count(1)));
+        let Some(at) = self.held.iter().position(|range| range.contains(letter.offset)) else {
+            return;
+        };
+        let whole = self.held[at];
+        let around =
+            [OffsetRange::new(whole.start, one.start), OffsetRange::new(one.end, whole.end)];
+        self.held.splice(at..=at, around.into_iter().filter(|range| !range.is_empty()));
+        let nack = Nack {
+            ranges: vec![one],
+            attempt: Attempts(letter.attempts),
+            dead: true,
+            reason: cut(&letter.reason, limits::REASON_BYTES_MAX),
+            stderr: cut(&letter.stderr, limits::STDERR_TAIL_BYTES),
+        };
+        self.connection.push(CHANNEL, &Request::Nack(nack));
+    }
+
+    fn close(&mut self) -> Result<(), SourceError> {
+        self.connection.push(CHANNEL, &Request::Close);
+        let patience = Patience::lasting(CLOSE_PATIENCE, None);
+        self.connection.answer(patience, |_, reply| Ok((reply == Reply::Closed).then_some(())))?;
+        Ok(())
+    }
+}
+
+/// The end of a text, at most so many bytes.
+fn cut(text: &str, most: usize) -> String {
+    let mut from = text.len().saturating_sub(most);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    text[from..].to_owned()
+}
+
+fn push_range(ranges: &mut Vec<OffsetRange>, range: OffsetRange) {
+    match ranges.last_mut() {
+        Some(last) if last.end == range.start => last.end = range.end,
+        _ => ranges.push(range),
+    }
+}
+
+/// The first `count` messages of a batch, and the rest.
+///
+/// # Errors
+/// The payload does not hold so many.
+pub fn split(batch: Batch, count: u64) -> Result<(Batch, Batch), BatchError> {
+    let Batch { header, payload, place } = batch;
+    let short = BatchError::Messages("fewer than announced");
+    let at = batch::bytes_of_messages(header.framing, payload.bytes(), count).ok_or(short)?;
+    let rest = payload.part(at..payload.bytes().len());
+    let first = Batch {
+        header: BatchHeader { count: count as u32, ..header },
+        payload: payload.part(0..at),
+        place,
+    };
+    let header = BatchHeader {
+        count: header.count - count as u32,
+        offset: header.offset.plus(Count(count)),
+        ..header
+    };
+    Ok((first, Batch { header, payload: rest, place }))
+}
+
+/// Reads standard input to its end. Its messages have offsets of their own, and no time.
+fn read_stdin(delimiter: u8, inputs: &Lane<Input>, words: &Lane<Word>) {
+    let id = QueueId::default();
+    inputs.push(Input::Open(id, None), 0);
+    let mut next = Offset(0);
+    let mut hand_over = |bytes: Vec<u8>| {
+        let count = memchr::memchr_iter(delimiter, &bytes).count() as u32;
+        let header = BatchHeader {
+            payload_bytes: bytes.len() as u32,
+            framing: Framing::Delimited(delimiter),
+            flags: 0,
+            offset: next,
+            count,
+            payload_crc: 0,
+            mark: Offset(0),
+            time: WallTime(0),
+            producer: ProducerId(0),
+            sequence: Sequence(0),
+            epoch: Epoch(0),
+        };
+        next = header.end();
+        let place = Place { queue: id, segment: SegmentNumber(0), position: Position(0) };
+        let weight = bytes.len();
+        inputs.push(Input::Batch(Batch { header, payload: Slice::whole(bytes), place }), weight);
+    };
+    let mut pending: Vec<u8> = Vec::new();
+    loop {
+        while inputs.weight() >= limits::PIPE_AHEAD_BYTES {
+            let mut fds = [PollFd::new(words, PollFlags::IN)];
+            if wait::poll(&mut fds, None).is_err() {
+                return;
+            }
+            while let Some(word) = words.pop() {
+                if matches!(word, Word::Close | Word::Quit) {
+                    return;
+                }
+            }
+        }
+        pending.reserve(limits::SEND_BATCH_BYTES);
+        let room = rustix::buffer::spare_capacity(&mut pending);
+        match rustix::io::read(rustix::stdio::stdin(), room) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => continue,
+            Err(errno) => {
+                inputs.push(Input::Failed(SourceError::Stdin(errno.into())), 0);
+                return;
+            }
+        }
+        if let Some(at) = memchr::memrchr(delimiter, &pending) {
+            let rest = pending.split_off(at + 1);
+            hand_over(std::mem::replace(&mut pending, rest));
+        } else if pending.len() > limits::MESSAGE_BYTES_MAX {
+            let why = std::io::Error::other("a message is over 64 MiB");
+            inputs.push(Input::Failed(SourceError::Stdin(why)), 0);
+            return;
+        }
+    }
+    if !pending.is_empty() {
+        pending.push(delimiter);
+        hand_over(pending);
+    }
+    inputs.push(Input::End, 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_that_follow_are_one() {
+        let range = |a, b| OffsetRange::new(Offset(a), Offset(b));
+        let mut ranges = Vec::new();
+        for (a, b) in [(1, 3), (3, 5), (7, 8)] {
+            push_range(&mut ranges, range(a, b));
+        }
+        assert_eq!(ranges, [range(1, 5), range(7, 8)]);
+        assert_eq!(cut("aäb", 2), "b");
+    }
+}

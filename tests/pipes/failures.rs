@@ -1,0 +1,131 @@
+//! Filters that fail: what is tried again, what is given up, and what is not.
+
+use crate::harness::Store;
+use crate::{impatient, pipe, seq};
+
+const FAST: [&str; 3] = ["-e", "--backoff", "1ms"];
+
+fn args<'a>(rest: &[&'a str]) -> Vec<&'a str> {
+    FAST.iter().copied().chain(rest.iter().copied()).collect()
+}
+
+/// G13: one message that no filter can take becomes a dead letter, once; all else goes through, in
+/// order.
+#[test]
+fn a_poisonous_message_alone_is_given_up() {
+    let store = Store::new();
+    impatient(&store, "a", "3");
+    store.send("a", &seq(1, 1000));
+    let filter = "awk '/^577$/ { print \"cannot\" > \"/dev/stderr\"; exit 3 } { print }'";
+    let done = pipe(&store, &args(&["--name", "p", "a", "b", "--", "sh", "-c", filter])).ok();
+    let done = done.says("message 576 of a is a dead letter: exit status 3");
+    done.says("cannot");
+    let expected: Vec<u8> = [seq(1, 576), seq(578, 1000)].concat();
+    assert_eq!(store.receive("b"), expected);
+    let letters = store.run("mq-recv", &["-e", "-J", "a.pipe.p.dead"], b"").ok();
+    let letter: serde_json::Value =
+        serde_json::from_slice(&letters.stdout).expect("one letter, as JSON");
+    assert_eq!(letter["data"], "577");
+    let text = letter["headers"].to_string();
+    assert!(text.contains("exit status 3") && text.contains("cannot"), "{text}");
+}
+
+/// A status of 65 gives a message up at once.
+#[test]
+fn what_can_never_succeed_is_given_up_at_once() {
+    let store = Store::new();
+    store.send("a", &seq(1, 20));
+    let filter = "awk '/^7$/ { exit 65 } { print }'";
+    pipe(&store, &["-e", "--backoff", "1h", "a", "b", "--", "sh", "-c", filter]).ok();
+    assert_eq!(store.receive("b"), [seq(1, 6), seq(8, 20)].concat());
+}
+
+/// A database that is down makes no dead letters: 123, and nothing has moved.
+#[test]
+fn when_everything_fails_nothing_moves() {
+    let store = Store::new();
+    impatient(&store, "a", "4");
+    store.send("a", &seq(1, 100));
+    let failing = args(&["--name", "p", "a", "b", "--", "sh", "-c", "cat; exit 1"]);
+    let done = pipe(&store, &failing).exits(123);
+    done.says("nothing of them was given up");
+    assert_eq!(store.receive("b"), b"");
+    assert!(store.show("a.pipe.p.dead").is_none(), "there are no dead letters");
+    pipe(&store, &args(&["--name", "p", "a", "b", "--", "cat"])).ok();
+    assert_eq!(store.receive("b"), seq(1, 100));
+}
+
+/// A grep that finds nothing is told what is missing.
+#[test]
+fn a_grep_without_ok_is_told_so() {
+    let store = Store::new();
+    impatient(&store, "a", "2");
+    store.send("a", b"x\ny\n");
+    pipe(&store, &args(&["a", "b", "--", "grep", "z"])).exits(123).says("--ok 0,1");
+}
+
+/// With `--on-fail stop` the pipe ends at the message, which stays.
+#[test]
+fn it_stops_at_a_poisonous_message_if_told_to() {
+    let store = Store::new();
+    impatient(&store, "a", "2");
+    store.send("a", &seq(1, 8));
+    let filter = "awk '/^5$/ { exit 1 } { print }'";
+    let stop = args(&["--on-fail", "stop", "--name", "p", "a", "b", "--", "sh", "-c", filter]);
+    pipe(&store, &stop).exits(123);
+    assert_eq!(store.receive("b"), seq(1, 4));
+    pipe(&store, &args(&["--name", "p", "a", "b", "--", "cat"])).ok();
+    assert_eq!(store.receive("b"), seq(5, 8));
+}
+
+/// 126 and 127 stop, and burn no attempt.
+#[test]
+fn a_filter_that_is_not_there_stops_the_pipe() {
+    let store = Store::new();
+    store.send("a", b"x\n");
+    pipe(&store, &["-e", "a", "b", "--", "no-such-filter"]).exits(127).says("not found");
+    pipe(&store, &["-e", "a", "b", "--", "/etc/passwd"]).exits(126);
+    pipe(&store, &["-e", "--name", "p", "a", "b", "--", "sh", "-c", "no-such-filter"]).exits(127);
+    pipe(&store, &["-e", "--name", "p", "a", "b", "--", "cat"]).ok();
+    assert_eq!(store.receive("b"), b"x\n");
+}
+
+/// What fails for a while goes through once it works.
+#[test]
+fn a_filter_that_comes_back_goes_on() {
+    let store = Store::new();
+    store.send("a", &seq(1, 10));
+    let tries = store.beside("tries");
+    let filter = format!(
+        "echo x >> {0}; if [ $(wc -l < {0}) -lt 6 ]; then exit 1; fi; cat",
+        tries.display()
+    );
+    pipe(&store, &args(&["a", "b", "--", "sh", "-c", &filter])).ok();
+    assert_eq!(store.receive("b"), seq(1, 10));
+}
+
+/// One that takes too long is ended, with all that it started.
+#[test]
+fn a_filter_that_hangs_is_ended() {
+    let store = Store::new();
+    impatient(&store, "a", "2");
+    store.send("a", &seq(1, 4));
+    let filter = "x=$(cat); case $x in *3*) sleep 1000;; esac; printf '%s\\n' \"$x\"";
+    let hang = args(&["--timeout", "300ms", "a", "b", "--", "sh", "-c", filter]);
+    pipe(&store, &hang).ok().says("took too long");
+    assert_eq!(store.receive("b"), b"1\n2\n4\n");
+}
+
+/// An output that is too large at once is made in smaller batches; of one message it is an error.
+#[test]
+fn an_output_that_is_too_large_is_made_in_parts() {
+    let store = Store::new();
+    store.run("mq-admin", &["declare", "--retain", "log", "a"], b"").ok();
+    store.send("a", &seq(1, 4));
+    let filter = "while read -r n; do head -c 20000000 /dev/zero | tr '\\0' x; echo; done";
+    pipe(&store, &["-e", "a", "b", "--", "sh", "-c", filter]).ok();
+    assert_eq!(store.number("b", "end"), 4);
+    let filter = "cat >/dev/null; head -c 70000000 /dev/zero";
+    pipe(&store, &["-e", "a", "c", "--", "sh", "-c", filter]).exits(65).says("64 MiB");
+    assert_eq!(store.number("c", "end"), 0, "nothing of it is there");
+}

@@ -1,0 +1,45 @@
+//! A file as the destination.
+
+use crate::harness::{Random, Store, eventually};
+use crate::{pipe, seq, size};
+
+#[test]
+fn a_file_gets_each_message_once() {
+    let store = Store::new();
+    store.send("a", &seq(1, 1000));
+    let file = store.beside("out.txt");
+    std::fs::write(&file, b"before\n").expect("writes");
+    pipe(&store, &["-e", "a", "file:out.txt", "--", "cat"]).ok();
+    pipe(&store, &["-e", "a", "file:out.txt", "--", "cat"]).ok();
+    let expected = [b"before\n".to_vec(), seq(1, 1000)].concat();
+    assert_eq!(std::fs::read(&file).expect("reads"), expected);
+    std::fs::write(&file, b"cut\n").expect("writes");
+    pipe(&store, &["-e", "a", "file:out.txt", "--", "cat"]).exits(1).says("--reset");
+    pipe(&store, &["-e", "--reset", "a", "file:out.txt", "--", "cat"]).ok();
+    assert_eq!(std::fs::read(&file).expect("reads"), b"cut\n", "nothing of a is left to read");
+}
+
+/// G14: kill -9 of the pipe at any moment.
+#[test]
+fn a_file_is_exact_over_kills_of_the_pipe() {
+    let store = Store::new();
+    let rounds = size("MQ_ROUNDS", 8);
+    let mut random = Random(3);
+    let args = ["--batch", "50", "--name", "p", "a", "file:out.txt", "--", "cat"];
+    let mut sent = 0;
+    for _ in 0..rounds {
+        store.send("a", &seq(sent + 1, sent + 1000));
+        sent += 1000;
+        let mut running = store.spawn("mq-pipe", &args);
+        let file = store.beside("out.txt");
+        let length = || std::fs::metadata(&file).map_or(0, |meta| meta.len());
+        let least = length() + random.below(3000);
+        eventually("it has written some", || (length() > least).then_some(()));
+        running.signal(rustix::process::Signal::KILL);
+        running.await_end();
+    }
+    let mut last = vec!["-e"];
+    last.extend(args);
+    pipe(&store, &last).ok();
+    assert!(std::fs::read(store.beside("out.txt")).expect("reads") == seq(1, sent));
+}

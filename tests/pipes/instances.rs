@@ -1,0 +1,121 @@
+//! Positions and instances: what fits, what does not, and what is said then.
+
+use crate::harness::{Store, eventually};
+use crate::{pipe, seq};
+
+const CAT: [&str; 6] = ["--name", "p", "a", "b", "--", "cat"];
+
+fn once(store: &Store) -> crate::harness::Done {
+    let mut args = vec!["-e"];
+    args.extend(CAT);
+    pipe(store, &args)
+}
+
+fn reset(store: &Store) -> crate::harness::Done {
+    let mut args = vec!["-e", "--reset"];
+    args.extend(CAT);
+    pipe(store, &args)
+}
+
+/// G14: a second instance takes over; the first ends and says why.
+#[test]
+fn a_newer_instance_takes_over() {
+    let store = Store::new();
+    store.send("a", &seq(1, 10));
+    let mut first = store.spawn("mq-pipe", &CAT);
+    eventually("the first works", || (store.show("b")?["end"] == 10).then_some(()));
+    let mut second = store.spawn("mq-pipe", &CAT);
+    assert_eq!(first.await_end(), 1);
+    assert!(
+        first.last_words().contains("another instance of pipe p has taken over"),
+        "{}",
+        first.stderr()
+    );
+    store.send("a", &seq(11, 20));
+    eventually("the second works", || (store.show("b")?["end"] == 20).then_some(()));
+    assert!(!second.has_ended());
+    assert_eq!(store.receive("b"), seq(1, 20));
+}
+
+#[test]
+fn a_source_that_was_made_anew_is_refused_until_reset() {
+    let store = Store::new();
+    store.send("a", &seq(1, 10));
+    once(&store).ok();
+    store.run("mq-admin", &["rm", "a"], b"").ok();
+    once(&store).exits(1).says("queue a was removed").says("--reset");
+    store.send("a", &seq(1, 3));
+    once(&store).exits(1).says("made anew").says("--reset");
+    assert_eq!(store.receive("b"), seq(1, 10));
+    reset(&store).ok();
+    assert_eq!(store.receive("b"), seq(1, 3));
+    once(&store).ok();
+    assert_eq!(store.number("b", "end"), 13);
+}
+
+#[test]
+fn a_destination_that_was_removed_is_refused_until_reset() {
+    let store = Store::new();
+    store.run("mq-admin", &["declare", "--retain", "log", "a"], b"").ok();
+    store.send("a", &seq(1, 10));
+    once(&store).ok();
+    store.run("mq-admin", &["rm", "b"], b"").ok();
+    once(&store).exits(1).says("does not know of it").says("--reset");
+    reset(&store).ok();
+    assert_eq!(store.receive("b"), seq(1, 10), "a log is read again");
+}
+
+/// A purge of the destination takes its messages, not the pipe's position.
+#[test]
+fn a_purged_destination_keeps_the_position() {
+    let store = Store::new();
+    store.send("a", &seq(1, 10));
+    once(&store).ok();
+    store.run("mq-admin", &["purge", "b"], b"").ok();
+    store.send("a", &seq(11, 12));
+    once(&store).ok();
+    assert_eq!(store.receive("b"), seq(11, 12));
+}
+
+/// What retention took before the pipe came to it is told.
+#[test]
+fn what_the_source_gave_up_is_told() {
+    let store = Store::new();
+    store.send("a", &seq(1, 10));
+    once(&store).ok();
+    store.send("a", &seq(11, 20));
+    store.run("mq-admin", &["purge", "a"], b"").ok();
+    store.send("a", &seq(21, 30));
+    once(&store).ok().says("are not there any more");
+    assert_eq!(store.receive("b"), [seq(1, 10), seq(21, 30)].concat());
+}
+
+/// A pipe that reads another queue has another position.
+#[test]
+fn a_name_belongs_to_one_source() {
+    let store = Store::new();
+    store.send("a", &seq(1, 10));
+    store.send("c", &seq(1, 10));
+    once(&store).ok();
+    pipe(&store, &["-e", "--name", "p", "c", "b", "--", "cat"]).exits(1).says("reads from a");
+}
+
+/// `--from` is where a new pipe begins, and no more.
+#[test]
+fn from_is_for_a_new_pipe() {
+    let store = Store::new();
+    store.send("a", &seq(1, 10));
+    let mut args = vec!["-e", "--from", "-3"];
+    args.extend(CAT);
+    pipe(&store, &args).ok();
+    store.send("a", &seq(11, 15));
+    pipe(&store, &args).ok();
+    assert_eq!(store.receive("b"), seq(8, 15));
+    // What a group that existed has settled is gone from a queue that keeps nothing.
+    let mut args = vec!["-e", "--reset", "--from", "newest"];
+    args.extend(CAT);
+    pipe(&store, &args).ok();
+    store.send("a", &seq(16, 17));
+    once(&store).ok();
+    assert_eq!(store.receive("b"), seq(16, 17));
+}

@@ -1,0 +1,202 @@
+//! What a pipe does when nothing fails.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::harness::{Store, eventually};
+use crate::{pipe, seq};
+
+/// G14: each message once, also when the same pipe is run again.
+#[test]
+fn each_message_goes_through_once() {
+    let store = Store::new();
+    store.send("a", &seq(1, 100_000));
+    pipe(&store, &["-e", "a", "b", "--", "cat"]).ok().quietly();
+    pipe(&store, &["-e", "a", "b", "--", "cat"]).ok().quietly();
+    assert_eq!(store.number("b", "end"), 100_000, "none is stored twice");
+    assert_eq!(store.receive("b"), seq(1, 100_000));
+    store.send("a", b"more\n");
+    pipe(&store, &["-e", "a", "b", "--", "cat"]).ok();
+    assert_eq!(store.receive("b"), b"more\n");
+}
+
+/// The source lets go of what was committed.
+#[test]
+fn what_was_committed_is_settled_in_the_source() {
+    let store = Store::new();
+    store.send("a", &seq(1, 1000));
+    pipe(&store, &["-e", "--name", "p", "a", "b", "--", "cat"]).ok();
+    eventually("all is settled", || {
+        let info = store.show("a")?;
+        let groups = info["groups"].as_array()?.iter();
+        let mut ours = groups.filter(|group| group["group"] == "pipe.p");
+        (ours.next()?["ready"] == 0).then_some(())
+    });
+}
+
+/// Two pipes of different names each see everything.
+#[test]
+fn pipes_of_other_names_see_everything_too() {
+    let store = Store::new();
+    store.run("mq-admin", &["declare", "--retain", "log", "a"], b"").ok();
+    store.send("a", &seq(1, 100));
+    for to in ["b", "c"] {
+        pipe(&store, &["-e", "a", to, "--", "cat"]).ok();
+        assert_eq!(store.receive(to), seq(1, 100));
+    }
+}
+
+/// No output is a result too.
+#[test]
+fn a_filter_that_finds_nothing_moves_on() {
+    let store = Store::new();
+    store.send("a", b"one\ntwo\n");
+    pipe(&store, &["-e", "--ok", "0,1", "a", "b", "--", "grep", "three"]).ok();
+    store.send("a", b"three\n");
+    pipe(&store, &["-e", "--ok", "0,1", "a", "b", "--", "grep", "three"]).ok();
+    assert_eq!(store.receive("b"), b"three\n");
+}
+
+/// Batches have at most so many messages.
+#[test]
+fn batches_are_bounded_by_a_number() {
+    let store = Store::new();
+    store.send("a", &seq(1, 10));
+    pipe(&store, &["-e", "--batch", "3", "a", "b", "--", "wc", "-l"]).ok();
+    assert_eq!(store.receive("b"), b"3\n3\n3\n1\n");
+    store.send("a", &seq(11, 14));
+    let facts = "cat >/dev/null; echo $MQ_QUEUE $MQ_PIPE $MQ_OFFSET $MQ_COUNT";
+    let args =
+        ["-e", "--batch", "3", "--name", "n", "--from", "-4", "a", "c", "--", "sh", "-c", facts];
+    pipe(&store, &args).ok();
+    assert_eq!(store.receive("c"), b"a n 10 3\na n 13 1\n");
+}
+
+/// It goes on as messages come, waits for its source, and ends by a signal.
+#[test]
+fn it_runs_until_it_is_told_to_end() {
+    let store = Store::new();
+    let mut running = store.spawn("mq-pipe", &["a", "b", "--", "cat"]);
+    running.await_stderr("there is no queue a yet");
+    let mut reader = store.spawn("mq-recv", &["b"]);
+    for line in ["one", "two"] {
+        store.send("a", format!("{line}\n").as_bytes());
+        assert_eq!(reader.line().as_deref(), Some(line));
+    }
+    running.signal(Signal::TERM);
+    assert_eq!(running.await_end(), 143);
+    store.send("a", b"three\n");
+    assert!(!reader.has_output(Duration::from_millis(100)));
+    pipe(&store, &["-e", "a", "b", "--", "cat"]).ok();
+    assert_eq!(reader.line().as_deref(), Some("three"));
+}
+
+/// A filter that runs when the signal comes is ended, and its batch is not lost.
+#[test]
+fn a_signal_ends_the_filter_too() {
+    let store = Store::new();
+    store.send("a", b"x\n");
+    let started = store.beside("started");
+    let script = format!("echo $$ > {}; sleep 1000", started.display());
+    let mut running = store.spawn("mq-pipe", &["--name", "p", "a", "b", "--", "sh", "-c", &script]);
+    let pid = eventually("the filter runs", || {
+        std::fs::read_to_string(&started).ok()?.trim().parse::<i32>().ok()
+    });
+    running.signal(Signal::INT);
+    assert_eq!(running.await_end(), 130);
+    let pid = rustix::process::Pid::from_raw(pid).expect("a process");
+    eventually("the filter is gone", || rustix::process::test_kill_process(pid).err().map(drop));
+    pipe(&store, &["-e", "--name", "p", "a", "b", "--", "cat"]).ok();
+    assert_eq!(store.receive("b"), b"x\n");
+}
+
+/// Standard input and output are ends too, with the promises of a plain pipe.
+#[test]
+fn standard_input_and_output_are_ends_too() {
+    let store = Store::new();
+    let done = store.run("mq-pipe", &["-", "b", "--", "sed", "s/^/> /"], b"a\nb\nlast");
+    done.ok().quietly();
+    assert_eq!(store.receive("b"), b"> a\n> b\n> last\n");
+    store.send("a", &seq(1, 10));
+    let done = pipe(&store, &["-e", "a", "-", "--", "cat"]).ok();
+    assert_eq!(done.stdout, seq(1, 10));
+    assert_eq!(pipe(&store, &["-e", "a", "-", "--", "cat"]).ok().stdout, b"");
+    let done = store.run("mq-pipe", &["-", "-", "--", "tr", "a-z", "A-Z"], b"abc\n").ok();
+    assert_eq!(done.stdout, b"ABC\n");
+    store.send("a", &seq(1, 200_000));
+    store.sh("mq-pipe -e a - -- cat | head -1").exits(141);
+}
+
+/// Several filters at once, each on a piece of the batch: the order is kept.
+#[test]
+fn pieces_of_a_batch_keep_their_order() {
+    let store = Store::new();
+    store.send("a", &seq(1, 50_000));
+    pipe(&store, &["-e", "-P3", "a", "b", "--", "cat"]).ok();
+    assert_eq!(store.receive("b"), seq(1, 50_000));
+}
+
+/// By key: all messages of a key go to the same filter, in order.
+#[test]
+fn a_key_stays_with_its_filter_in_order() {
+    let store = Store::new();
+    let lines: String = (0..20_000).map(|n| format!("k{} {n}\n", n % 7)).collect();
+    store.send("a", lines.as_bytes());
+    let filter = "while read -r key n; do echo $key $n $MQ_PART; done";
+    pipe(&store, &["-e", "-P3", "--key", "1", "a", "b", "--", "sh", "-c", filter]).ok();
+    let out = String::from_utf8(store.receive("b")).expect("text");
+    let mut last = std::collections::BTreeMap::new();
+    let mut parts = std::collections::BTreeMap::new();
+    for line in out.lines() {
+        let mut words = line.split(' ');
+        let (key, n, part) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
+        let n: i64 = n.parse().expect("a number");
+        assert!(last.insert(key, n).is_none_or(|before: i64| before + 7 == n), "{line}");
+        assert_eq!(parts.entry(key).or_insert(part), &part, "{line}");
+    }
+    assert_eq!(out.lines().count(), 20_000);
+    assert!(parts.values().collect::<std::collections::BTreeSet<_>>().len() > 1);
+}
+
+/// What makes no sense is refused with what to do.
+#[test]
+fn what_makes_no_sense_is_refused() {
+    let store = Store::new();
+    pipe(&store, &["a", "a", "--", "cat"]).exits(2).says("round for ever");
+    pipe(&store, &["a", "b", "--", "xargs", "{}"]).exits(2).says("stdin");
+    pipe(&store, &["a", "dir/b", "--", "cat"]).exits(2).says("file:dir/b");
+    pipe(&store, &["a", "b"]).exits(2);
+    pipe(&store, &["--key", "1", "a", "b", "--", "cat"]).exits(2);
+    assert!(store.show("a").is_none() && store.server().is_none(), "no server was asked");
+}
+
+/// `show` of the destination tells how its pipes stand.
+#[test]
+fn the_destination_tells_of_its_pipes() {
+    let store = Store::new();
+    store.send("a", &seq(1, 100));
+    pipe(
+        &store,
+        &["-e", "--batch", "50", "--name", "p", "--ok", "0,1", "a", "b", "--", "grep", "1$"],
+    )
+    .ok();
+    store.send("a", &seq(1, 5));
+    let told = eventually("what was committed is settled", || {
+        let info = store.show("b")?;
+        let told = info["pipes"][0].clone();
+        (told["lag"] == 5).then_some(told)
+    });
+    assert_eq!((&told["name"], &told["src"]), (&"p".into(), &"a".into()));
+    let figures = &told["figures"];
+    assert_eq!(
+        (&figures["batches"], &figures["read"], &figures["written"]),
+        (&2.into(), &100.into(), &10.into())
+    );
+    let page = store.run("mq-admin", &["show", "b"], b"").ok();
+    assert!(
+        page.text().contains("p from a: lag 5, 2 batches, 100 read, 10 written"),
+        "{}",
+        page.text()
+    );
+}
