@@ -448,6 +448,12 @@ pub const COUNTED_KEYS_MAX: usize = 1024;
 /// Bytes that a commit has for what it says of windows; see [`ANNEX_BYTES_MAX`].
 pub const CHECKPOINT_BYTES_MAX: usize = 14 * KIB;
 
+/// Bytes that go to and from the spool of open windows at once.
+pub const SPOOL_BUFFER_BYTES: usize = 256 * KIB;
+
+/// Bytes of the spool that are given back at once when nobody needs them any more.
+pub const SPOOL_GIVE_BACK_BYTES: u64 = 4 * MIB as u64;
+
 /// Files of a filter's state: each is copied for each run.
 pub const STATE_ENTRIES_MAX: usize = 1 << 16;
 

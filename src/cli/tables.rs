@@ -230,7 +230,8 @@ pub fn queue_page(info: &QueueInfo) -> String {
 }
 
 fn about_pipe(pipe: &PipeInfo) -> String {
-    let PipeFigures { batches, read, written, retries, dead, filter_us } = pipe.figures;
+    let PipeFigures { batches, read, written, retries, dead, filter_us, .. } = pipe.figures;
+    let PipeFigures { open_windows, late, untimed, .. } = pipe.figures;
     let lag =
         pipe.lag.map_or_else(|| "its source is not there".to_owned(), |lag| format!("lag {lag}"));
     let mut about = format!(
@@ -239,7 +240,13 @@ fn about_pipe(pipe: &PipeInfo) -> String {
         pipe.src,
         (filter_us.to_duration().as_secs_f64() * 10.0).round() / 10.0,
     );
-    for (count, what) in [(retries, "failures"), (dead, "dead")] {
+    for (count, what) in [
+        (retries, "failures"),
+        (dead, "dead"),
+        (open_windows, "open windows"),
+        (late, "late"),
+        (untimed, "without a time"),
+    ] {
         if count > 0 {
             write!(about, ", {count} {what}").expect("a string takes all");
         }

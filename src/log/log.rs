@@ -245,6 +245,13 @@ impl<S: Storage> Log<S> {
         self.time
     }
 
+    /// From now on nothing is stored at an earlier time than this. The newest stored time, or
+    /// `wall` if that is later.
+    pub fn reach_time(&mut self, wall: WallTime) -> WallTime {
+        self.time = self.time.max(wall);
+        self.time
+    }
+
     /// The offset that the next message gets.
     #[must_use]
     pub fn written_end(&self) -> Offset {

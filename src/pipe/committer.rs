@@ -40,7 +40,7 @@ pub struct Commit {
 #[derive(Debug)]
 pub enum Done {
     /// The oldest commit is durable.
-    Committed(Mark),
+    Committed(Box<Mark>),
     /// It waits for room in the destination.
     Held(Fault),
     /// Nothing more is committed, and why.
@@ -228,7 +228,7 @@ fn serve(
         if let Some(source) = source {
             source.push(Word::Settle(mark.floor), 0);
         }
-        done.push(Done::Committed(mark), 0);
+        done.push(Done::Committed(Box::new(mark)), 0);
     }
 }
 
@@ -376,7 +376,7 @@ impl Queue {
             if let Some(source) = &self.source {
                 source.push(Word::Settle(mark.floor), 0);
             }
-            self.done.push(Done::Committed(mark), 0);
+            self.done.push(Done::Committed(Box::new(mark)), 0);
         }
     }
 }

@@ -28,11 +28,20 @@ const READ_BYTES: usize = 64 << 10;
 /// The bytes of the pipes to and from a filter, if the system grants it.
 const FILTER_PIPE_BYTES: usize = 1 << 20;
 
+/// What a filter reads.
+#[derive(Debug)]
+pub enum Stdin {
+    /// These bytes, by a pipe.
+    Bytes(Vec<Slice>),
+    /// A file, from where it stands.
+    File(OwnedFd),
+}
+
 /// One run.
 #[derive(Debug)]
 pub struct Job {
     /// What it finds on its stdin.
-    pub input: Vec<Slice>,
+    pub input: Stdin,
     /// What it finds in its environment.
     pub env: Vec<(OsString, OsString)>,
 }
@@ -224,12 +233,18 @@ struct Run {
 
 impl Run {
     fn start(program: &mut Program, job: Job) -> Result<Run, Broken> {
-        let (stdin, input) = pipe(false).map_err(system("make a pipe for"))?;
         let (output, stdout) = pipe(true).map_err(system("make a pipe for"))?;
         let (report, stderr) = pipe(true).map_err(system("make a pipe for"))?;
-        let mut feed = Feed::new(job.input);
-        // What fits goes in before it runs, so that a small batch costs no turn.
-        let all_in = feed.write(&input);
+        let (stdin, input, feed) = match job.input {
+            Stdin::File(file) => (file, None, Feed::new(Vec::new())),
+            Stdin::Bytes(slices) => {
+                let (stdin, input) = pipe(false).map_err(system("make a pipe for"))?;
+                let mut feed = Feed::new(slices);
+                // What fits goes in before it runs, so that a small batch costs no turn.
+                let all_in = feed.write(&input);
+                (stdin, (!all_in).then_some(input), feed)
+            }
+        };
         let ends = Ends { stdin, stdout: Some(stdout), stderr };
         let process = program.spawn(job.env, ends)?;
         let group = Pid::from_child(&process);
@@ -240,7 +255,7 @@ impl Run {
             exit: exit.map_err(system("watch"))?,
             status: None,
             feed,
-            stdin: (!all_in).then_some(input),
+            stdin: input,
             stdout: Some(output),
             stderr: Some(report),
             output: Vec::new(),
@@ -406,7 +421,7 @@ mod tests {
     }
 
     fn job(input: &[u8]) -> Job {
-        Job { input: vec![Slice::whole(input.to_vec())], env: Vec::new() }
+        Job { input: Stdin::Bytes(vec![Slice::whole(input.to_vec())]), env: Vec::new() }
     }
 
     #[test]

@@ -61,7 +61,7 @@ impl fmt::Display for Separator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Separator::Blanks => Ok(()),
-            Separator::Byte(byte) => write!(f, ",t={byte:#04x}"),
+            Separator::Byte(byte) => write!(f, " -t {:?}", char::from(*byte)),
         }
     }
 }

@@ -7,6 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::state::StateMark;
+use super::window::Checkpoint;
 use crate::limits;
 use crate::units::{Offset, QueueId};
 use crate::wire::PipeFigures;
@@ -37,9 +39,24 @@ pub struct Mark {
     /// A reset was begun: the group of the source has yet to be made anew.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reset: bool,
+    /// The windows that were open at `next`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<WindowMark>,
+    /// The state of the filter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<StateMark>,
     /// What was done so far.
     #[serde(default)]
     pub figures: PipeFigures,
+}
+
+/// What a mark says of windows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowMark {
+    /// Which windows, times and keys: with others, the rest would make no sense.
+    pub spec: String,
+    /// Where they stand.
+    pub at: Checkpoint,
 }
 
 /// Why a mark cannot be used.
@@ -66,6 +83,8 @@ impl Mark {
             floor: Offset(0),
             dead: Vec::new(),
             reset: false,
+            window: None,
+            state: None,
             figures: PipeFigures::default(),
         }
     }

@@ -17,32 +17,40 @@
 //!
 //! # Map
 //!
-//! `run` the loop over sessions and batches · `opening` what a session begins with, and what does
-//! not fit · `source`, `committer` the two threads, `lane` between them · `load` the messages of a
-//! batch · `trial` retries, halving, dead letters: pure · `filter`, `stay` processes · `output` cut
-//! into batches · `mark` what a commit says · `file` a file as a destination · `window` which
-//! messages belong together, and when no more of them will come: pure · `key`, `time` what `--key`
-//! and `--time` make of a message, `place` a field or a JSON value of its body · `state` what a filter
-//! keeps from run to run: private copies, named by commits
+//! `order` what to do · `run` the loop over sessions and batches · `opening` what a session begins
+//! with, and what does not fit · `source`, `committer` the two threads, `lane` between them · `load`
+//! the messages of a batch · `trial` retries, halving, dead letters: pure · `filter`, `stay`
+//! processes · `output` cut into batches · `mark` what a commit says · `file` a file as a destination
+//!
+//! `window` which messages belong together, and when no more of them will come: pure · `windowed` the
+//! loop over windows, `spool` the bytes of open ones, `late` where messages go whose windows are
+//! closed · `key`, `time` what `--key` and `--time` make of a message, `place` a field or a JSON value
+//! of its body · `state` what a filter keeps from run to run: private copies, named by commits
 
 pub mod committer;
 pub mod file;
 pub mod filter;
 pub mod key;
 pub mod lane;
+mod late;
 pub mod load;
 pub mod mark;
 mod opening;
+mod order;
 pub mod output;
 pub mod place;
 mod report;
 mod run;
 pub mod source;
+pub mod spool;
 pub mod state;
 pub mod stay;
 pub mod time;
 pub mod trial;
 pub mod window;
+mod windowed;
 
+pub use order::{Destination, GROUP_PREFIX, Order, Origin, default_name};
 pub use report::{End, Host, Misfit, Note, PipeError};
-pub use run::{Destination, GROUP_PREFIX, Order, Origin, Pipe, default_name};
+pub use run::Pipe;
+pub use windowed::Windowed;

@@ -9,10 +9,14 @@ use rustix::event::PollFlags;
 
 use super::committer::{CHANNEL, Commit, Committer, Done};
 use super::file::Journalled;
+use super::late::LateSink;
 use super::mark::Mark;
+use super::order::{Destination, Origin};
+use super::output::Cut;
 use super::report::{Host, Misfit, PipeError};
-use super::run::{Destination, Origin, Pipe};
+use super::run::Pipe;
 use super::source::{Reading, Source};
+use super::state::{Claim, StateDir};
 use crate::client::command::StartError;
 use crate::client::connection::unexpected;
 use crate::client::rerun::producer_of;
@@ -21,13 +25,13 @@ use crate::client::wait::Patience;
 use crate::client::{ClientError, Connection, admin};
 use crate::limits;
 use crate::settings::Start;
-use crate::units::{Name, Offset, Sequence};
-use crate::wire::{Admin, ErrorCode, OpenSend, QueueInfo, Reply, Request, Sending};
+use crate::units::{Epoch, Name, Offset, QueueId};
+use crate::wire::{Admin, ClockInfo, ErrorCode, OpenSend, QueueInfo, Reply, Request, Sending};
 use std::os::fd::AsFd;
 
 /// An opened destination, before anything is committed.
 enum Opened {
-    Queue(Connection, Sequence),
+    Queue(Connection, Sending),
     File(Journalled),
     Stdout,
 }
@@ -37,11 +41,21 @@ pub(super) struct Ends {
     pub source: Source,
     pub committer: Committer,
     pub mark: Mark,
+    pub late: Option<LateSink>,
+    pub state: Option<StateDir>,
 }
 
-/// The number of a pipe's producer: no sender has the same.
-fn producer(name: &Name) -> crate::units::ProducerId {
-    producer_of(&format!("mq-pipe\0{name}"))
+/// The number of a pipe's producer: no sender has the same. A pipe has another one for what is
+/// late.
+fn producer(name: &Name, what: &str) -> crate::units::ProducerId {
+    match what {
+        "" => producer_of(&format!("mq-pipe\0{name}")),
+        what => producer_of(&format!("mq-pipe\0{name}\0{what}")),
+    }
+}
+
+fn of_mark(annex: &[u8], name: &Name) -> Result<Mark, PipeError> {
+    Mark::decode(annex).map_err(|source| PipeError::Mark { name: name.to_string(), source })
 }
 
 impl<H: Host> Pipe<'_, H> {
@@ -54,11 +68,14 @@ impl<H: Host> Pipe<'_, H> {
             let (name, src) = (mark.name, mark.src);
             return Err(Misfit::OtherSource { name, src }.into());
         }
+        self.check_kept(&mark)?;
         let Origin::Queue(queue) = self.order.source.clone() else {
             let source = Source::stdin(super::load::DELIMITER)
                 .map_err(PipeError::system("read standard input"))?;
+            let state = self.open_state(&opened, &mark, false)?;
+            let late = self.open_late(&mark, false)?;
             let committer = self.committer(opened, &mark, None)?;
-            return Ok(Ends { source, committer, mark });
+            return Ok(Ends { source, committer, mark, late, state });
         };
         let mut connection = self.dial()?;
         let resets = self.resets || mark.reset;
@@ -66,6 +83,8 @@ impl<H: Host> Pipe<'_, H> {
             let name = self.order.name.to_string();
             return Err(Misfit::DestinationGone(self.order.destination.to_string(), name).into());
         }
+        let state = self.open_state(&opened, &mark, resets)?;
+        let late = self.open_late(&mark, resets)?;
         let (words, mut mark) = (super::lane::Lane::new(), mark);
         let words = words.map_err(PipeError::system("make a channel between threads"))?;
         let mut committer = self.committer(opened, &mark, Some(words.clone()))?;
@@ -85,14 +104,92 @@ impl<H: Host> Pipe<'_, H> {
         reading.dead.clone_from(&mark.dead);
         let source = Source::start(connection, reading, words)
             .map_err(PipeError::system("start a thread"))?;
-        Ok(Ends { source, committer, mark })
+        Ok(Ends { source, committer, mark, late, state })
+    }
+
+    /// What the last commit has, this order must have too.
+    fn check_kept(&self, mark: &Mark) -> Result<(), Misfit> {
+        let name = || mark.name.clone();
+        match (&mark.window, &mark.state) {
+            _ if self.resets || mark.reset => Ok(()),
+            (Some(window), _) if self.order.windows.is_none() => {
+                let (had, wanted) = (window.spec.clone(), "none".to_owned());
+                Err(Misfit::OtherWindows { name: name(), had, wanted })
+            }
+            (_, Some(_)) if self.order.state.is_none() => Err(Misfit::NoState(name())),
+            _ => Ok(()),
+        }
+    }
+
+    /// The state directory, which the last commit must fit.
+    fn open_state(
+        &self,
+        opened: &Opened,
+        mark: &Mark,
+        is_reset: bool,
+    ) -> Result<Option<StateDir>, PipeError> {
+        let Some(dir) = &self.order.state else { return Ok(None) };
+        let (destination, epoch) = match opened {
+            Opened::Queue(_, sending) => (sending.queue_id, sending.epoch),
+            Opened::File(file) => {
+                let path = file.path().as_os_str().as_encoded_bytes();
+                let id = uuid::Uuid::from_u128(xxhash_rust::xxh3::xxh3_128(path));
+                // No two instances have the same, as far as chance can see to it.
+                (QueueId(id), Epoch(random_producer().0 as u32))
+            }
+            Opened::Stdout => (QueueId::default(), Epoch(0)),
+        };
+        let claim = Claim {
+            pipe: self.order.name.as_str(),
+            destination,
+            parts: self.order.parallel,
+            epoch,
+            mark: mark.state.as_ref(),
+            is_reset,
+        };
+        Ok(Some(StateDir::open(dir, &claim)?))
+    }
+
+    /// The queue for what comes late, with what is stored there already.
+    fn open_late(&mut self, mark: &Mark, is_reset: bool) -> Result<Option<LateSink>, PipeError> {
+        let late = self.order.windows.as_ref().and_then(|windows| windows.late.clone());
+        let Some(queue) = late else { return Ok(None) };
+        let (connection, mut sending) = self.open_producer(queue, "late")?;
+        let fresh = Mark::new(&mark.name, &mark.src);
+        let known = match sending.annex.take().filter(|_| !is_reset) {
+            Some(annex) => of_mark(&annex, &self.order.name)?,
+            None => fresh.clone(),
+        };
+        let (last, written) = (sending.last, known.figures.written);
+        let committer = Committer::queue(connection, last, written, Cut::Records, None);
+        let mut committer = committer.map_err(PipeError::system("start a thread"))?;
+        if is_reset {
+            self.commit_now(&mut committer, fresh)?;
+        }
+        Ok(Some(LateSink::new(committer, known)))
+    }
+
+    fn open_producer(
+        &mut self,
+        queue: Name,
+        what: &str,
+    ) -> Result<(Connection, Sending), PipeError> {
+        let mut connection = self.dial()?;
+        // What is read from standard input is never gone on with.
+        let named = self.order.source != Origin::Stdin;
+        let producer = if named { producer(&self.order.name, what) } else { random_producer() };
+        let open = OpenSend { named, ..OpenSend::new(queue, producer) };
+        connection.push(CHANNEL, &Request::OpenSend(open));
+        let patience = Patience { until: None, interrupt: Some(self.host.as_fd()) };
+        let answer = connection.answer(patience, |_, reply| match reply {
+            Reply::Sending(sending) => Ok(Some(sending)),
+            Reply::Goodbye(goodbye) => Err(ClientError::gone(&goodbye)),
+            other => Err(unexpected(&other)),
+        });
+        Ok((connection, answer?))
     }
 
     fn open_destination(&mut self) -> Result<(Opened, Option<Mark>), PipeError> {
-        let of_mark = |annex: Vec<u8>, name: &Name| {
-            Mark::decode(&annex)
-                .map_err(|source| PipeError::Mark { name: name.to_string(), source })
-        };
         match self.order.destination.clone() {
             Destination::Stdout => Ok((Opened::Stdout, None)),
             Destination::File(path) => {
@@ -101,26 +198,14 @@ impl<H: Host> Pipe<'_, H> {
                 Ok((Opened::File(file), mark))
             }
             Destination::Queue(queue) => {
-                let mut connection = self.dial()?;
-                // What is read from standard input is never gone on with.
-                let named = self.order.source != Origin::Stdin;
-                let producer = if named { producer(&self.order.name) } else { random_producer() };
-                let open = OpenSend { named, ..OpenSend::new(queue, producer) };
-                connection.push(CHANNEL, &Request::OpenSend(open));
-                let patience = Patience { until: None, interrupt: Some(self.host.as_fd()) };
-                let answer = connection.answer(patience, |_, reply| match reply {
-                    Reply::Sending(sending) => Ok(Some(sending)),
-                    Reply::Goodbye(goodbye) => Err(ClientError::gone(&goodbye)),
-                    other => Err(unexpected(&other)),
-                });
-                let Sending { last, annex, .. } = answer?;
-                let mark = match annex {
+                let (connection, mut sending) = self.open_producer(queue, "")?;
+                let mark = match sending.annex.take() {
                     // Whatever stands there, it is to be forgotten.
-                    Some(annex) if self.resets => of_mark(annex, &self.order.name).ok(),
-                    Some(annex) => Some(of_mark(annex, &self.order.name)?),
+                    Some(annex) if self.resets => of_mark(&annex, &self.order.name).ok(),
+                    Some(annex) => Some(of_mark(&annex, &self.order.name)?),
                     None => None,
                 };
-                Ok((Opened::Queue(connection, last), mark))
+                Ok((Opened::Queue(connection, sending), mark))
             }
         }
     }
@@ -134,8 +219,8 @@ impl<H: Host> Pipe<'_, H> {
         let cut = self.order.cut;
         let written = if self.resets { 0 } else { mark.figures.written };
         let started = match opened {
-            Opened::Queue(connection, last) => {
-                Committer::queue(connection, last, written, cut, words)
+            Opened::Queue(connection, sending) => {
+                Committer::queue(connection, sending.last, written, cut, words)
             }
             Opened::File(file) => Committer::file(file, cut, words),
             Opened::Stdout => Committer::stdout(cut, words),
@@ -179,6 +264,14 @@ impl<H: Host> Pipe<'_, H> {
             Err(error) if error.code() == Some(ErrorCode::NotFound) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// What time it is for the pipe, over a connection of its own.
+    pub(super) fn clock(&self, connection: &mut Connection) -> Result<ClockInfo, ClientError> {
+        let Origin::Queue(queue) = self.order.source.clone() else {
+            return Ok(ClockInfo::default());
+        };
+        self.request(connection, Admin::Clock { queue, group: self.group() })
     }
 
     fn remove_group(&self, connection: &mut Connection, queue: &Name) -> Result<(), PipeError> {

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use crate::batch::{Framing, RECORD_HEADER_BYTES, flags};
+use crate::batch::{Framing, RECORD_HEADER_BYTES, Record, flags};
 use crate::limits;
 
 /// How the messages of an output are told apart.
@@ -15,6 +15,8 @@ pub enum Cut {
     Delimited(u8),
     /// All of it is one, unless there is nothing.
     Whole,
+    /// They are records, with attributes; not what a filter writes.
+    Records,
 }
 
 /// Why an output cannot be committed.
@@ -60,7 +62,13 @@ impl Part {
 /// # Errors
 /// [`OutputError::TooLarge`].
 pub fn parts(cut: Cut, output: &mut Vec<u8>, size: usize) -> Result<Vec<Part>, OutputError> {
-    if output.len() > limits::MESSAGE_BYTES_MAX {
+    let most = match cut {
+        Cut::Records => {
+            limits::MESSAGE_BYTES_MAX + limits::ATTRIBUTE_BYTES_MAX + RECORD_HEADER_BYTES
+        }
+        Cut::Delimited(_) | Cut::Whole => limits::MESSAGE_BYTES_MAX,
+    };
+    if output.len() > most {
         return Err(OutputError::TooLarge);
     }
     if output.is_empty() {
@@ -69,6 +77,7 @@ pub fn parts(cut: Cut, output: &mut Vec<u8>, size: usize) -> Result<Vec<Part>, O
     let mut parts = Vec::new();
     match cut {
         Cut::Whole => record(&mut parts, 0..output.len()),
+        Cut::Records => records(&mut parts, output, size),
         Cut::Delimited(byte) => {
             if output.last() != Some(&byte) {
                 output.push(byte);
@@ -105,6 +114,28 @@ fn delimited(parts: &mut Vec<Part>, byte: u8, output: &[u8], size: usize) {
     }
 }
 
+/// Records as they stand; as many in a part as fit, or one in a chain.
+fn records(parts: &mut Vec<Part>, output: &[u8], size: usize) {
+    let framing = Framing::Records;
+    let (mut at, mut end, mut count) = (0, 0, 0);
+    while end < output.len() {
+        let (_, rest) = Record::decode(&output[end..]).expect("our own records can be read");
+        let next = output.len() - rest.len();
+        if count > 0 && next - at > size {
+            parts.push(Part { framing, flags: 0, count, prefix: None, bytes: at..end });
+            (at, count) = (end, 0);
+        }
+        (end, count) = (next, count + 1);
+        if end - at > limits::CHAIN_PART_BYTES as usize {
+            chain(parts, None, at..end);
+            (at, count) = (end, 0);
+        }
+    }
+    if count > 0 {
+        parts.push(Part { framing, flags: 0, count, prefix: None, bytes: at..end });
+    }
+}
+
 /// One message as a record: one part, or a chain.
 fn record(parts: &mut Vec<Part>, body: Range<usize>) {
     let mut prefix = [0u8; RECORD_HEADER_BYTES];
@@ -114,8 +145,12 @@ fn record(parts: &mut Vec<Part>, body: Range<usize>) {
         parts.push(Part { framing, flags: 0, count: 1, prefix: Some(prefix), bytes: body });
         return;
     }
+    chain(parts, Some(prefix), body);
+}
+
+fn chain(parts: &mut Vec<Part>, mut prefix: Option<[u8; RECORD_HEADER_BYTES]>, body: Range<usize>) {
+    let framing = Framing::Records;
     let mut at = body.start;
-    let mut prefix = Some(prefix);
     while at < body.end {
         let prefix = prefix.take();
         let room = limits::CHAIN_PART_BYTES as usize - prefix.map_or(0, |prefix| prefix.len());
@@ -146,6 +181,22 @@ mod tests {
         assert_eq!(counts, [1, 2, 1]);
         assert!(super::parts(Cut::Delimited(b'\n'), &mut Vec::new(), 4).unwrap().is_empty());
         assert!(super::parts(Cut::Whole, &mut Vec::new(), 4).unwrap().is_empty());
+    }
+
+    #[test]
+    fn records_are_cut_where_they_end() {
+        let mut output = Vec::new();
+        let large = vec![b'x'; 3 << 20];
+        for body in [&b"a"[..], b"bb", b"", &large, b"c"] {
+            Record { attribute_bytes: b"", body }.encode(&mut output);
+        }
+        let whole = output.clone();
+        let parts = parts(Cut::Records, &mut output, 20).unwrap();
+        assert_eq!(joined(&parts, &output), whole);
+        assert_eq!(parts.iter().map(|part| part.count).sum::<u32>(), 5);
+        let counts: Vec<u32> = parts.iter().map(|part| part.count).collect();
+        assert_eq!((counts[0], counts[1], counts[counts.len() - 1]), (2, 1, 1));
+        assert!(parts[2..parts.len() - 1].iter().all(|part| part.flags & flags::CHAIN != 0));
     }
 
     #[test]

@@ -8,6 +8,9 @@ use super::file::FileError;
 use super::filter::Broken;
 use super::mark::MarkError;
 use super::source::SourceError;
+use super::spool::SpoolError;
+use super::state::StateError;
+use super::window::Full;
 use crate::client::ClientError;
 use crate::client::command::StartError;
 use crate::units::{Offset, OffsetRange};
@@ -55,6 +58,26 @@ pub enum Note<'a> {
         /// Why.
         reason: &'a str,
     },
+    /// The filter failed on some windows, and is run again after the pause.
+    WindowsFailed {
+        /// The messages of the first of them, and what is between.
+        first: OffsetRange,
+        /// How many.
+        count: u64,
+        /// Why.
+        reason: &'a str,
+        /// When it is run again.
+        pause: Duration,
+    },
+    /// The messages of a window became dead letters.
+    DeadWindow {
+        /// Which, and what is between.
+        messages: OffsetRange,
+        /// How many.
+        count: u64,
+        /// Why.
+        reason: &'a str,
+    },
     /// These offsets are not in the source any more, and were not read.
     Gone(OffsetRange),
     /// A message with a newline inside was given to the filter.
@@ -89,6 +112,26 @@ pub enum Misfit {
         "queue {0} was removed and made anew since pipe {1} read from it: the position is one in the old queue"
     )]
     SourceReplaced(String, String),
+    /// The windows are not those of before.
+    #[error(
+        "pipe {name} has windows of another kind open: it was run with {had}, and now with {wanted}"
+    )]
+    OtherWindows {
+        /// The pipe's name.
+        name: String,
+        /// What the last commit says.
+        had: String,
+        /// What is wanted.
+        wanted: String,
+    },
+    /// What a mark says of windows makes no sense.
+    #[error(
+        "the open windows of pipe {0} cannot be used: the numbers in its last commit are wrong"
+    )]
+    BadWindows(String),
+    /// The filter had a state.
+    #[error("the filter of pipe {0} had a state, and now there is no --state")]
+    NoState(String),
     /// The destination does not know the pipe, but the source does.
     #[error(
         "pipe {1} has read from its source before, but {0} does not know of it: it was removed, or made anew"
@@ -143,6 +186,31 @@ pub enum PipeError {
         "the filter's output for message {0} is over 64 MiB, the most that is committed at once"
     )]
     TooMuch(Offset),
+    /// The filter fails for good on a window.
+    #[error(
+        "the filter failed on the window of messages {messages}: {reason}; nothing was given up"
+    )]
+    WindowGaveUp {
+        /// Its messages, and what is between.
+        messages: OffsetRange,
+        /// Why, the last time.
+        reason: String,
+    },
+    /// The windows that closed at once make more than can be committed.
+    #[error(
+        "the filter's output for the windows that closed at once is over 64 MiB, the most that is \
+         committed at once"
+    )]
+    WindowsTooMuch,
+    /// More is open than there may be.
+    #[error(transparent)]
+    Windows(#[from] Full),
+    /// The bytes of open windows.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The state.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The destination.
     #[error(transparent)]
     Commit(#[from] CommitError),

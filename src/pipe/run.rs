@@ -2,119 +2,28 @@
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::committer::{Commit, Committer, Done};
-use super::filter::{self, Finished, How, Job};
-use super::key::Spec;
+use super::filter::{self, Finished, How, Job, Stdin};
 use super::load::{Division, Load, Loader};
 use super::mark::Mark;
 use super::opening::Ends;
-use super::output::Cut;
+use super::order::{GROUP_PREFIX, Order, Origin};
 use super::report::{End, Host, Note, PipeError};
 use super::source::{Input, Letter, Source, SourceError, Word, split};
+use super::state::StateDir;
 use super::stay::{ADVICE, Answer, Staying};
 use super::trial::{Ran, Rules, Step, Trial};
+use super::windowed::Windowing;
 use crate::client::command::{Program, StartError};
 use crate::client::delivery::{Batch, DeliveryError};
 use crate::client::{Dialer, wait};
 use crate::limits;
-use crate::settings::{Backoff, Start};
 use crate::units::{Micros, Name, Offset, OffsetRange, QueueId};
 use crate::wire::ErrorCode;
-
-/// Where a pipe reads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// A queue.
-    Queue(Name),
-    /// Standard input; nothing is kept of it, and nothing is tried again beyond this process.
-    Stdin,
-}
-
-/// Where a pipe writes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Destination {
-    /// A queue.
-    Queue(Name),
-    /// A file, with a journal beside it.
-    File(PathBuf),
-    /// Standard output.
-    Stdout,
-}
-
-impl std::fmt::Display for Destination {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Destination::Queue(name) => write!(f, "queue {name}"),
-            Destination::File(path) => write!(f, "the journal of file {}", path.display()),
-            Destination::Stdout => f.write_str("standard output"),
-        }
-    }
-}
-
-/// What to do.
-#[derive(Clone, Debug)]
-pub struct Order {
-    /// Where from.
-    pub source: Origin,
-    /// Where to.
-    pub destination: Destination,
-    /// The filter and its arguments.
-    pub filter: Vec<OsString>,
-    /// The pipe's name.
-    pub name: Name,
-    /// Messages in a batch at most.
-    pub batch: Option<u64>,
-    /// Whether to end at the end of what is ready at the start.
-    pub until_end: bool,
-    /// Exit statuses that mean success.
-    pub ok: Vec<i32>,
-    /// One filter that answers line by line, rather than one for each batch.
-    pub stay: bool,
-    /// Filters that run at once, each on a part of the batch.
-    pub parallel: usize,
-    /// The parts go by this key, rather than being pieces of the batch.
-    pub key: Option<Spec>,
-    /// How the output is cut into messages.
-    pub cut: Cut,
-    /// Where a new pipe begins.
-    pub from: Option<Start>,
-    /// Whether to forget the position of before.
-    pub reset: bool,
-    /// Whether a message that fails for good is given up, or the pipe ends.
-    pub buries: bool,
-    /// The pauses before the filter is run again.
-    pub backoff: Backoff,
-    /// How long one run may take.
-    pub timeout: Option<Micros>,
-}
-
-/// A name for a pipe that was not given one: from what it does. `shown` stands for the destination
-/// where that is no name.
-#[must_use]
-pub fn default_name(source: &str, destination: &str, shown: &str, filter: &[OsString]) -> Name {
-    use std::os::unix::ffi::OsStrExt;
-    let mut text = format!("{source}\0{destination}").into_bytes();
-    for word in filter {
-        text.push(0);
-        text.extend_from_slice(word.as_bytes());
-    }
-    let hash = format!("{:012x}", xxh3_64(&text) >> 16);
-    let readable = format!("{source}.{shown}.{hash}");
-    let fits = readable.len() + GROUP_PREFIX.len() <= limits::NAME_BYTES_MAX;
-    Name::new(&readable)
-        .ok()
-        .filter(|_| fits)
-        .unwrap_or_else(|| Name::new(&format!("pipe-{hash}")).expect("letters and digits"))
-}
-
-/// In front of a pipe's name in that of its group.
-pub const GROUP_PREFIX: &str = limits::PIPE_GROUP_PREFIX;
 
 /// How long a filter that stays may be silent, unless the user says otherwise.
 const STAY_PATIENCE: Duration = Duration::from_secs(10);
@@ -146,25 +55,27 @@ pub struct Pipe<'h, H: Host> {
     commits: u64,
     complaints: u32,
     /// The last failure of the filter.
-    failure: Failure,
+    pub(super) failure: Failure,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Failure {
-    reason: String,
-    stderr: Vec<u8>,
+pub(super) struct Failure {
+    pub reason: String,
+    pub stderr: Vec<u8>,
 }
 
 /// What a session's batches go by.
-struct Session {
-    source: Source,
+pub(super) struct Session {
+    pub source: Source,
     committer: Committer,
-    mark: Mark,
-    id: Option<QueueId>,
+    pub mark: Mark,
+    pub id: Option<QueueId>,
     loader: Loader,
-    ended: bool,
+    pub ended: bool,
+    pub windowing: Option<Windowing>,
+    pub state: Option<StateDir>,
     /// Failures of a message alone after which it is given up, as the source says.
-    limit: Option<u32>,
+    pub limit: Option<u32>,
     /// Whether messages that are missing were told of.
     told_gone: bool,
 }
@@ -264,7 +175,7 @@ impl<'h, H: Host> Pipe<'h, H> {
     }
 
     fn session(&mut self) -> Result<End, PipeError> {
-        let Ends { source, committer, mark } = self.open()?;
+        let Ends { source, committer, mark, late, state } = self.open()?;
         let queue = match &self.order.source {
             Origin::Queue(name) => name.clone(),
             Origin::Stdin => Name::default(),
@@ -273,6 +184,10 @@ impl<'h, H: Host> Pipe<'h, H> {
         let division = self.order.key.clone().map(|key| Division { key, parts });
         let loader = Loader::new(queue, division);
         self.host.progress(&mark.figures);
+        let windows = self.order.windows.as_ref();
+        let windowing = windows
+            .map(|wanted| Windowing::new(wanted, self.order.key.as_ref(), &mark, late))
+            .transpose()?;
         let mut session = Session {
             source,
             committer,
@@ -280,10 +195,15 @@ impl<'h, H: Host> Pipe<'h, H> {
             id: None,
             loader,
             ended: false,
+            windowing,
+            state,
             limit: None,
             told_gone: false,
         };
-        let ended = self.batches(&mut session);
+        let ended = match session.windowing {
+            Some(_) => self.windows(&mut session),
+            None => self.batches(&mut session),
+        };
         match &ended {
             Ok(()) => {}
             // What was handed over is waited for, as far as a second signal lets us.
@@ -338,30 +258,41 @@ impl<'h, H: Host> Pipe<'h, H> {
                         return Ok(Some(load));
                     }
                 }
-                Some(Input::End) => session.ended = true,
-                Some(Input::NoQueue) => {
-                    self.check_source(&session.mark, None)?;
-                    if !self.order.until_end {
-                        self.host.note(Note::NoQueue);
-                    }
-                }
-                Some(Input::Waiting) => {
-                    // Said of everyone first; who is alone has its turn at once.
-                    self.wait_for_turn(session)?;
-                }
-                Some(Input::Open(id, limit)) => {
-                    session.limit = limit;
-                    if self.order.source != Origin::Stdin {
-                        self.check_source(&session.mark, Some(id))?;
-                        session.id = Some(id);
-                    }
-                }
-                Some(Input::Failed(error)) => return Err(error.into()),
+                Some(other) => self.take_news(session, other)?,
                 None if load.count() > 0 => return Ok(Some(load)),
                 None if session.ended => return Ok(None),
                 None => self.wait(session, None)?,
             }
         }
+    }
+
+    /// What a source says that is no message.
+    pub(super) fn take_news(
+        &mut self,
+        session: &mut Session,
+        news: Input,
+    ) -> Result<(), PipeError> {
+        match news {
+            Input::End => session.ended = true,
+            Input::NoQueue => {
+                self.check_source(&session.mark, None)?;
+                if !self.order.until_end {
+                    self.host.note(Note::NoQueue);
+                }
+            }
+            // Said of everyone first; who is alone has its turn at once.
+            Input::Waiting => self.wait_for_turn(session)?,
+            Input::Open(id, limit) => {
+                session.limit = limit;
+                if self.order.source != Origin::Stdin {
+                    self.check_source(&session.mark, Some(id))?;
+                    session.id = Some(id);
+                }
+            }
+            Input::Failed(error) => return Err(error.into()),
+            Input::Batch(_) | Input::Clock(_) => unreachable!("no news"),
+        }
+        Ok(())
     }
 
     /// Another instance may hold the group: it has been told by now that it is over.
@@ -375,7 +306,7 @@ impl<'h, H: Host> Pipe<'h, H> {
     }
 
     /// Offsets that were passed over belong to messages that are gone.
-    fn look_for_gap(&mut self, session: &mut Session, batch: &Batch) {
+    pub(super) fn look_for_gap(&mut self, session: &mut Session, batch: &Batch) {
         let Some(expected) = Self::expected(&session.mark) else { return };
         let start = batch.header.offset;
         let is_known = |offset: u64| session.mark.dead.contains(&Offset(offset));
@@ -450,7 +381,7 @@ impl<'h, H: Host> Pipe<'h, H> {
         let ran = if self.order.stay {
             self.ask(part, outputs)?
         } else {
-            self.run_filters(part, outputs)?
+            self.run_filters(&mut session.state, part, outputs)?
         };
         let figures = &mut session.mark.figures;
         figures.filter_us.0 += u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -458,8 +389,20 @@ impl<'h, H: Host> Pipe<'h, H> {
         Ok(ran)
     }
 
-    fn run_filters(&mut self, part: &Load, outputs: &mut Vec<Vec<u8>>) -> Result<Ran, PipeError> {
-        let jobs = self.jobs(part);
+    fn run_filters(
+        &mut self,
+        state: &mut Option<StateDir>,
+        part: &Load,
+        outputs: &mut Vec<Vec<u8>>,
+    ) -> Result<Ran, PipeError> {
+        let (parts, mut jobs): (Vec<usize>, Vec<Job>) = self.jobs(part).into_iter().unzip();
+        if let Some(state) = state {
+            // Of a run whose output was let go.
+            state.abandon_kept()?;
+            for (part, job) in parts.iter().zip(&mut jobs) {
+                job.env.push(("MQ_STATE".into(), state.begin(*part)?.into()));
+            }
+        }
         let timeout = self.order.timeout.map(Micros::to_duration);
         let finished = filter::run(&mut self.program, jobs, timeout, &[self.host.as_fd()])?;
         let mut worst = Ran::Well;
@@ -479,26 +422,37 @@ impl<'h, H: Host> Pipe<'h, H> {
             self.failure = Failure { reason: How::TooMuch.to_string(), stderr: Vec::new() };
             worst = Ran::TooMuch;
         }
+        if let Some(state) = state {
+            match worst {
+                Ran::Well => parts.iter().try_for_each(|part| state.keep(*part))?,
+                _ => state.abandon_kept()?,
+            }
+        }
         Ok(worst)
     }
 
     /// What each filter gets of some messages.
-    fn jobs(&self, part: &Load) -> Vec<Job> {
+    fn jobs(&self, part: &Load) -> Vec<(usize, Job)> {
         let parallel = self.order.parallel;
         if self.order.key.is_some() {
             let inputs = part.divide(parallel).into_iter().enumerate();
             let inputs = inputs.filter(|(_, input)| !input.bytes().is_empty());
-            let job = |(n, input)| Job { input: vec![input], env: self.facts(Some(part), n) };
+            let job = |(n, input)| {
+                let input = Stdin::Bytes(vec![input]);
+                (n, Job { input, env: self.facts(Some(part), n) })
+            };
             return inputs.map(job).collect();
         }
         let loads = if parallel == 1 { vec![part.clone()] } else { part.split(parallel) };
         let loads = loads.iter().enumerate();
-        loads
-            .map(|(n, load)| Job { input: load.slices(), env: self.facts(Some(load), n) })
-            .collect()
+        let job = |(n, load): (usize, &Load)| {
+            let input = Stdin::Bytes(load.slices());
+            (n, Job { input, env: self.facts(Some(load), n) })
+        };
+        loads.map(job).collect()
     }
 
-    fn verdict(&self, how: How) -> Result<Ran, PipeError> {
+    pub(super) fn verdict(&self, how: How) -> Result<Ran, PipeError> {
         Ok(match how {
             How::Exit(status) if self.order.ok.contains(&status) => Ran::Well,
             How::Exit(status) if UNRUNNABLE.contains(&status) => {
@@ -545,7 +499,7 @@ impl<'h, H: Host> Pipe<'h, H> {
     }
 
     /// What the filter finds in its environment.
-    fn facts(&self, load: Option<&Load>, part: usize) -> Vec<(OsString, OsString)> {
+    pub(super) fn facts(&self, load: Option<&Load>, part: usize) -> Vec<(OsString, OsString)> {
         let number = |number: u64| OsString::from(number.to_string());
         let mut env = vec![
             ("MQ_PIPE".into(), self.order.name.as_str().into()),
@@ -567,18 +521,33 @@ impl<'h, H: Host> Pipe<'h, H> {
         part: &Load,
         outputs: Vec<Vec<u8>>,
     ) -> Result<(), PipeError> {
+        let next = part.end().expect("what ran had messages");
+        self.commit_at(session, (next, next), part.count(), outputs)
+    }
+
+    /// Hands over a commit that goes on at `next` and holds the source at `floor`, after so many
+    /// more messages.
+    pub(super) fn commit_at(
+        &mut self,
+        session: &mut Session,
+        (next, floor): (Offset, Offset),
+        read: u64,
+        outputs: Vec<Vec<u8>>,
+    ) -> Result<(), PipeError> {
         while !session.committer.has_room() {
             self.hear(session)?;
             if !session.committer.has_room() {
                 self.wait_committer(session, None)?;
             }
         }
-        let next = part.end().expect("what ran had messages");
         let mark = &mut session.mark;
+        if let Some(state) = &mut session.state {
+            mark.state = Some(state.seal()?);
+        }
         mark.src_id = session.id;
         mark.figures.batches += 1;
-        mark.figures.read += part.count();
-        let mark = Mark { next, floor: next, ..mark.clone() };
+        mark.figures.read += read;
+        let mark = Mark { next, floor, ..mark.clone() };
         session.committer.push(Commit { outputs, mark });
         Ok(())
     }
@@ -598,12 +567,15 @@ impl<'h, H: Host> Pipe<'h, H> {
     }
 
     /// Takes what the committer says.
-    fn hear(&mut self, session: &mut Session) -> Result<(), PipeError> {
+    pub(super) fn hear(&mut self, session: &mut Session) -> Result<(), PipeError> {
         while let Some(done) = session.committer.take() {
             match done {
                 Done::Committed(mark) => {
                     self.commits += 1;
                     self.complaints = 0;
+                    if let (Some(state), Some(named)) = (&mut session.state, &mark.state) {
+                        state.committed(named)?;
+                    }
                     self.host.progress(&mark.figures);
                 }
                 Done::Held(fault) => self.host.note(Note::Held(&fault)),
@@ -614,7 +586,11 @@ impl<'h, H: Host> Pipe<'h, H> {
     }
 
     /// Waits until everything that was handed over is committed.
-    fn drain(&mut self, session: &mut Session, until: Option<Instant>) -> Result<(), PipeError> {
+    pub(super) fn drain(
+        &mut self,
+        session: &mut Session,
+        until: Option<Instant>,
+    ) -> Result<(), PipeError> {
         loop {
             self.hear(session)?;
             if session.committer.is_idle() || until.is_some_and(|until| Instant::now() >= until) {
@@ -633,7 +609,7 @@ impl<'h, H: Host> Pipe<'h, H> {
 
     // ---- waiting ----
 
-    fn wait(&self, session: &Session, until: Option<Instant>) -> Result<(), PipeError> {
+    pub(super) fn wait(&self, session: &Session, until: Option<Instant>) -> Result<(), PipeError> {
         let mut fds = [
             PollFd::from_borrowed_fd(self.host.as_fd(), PollFlags::IN),
             PollFd::new(&session.source, PollFlags::IN),
@@ -653,7 +629,7 @@ impl<'h, H: Host> Pipe<'h, H> {
     }
 
     /// Nothing for so long; true when a signal came.
-    fn pause(
+    pub(super) fn pause(
         &mut self,
         pause: Duration,
         mut session: Option<&mut Session>,

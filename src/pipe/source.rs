@@ -25,16 +25,26 @@ use crate::units::{
     Attempts, Count, Epoch, Name, Offset, OffsetRange, Position, ProducerId, QueueId,
     SegmentNumber, Sequence, WallTime,
 };
-use crate::wire::{DELIVER_HEAD_BYTES, DeliverHead, Nack, OpenReceive, Reply, Request};
+use crate::wire::{
+    Admin, ClockInfo, DELIVER_HEAD_BYTES, DeliverHead, Kind, Nack, OpenReceive, Reply, Request,
+    WireError,
+};
 
 /// Its channel; the one below has served for requests before.
 const CHANNEL: u16 = 2;
+
+/// The channel of questions for the time; one is asked at a time.
+const CLOCK_CHANNEL: u16 = 3;
 
 /// How long a server that is told of an end has to answer.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// More messages than anyone sends: what is read ahead is bounded in bytes.
 const CREDIT: u64 = u64::MAX >> 1;
+
+/// Said again after so many messages, as no more than [`limits::CREDIT_MAX`] beyond what was
+/// delivered counts.
+const CREDIT_EVERY: u64 = limits::CREDIT_MAX / 4;
 
 /// What comes from a source.
 #[derive(Debug)]
@@ -48,6 +58,8 @@ pub enum Input {
     Open(QueueId, Option<u32>),
     /// Messages.
     Batch(Batch),
+    /// What time it is, as was asked.
+    Clock(ClockInfo),
     /// Nothing is left of what was ready at the start.
     End,
     /// Nothing more comes, and why.
@@ -75,6 +87,8 @@ pub enum Word {
     Settle(Offset),
     /// This one is a dead letter.
     Bury(Letter),
+    /// What time it is there, once all that was said has been heard.
+    AskClock,
     /// It ends, once all that was said is done.
     Close,
     /// The same at once.
@@ -143,6 +157,7 @@ impl Source {
             reading,
             unpacker: None,
             held: Vec::new(),
+            came: 0,
             buffers: Buffers::new(limits::PIPE_BUFFERS),
             inputs: inputs.clone(),
             words: words.clone(),
@@ -221,6 +236,8 @@ struct Reader {
     unpacker: Option<Unpacker>,
     /// What was delivered and is not settled, in order.
     held: Vec<OffsetRange>,
+    /// Messages that came since the credit was said last.
+    came: u64,
     buffers: Buffers,
     inputs: Lane<Input>,
     words: Lane<Word>,
@@ -297,6 +314,12 @@ impl Reader {
                     self.inputs.push(input, 0);
                 }
                 Reply::End => self.inputs.push(Input::End, 0),
+                Reply::Reply(json) => {
+                    let clock = serde_json::from_slice(json)
+                        .map_err(|source| WireError::Json { kind: Kind::Reply, source })
+                        .map_err(ClientError::from)?;
+                    self.inputs.push(Input::Clock(clock), 0);
+                }
                 Reply::Error(fault) => return Err(ClientError::Refused(fault).into()),
                 Reply::Goodbye(goodbye) => return Err(ClientError::gone(&goodbye).into()),
                 other => return Err(unexpected(&other).into()),
@@ -336,6 +359,11 @@ impl Reader {
     fn came(&mut self, batch: Batch) -> Result<(), SourceError> {
         let range = OffsetRange::new(batch.header.offset, batch.header.end());
         push_range(&mut self.held, range);
+        self.came += range.span();
+        if self.came >= CREDIT_EVERY {
+            self.came = 0;
+            self.connection.push(CHANNEL, &Request::Credit(CREDIT));
+        }
         let floor = self.reading.floor;
         if range.end <= floor {
             self.again(range);
@@ -369,6 +397,11 @@ impl Reader {
         match word {
             Word::Settle(floor) => self.settle_below(floor),
             Word::Bury(letter) => self.bury(&letter),
+            Word::AskClock => {
+                let OpenReceive { queue, group, .. } = &self.reading.open;
+                let clock = Admin::Clock { queue: queue.clone(), group: group.clone() };
+                self.connection.push(CLOCK_CHANNEL, &Request::Admin(clock));
+            }
             Word::Close => self.is_closing = true,
             Word::Quit => self.quits = true,
         }

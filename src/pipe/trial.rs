@@ -253,10 +253,15 @@ impl Trial {
     }
 
     fn pause(&self, failures: u32) -> Micros {
-        let Backoff { first, max } = self.rules.backoff;
-        let doubled = first.0.saturating_mul(1 << failures.saturating_sub(1).min(40));
-        Micros(doubled.min(max.0))
+        pause_after(self.rules.backoff, failures)
     }
+}
+
+/// The pause after so many failures in a row.
+#[must_use]
+pub fn pause_after(backoff: Backoff, failures: u32) -> Micros {
+    let doubled = backoff.first.0.saturating_mul(1 << failures.saturating_sub(1).min(40));
+    Micros(doubled.min(backoff.max.0))
 }
 
 #[cfg(test)]

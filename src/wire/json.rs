@@ -380,6 +380,13 @@ pub enum Admin {
         /// The queue.
         queue: Name,
     },
+    /// What time it is for the readers of a group. Answered by [`ClockInfo`].
+    Clock {
+        /// The queue.
+        queue: Name,
+        /// The group.
+        group: Name,
+    },
     /// What the server counts. Answered by [`Figures`](super::stat::Figures).
     Figures(FiguresWanted),
     /// Settles all that is ready, in every group. Answered by a [`Count`].
@@ -403,6 +410,19 @@ pub enum Admin {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         queue: Option<Name>,
     },
+}
+
+/// The time of a queue, for the readers of a group. Whatever is stored after this answer has no
+/// earlier time, as long as the server runs. The answer comes behind all that was handed over on the
+/// same connection before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClockInfo {
+    /// The server's wall clock, or the time of the newest message if that is later.
+    pub now: WallTime,
+    /// Messages that are stored and not handed over: they may be older.
+    pub waiting: Count,
+    /// Messages on their way to the dead letters.
+    pub dying: Count,
 }
 
 /// A queue, as `ls` and `show` tell it.
@@ -491,6 +511,19 @@ pub struct PipeFigures {
     pub dead: u64,
     /// Time in the filter, of all its runs.
     pub filter_us: Micros,
+    /// Windows that are open now; of sliding ones, the parts of time that they have in common.
+    #[serde(skip_serializing_if = "is_none")]
+    pub open_windows: u64,
+    /// Messages whose windows were closed when they came.
+    #[serde(skip_serializing_if = "is_none")]
+    pub late: u64,
+    /// Messages that had no time, for windows of time.
+    #[serde(skip_serializing_if = "is_none")]
+    pub untimed: u64,
+}
+
+fn is_none(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A group, as `show` tells it.

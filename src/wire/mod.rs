@@ -38,9 +38,9 @@ pub mod stat;
 
 pub use frame::{FRAME_HEADER_BYTES, FrameHeader, Kind, WireError, frame_flags};
 pub use json::{
-    Admin, Begun, CheckReport, ClientInfo, ErrorCode, Fault, Finding, Goodbye, GroupInfo, Holding,
-    Nack, OpenReceive, OpenSend, PipeFigures, PipeInfo, QueueInfo, QueuePattern, ReceiveMode,
-    Receiving, Resume, Sending, ServerInfo, Settlement, StoreInfo,
+    Admin, Begun, CheckReport, ClientInfo, ClockInfo, ErrorCode, Fault, Finding, Goodbye,
+    GroupInfo, Holding, Nack, OpenReceive, OpenSend, PipeFigures, PipeInfo, QueueInfo,
+    QueuePattern, ReceiveMode, Receiving, Resume, Sending, ServerInfo, Settlement, StoreInfo,
 };
 pub use receipt::Receipt;
 pub use reply::{DELIVER_HEAD_BYTES, DeliverHead, Reply};

@@ -11,10 +11,13 @@ mod examples;
 mod failures;
 mod files;
 mod instances;
+mod kept;
 mod kills;
 mod outputs;
 mod plain;
+mod state;
 mod staying;
+mod windows;
 
 use harness::{Done, Store};
 

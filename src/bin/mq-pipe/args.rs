@@ -10,7 +10,7 @@ use mq::limits;
 use mq::pipe::key::Spec;
 use mq::pipe::output::Cut;
 use mq::pipe::place::Separator;
-use mq::pipe::{Destination, Order, Origin, default_name};
+use mq::pipe::{Destination, Order, Origin, Windowed, default_name, time, window};
 use mq::settings::{Backoff, Start};
 use mq::units::{Micros, Name};
 
@@ -31,7 +31,7 @@ Examples:
       and the position in raw are stored together. For each batch, which is what
       is there, the filter is started anew and reads to its end. Batches are
       arbitrary cuts: a filter that looks at one line at a time does not see
-      them; one that summarises (sort, uniq -c, wc) must not be used so.
+      them; one that summarises (sort, uniq -c, wc) needs --window.
 
   mq-pipe --ok 0,1 log errors -- grep ERROR
                                     grep ends with 1 when it finds nothing
@@ -43,6 +43,12 @@ Examples:
                                     four at a time, each output one message
   mq-pipe log file:errors.txt --ok 0,1 -- grep ERROR
                                     into a file, exactly once too
+  mq-pipe --window 1m log top -- sh -c 'sort | uniq -c | sort -rn | head -3'
+                                    the most frequent lines of each minute
+  mq-pipe --window session=30m --time event --key key clicks visits -- ./visit
+                                    the clicks of each visitor, till a pause
+  mq-pipe --state ./words text counts -- ./count
+                                    a file of counts in $MQ_STATE, exactly once
   mq-pipe --name billing a b -- ./bill
                                     a pipe of this name, whatever its filter
 
@@ -56,6 +62,7 @@ found; 65 its output is too large; 69 no server; 75 no room; 1 other failures.
 ";
 
 const FAILURES: &str = "When the filter fails";
+const WINDOWS: &str = "Windows";
 const IDENTITY: &str = "Which pipe it is";
 
 /// What becomes of messages that the filter fails on for good.
@@ -112,13 +119,34 @@ pub struct Args {
     /// Run N filters at once, each on a part of the batch; order is kept
     #[arg(short = 'P', long, value_name = "N", value_parser = parallel)]
     pub parallel: Option<usize>,
-    /// With -P: all messages of a key to the same filter, in their order. The key
-    /// is key (the message's own), a field's number, or a JSON pointer
-    #[arg(long, value_name = "KEY", requires = "parallel", hide_short_help = true)]
+    /// With -P: all messages of a key to the same filter, in their order; with
+    /// --window: a window for each key. The key is key (the message's own), a
+    /// field's number, or a JSON pointer
+    #[arg(long, value_name = "KEY", hide_short_help = true)]
     pub key: Option<String>,
-    /// Fields of --key are separated by this byte, not by blanks
-    #[arg(short = 't', long, value_name = "C", requires = "key", hide_short_help = true)]
+    /// Fields of --key and --time are separated by this byte, not by blanks
+    #[arg(short = 't', long, value_name = "C", hide_short_help = true)]
     pub separator: Option<Separator>,
+    /// Run the filter on each window of messages rather than on batches: 1m;
+    /// 1m,every=10s; session=30s; 100 (messages); behind it ,late=30s to wait for
+    /// messages that come late
+    #[arg(long, value_name = "WINDOW", conflicts_with_all = ["batch", "stay"], hide_short_help = true, help_heading = WINDOWS)]
+    pub window: Option<window::Spec>,
+    /// What time a message has: stored, event (its sender's), a field's number,
+    /// or a JSON pointer [default: stored]
+    #[arg(long, value_name = "TIME", requires = "window", hide_short_help = true, help_heading = WINDOWS)]
+    pub time: Option<String>,
+    /// Messages whose windows are closed when they come go to this queue, rather
+    /// than only be counted
+    #[arg(long, value_name = "QUEUE", requires = "window", hide_short_help = true, help_heading = WINDOWS)]
+    pub late: Option<Name>,
+    /// Close all windows at the end of -e, as if all their time were over
+    #[arg(long, requires = "window", requires = "end", hide_short_help = true, help_heading = WINDOWS)]
+    pub flush: bool,
+    /// The filter finds in $MQ_STATE, a directory, what it left there at the last
+    /// commit; what it changes counts if its output does
+    #[arg(long, value_name = "DIR", conflicts_with = "stay", hide_short_help = true)]
+    pub state: Option<PathBuf>,
     /// Messages of the output: all of it one (whole), or ended by NUL (-0) or by
     /// the byte C (-dC), not by a newline
     #[arg(long, value_name = "whole|-0|-dC", value_parser = cut, allow_hyphen_values = true, hide_short_help = true)]
@@ -136,9 +164,9 @@ pub struct Args {
     #[arg(long, hide_short_help = true, help_heading = IDENTITY)]
     pub reset: bool,
     /// A message that fails for good: dead (a dead letter), or stop (end with
-    /// 123) [default: dead]
-    #[arg(long, value_name = "WHAT", value_enum, default_value = "dead", hide_default_value = true, hide_possible_values = true, hide_short_help = true, help_heading = FAILURES)]
-    pub on_fail: OnFail,
+    /// 123) [default: dead; with --window stop]
+    #[arg(long, value_name = "WHAT", value_enum, hide_possible_values = true, hide_short_help = true, help_heading = FAILURES)]
+    pub on_fail: Option<OnFail>,
     /// End a filter that takes longer, with all that it has started; with --stay:
     /// that is silent for longer [default: none; with --stay 10s]
     #[arg(long, value_name = "DUR", value_parser = timeout, hide_short_help = true, help_heading = FAILURES)]
@@ -217,6 +245,17 @@ impl Args {
         if self.filter.iter().any(|arg| arg == "{}") {
             return Err(usage("{} is not replaced: messages are on the filter's stdin"));
         }
+        self.check_state(&source, &destination)?;
+        let windows = self.windows(&source)?;
+        let parallel = self.parallel.unwrap_or(1);
+        let key = self.key()?;
+        if key.is_some() && windows.is_none() && parallel == 1 {
+            return Err(usage("--key divides messages among filters (-P) or windows (--window)"));
+        }
+        if self.separator.is_some() && self.key.is_none() && self.time.is_none() {
+            return Err(usage("-t says what separates the fields of --key and --time"));
+        }
+        let default_on_fail = if windows.is_some() { OnFail::Stop } else { OnFail::Dead };
         let name = match (&self.name, &source) {
             (Some(name), _) => name.clone(),
             // What is read from stdin is never the same again.
@@ -239,15 +278,65 @@ impl Args {
             until_end: self.end,
             ok: self.ok.iter().map(|status| i32::from(*status)).collect(),
             stay: self.stay,
-            parallel: self.parallel.unwrap_or(1),
-            key: self.key()?,
+            parallel,
+            key,
             cut: self.out.unwrap_or(Cut::Delimited(b'\n')),
             from: self.from,
             reset: self.reset,
-            buries: self.on_fail == OnFail::Dead,
+            buries: self.on_fail.unwrap_or(default_on_fail) == OnFail::Dead,
             backoff: self.backoff.unwrap_or_default(),
             timeout: self.timeout,
+            windows,
+            state: self.state.clone(),
         })
+    }
+
+    fn windows(&self, source: &Origin) -> Result<Option<Windowed>, Failure> {
+        let usage = |text: &str| Failure::new(Status::Usage, text);
+        let Some(spec) = self.window else { return Ok(None) };
+        let separator = self.separator.unwrap_or_default();
+        let time = time::Spec::new(self.time.as_deref().unwrap_or("stored"), separator);
+        let time = time.map_err(|error| usage(&format!("--time: {error}")))?;
+        if *source == Origin::Stdin && spec.has_times() && time == time::Spec::Stored {
+            return Err(usage("what comes from standard input is not stored: give it a --time"));
+        }
+        if self.late.as_ref().is_some_and(|late| *source == Origin::Queue(late.clone())) {
+            return Err(usage("late messages would come again and again: --late is the source"));
+        }
+        if let window::Kind::Aligned { size, every } = spec.kind
+            && size != every
+            && self.on_fail == Some(OnFail::Dead)
+        {
+            return Err(usage(
+                "with windows that overlap, a message of one that fails is in others too: it \
+                 cannot become a dead letter",
+            ));
+        }
+        Ok(Some(Windowed { spec, time, late: self.late.clone(), flush: self.flush }))
+    }
+
+    fn check_state(&self, source: &Origin, destination: &Destination) -> Result<(), Failure> {
+        let usage = |text: &str| Err(Failure::new(Status::Usage, text));
+        let parallel = self.parallel.unwrap_or(1);
+        if self.state.is_none() {
+            return Ok(());
+        }
+        if *source == Origin::Stdin || *destination == Destination::Stdout {
+            return usage(
+                "a state belongs to a position in a queue and to what was made of it: --state \
+                 needs a queue as SRC, and a queue or file:PATH as DST",
+            );
+        }
+        if parallel > limits::STATE_PARTS_MAX {
+            return usage(&format!("with --state, -P is at most {}", limits::STATE_PARTS_MAX));
+        }
+        if parallel > 1 && self.key.is_none() {
+            return usage(
+                "each of several filters has a state of its own: --key says which messages it is \
+                 about",
+            );
+        }
+        Ok(())
     }
 
     fn key(&self) -> Result<Option<Spec>, Failure> {

@@ -12,6 +12,7 @@ use mq::client::Dialer;
 use mq::client::command::StartError;
 use mq::pipe::committer::CommitError;
 use mq::pipe::file::FileError;
+use mq::pipe::state::StateError;
 use mq::pipe::{End, Misfit, Pipe, PipeError};
 use signal_hook::consts::{SIGPIPE, SIGXFSZ};
 
@@ -77,6 +78,25 @@ fn failure(error: PipeError, args: &Args) -> Outcome {
             Status::Failure,
             Some("one instance at a time; --name gives a pipe of its own".to_owned()),
         ),
+        PipeError::State(error) => (
+            if matches!(error, StateError::Busy { .. }) {
+                Status::TryAgain
+            } else {
+                Status::Failure
+            },
+            error.remedy(),
+        ),
+        PipeError::Misfit(Misfit::OtherWindows { .. }) => {
+            let text = "the windows, time and key of before, another --name, or --reset";
+            (Status::Failure, Some(text.to_owned()))
+        }
+        PipeError::Misfit(Misfit::NoState(_)) => {
+            (Status::Failure, Some("--state as before, another --name, or --reset".to_owned()))
+        }
+        PipeError::Spool(_) => (
+            Status::TryAgain,
+            Some("TMPDIR=DIR in front of the command, with a directory that has room".to_owned()),
+        ),
         PipeError::Misfit(Misfit::OtherSource { .. }) => {
             (Status::Failure, Some("another --name, or --reset to begin anew".to_owned()))
         }
@@ -86,9 +106,11 @@ fn failure(error: PipeError, args: &Args) -> Outcome {
         }
         PipeError::Unrunnable(127) => (Status::NotFound, None),
         PipeError::Unrunnable(_) => (Status::NotRunnable, None),
-        PipeError::GaveUp { .. } => (Status::CommandFailed, args.ok_hint()),
+        PipeError::GaveUp { .. } | PipeError::WindowGaveUp { .. } => {
+            (Status::CommandFailed, args.ok_hint())
+        }
         PipeError::OutOfStep => (Status::CommandFailed, None),
-        PipeError::TooMuch(_) => (Status::BadInput, None),
+        PipeError::TooMuch(_) | PipeError::WindowsTooMuch => (Status::BadInput, None),
         _ => (Status::Failure, None),
     };
     Err(Failure { status, message: text, remedy }.while_doing(&args.doing()))

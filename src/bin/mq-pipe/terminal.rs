@@ -108,7 +108,9 @@ impl Host for Terminal {
     }
 
     fn note(&mut self, note: Note<'_>) {
-        if self.quiet && !matches!(note, Note::Dead { .. } | Note::Gone(_)) {
+        if self.quiet
+            && !matches!(note, Note::Dead { .. } | Note::DeadWindow { .. } | Note::Gone(_))
+        {
             return;
         }
         let text = match note {
@@ -131,6 +133,18 @@ impl Host for Terminal {
             Note::Dead { offset, reason } => {
                 format!("message {offset} of {} is a dead letter: {reason}", self.source)
             }
+            Note::WindowsFailed { first, count, reason, pause } => format!(
+                "the filter failed on {} of {} (messages {first}{}): {reason}; again in {}",
+                if count == 1 { "a window".to_owned() } else { format!("{count} windows") },
+                self.source,
+                if count == 1 { "" } else { " and others" },
+                seconds(pause)
+            ),
+            Note::DeadWindow { messages, count, reason } => format!(
+                "the {} messages of a window of {} ({messages}) are dead letters: {reason}",
+                cli::human_count(count),
+                self.source
+            ),
             Note::Gone(range) => format!(
                 "messages {range} of {} are not there any more: purged, expired, or dropped by its \
                  limits; going on at {}",

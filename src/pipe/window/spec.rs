@@ -127,15 +127,36 @@ impl FromStr for Spec {
 }
 
 impl fmt::Display for Spec {
-    /// In microseconds, so that it is exact and the same for the same windows.
+    /// The same for the same windows.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind {
-            Kind::Aligned { size, every } if size == every => write!(f, "{size}us")?,
-            Kind::Aligned { size, every } => write!(f, "{size}us,every={every}us")?,
-            Kind::Session { gap } => write!(f, "session={gap}us")?,
+            Kind::Aligned { size, every } if size == every => write!(f, "{}", Exactly(size))?,
+            Kind::Aligned { size, every } => {
+                write!(f, "{},every={}", Exactly(size), Exactly(every))?;
+            }
+            Kind::Session { gap } => write!(f, "session={}", Exactly(gap))?,
             Kind::Count(count) => write!(f, "{count}")?,
         }
-        if self.late == Micros(0) { Ok(()) } else { write!(f, ",late={}us", self.late) }
+        if self.late == Micros(0) { Ok(()) } else { write!(f, ",late={}", Exactly(self.late)) }
+    }
+}
+
+/// A length of time in the largest unit of which it is a whole number.
+struct Exactly(Micros);
+
+impl fmt::Display for Exactly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(u64, &str); 5] = [
+            (86_400_000_000, "d"),
+            (3_600_000_000, "h"),
+            (60_000_000, "m"),
+            (1_000_000, "s"),
+            (1_000, "ms"),
+        ];
+        let micros = self.0.0;
+        let fits = UNITS.iter().find(|(unit, _)| micros >= *unit && micros.is_multiple_of(*unit));
+        let (unit, name) = fits.copied().unwrap_or((1, "us"));
+        write!(f, "{}{name}", micros / unit)
     }
 }
 

@@ -9,7 +9,8 @@ use crate::log::storage::Storage;
 use crate::server::findings;
 use crate::units::{Count, Ending, Moment, Name, OffsetRange, WallTime};
 use crate::wire::{
-    Admin, CheckReport, ErrorCode, GroupInfo, PipeInfo, QueueInfo, Reply, StoreInfo,
+    Admin, CheckReport, ClockInfo, ErrorCode, Fault, GroupInfo, PipeInfo, QueueInfo, Reply,
+    StoreInfo,
 };
 
 use super::groups::DEFAULT_GROUP;
@@ -41,6 +42,11 @@ impl<S: Storage> Engine<S> {
                 let info = self.info_of(number);
                 let info = QueueInfo { pipes: self.pipes_to(number), ..info };
                 self.answer(connection, channel, &info);
+                Ok(())
+            }
+            Admin::Clock { queue, group } => {
+                let clock = self.clock(&queue, &group, moment.wall)?;
+                self.answer(connection, channel, &clock);
                 Ok(())
             }
             Admin::Figures(wanted) => {
@@ -104,6 +110,22 @@ impl<S: Storage> Engine<S> {
             }),
             Place::Making(_) | Place::Removing => None,
         }
+    }
+
+    /// What time it is for the readers of a group.
+    fn clock(&mut self, queue: &Name, group: &Name, wall: WallTime) -> Result<ClockInfo, Fault> {
+        let number = self.find(queue)?;
+        let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        let now = hosted.log.reach_time(wall);
+        let hidden = hosted.log.written_end().0 - hosted.log.visible_end().0;
+        let mut clock = ClockInfo { now, waiting: Count(hidden), dying: Count(0) };
+        let mut groups = self.broker.groups(hosted.key);
+        if let Some((key, _)) = groups.find(|(_, name)| *name == group) {
+            let counts = self.broker.counts(key);
+            clock.waiting.0 += counts.ready.0;
+            clock.dying = counts.dying;
+        }
+        Ok(clock)
     }
 
     /// The queues behind `after`, as many as fit one answer.

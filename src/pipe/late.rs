@@ -1,0 +1,138 @@
+//! The late sink: messages whose windows were closed when they came, on their way to a queue of
+//! their own.
+//!
+//! It has a connection and a named producer there, as the pipe itself has in its destination, and
+//! what it stores says up to where the source was read: so each late message is stored once, though
+//! it is read again after a crash. Its commit is durable before that of the pipe. Called by
+//! [`windowed`](super::windowed).
+
+use std::os::fd::BorrowedFd;
+
+use rustix::event::{PollFd, PollFlags};
+
+use super::committer::{Commit, Committer, Done};
+use super::mark::Mark;
+use super::report::PipeError;
+use super::window::Fate;
+use crate::batch::{Record, push_attribute, tags};
+use crate::client::envelope::{Message, push_header};
+use crate::client::wait;
+use crate::limits;
+use crate::units::Offset;
+
+/// The header that says why a message is there.
+const WHY: &str = "mq-late";
+/// The header with the key of a message that had one.
+const KEY: &str = "mq-key";
+/// The header with the offset that it had in the source.
+const OFFSET: &str = "mq-offset";
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct LateSink {
+    committer: Committer,
+    mark: Mark,
+    /// Records, a few MiB in each.
+    waiting: Vec<Vec<u8>>,
+}
+
+impl LateSink {
+    /// Goes on from where the mark is.
+    #[must_use]
+    pub fn new(committer: Committer, mark: Mark) -> LateSink {
+        LateSink { committer, mark, waiting: Vec::new() }
+    }
+
+    /// Takes a message, unless it is stored already.
+    pub fn push(&mut self, message: &Message<'_>, fate: Fate) {
+        if message.offset < self.mark.next {
+            return;
+        }
+        let mut attributes = Vec::new();
+        let why = if fate == Fate::Untimed { "no time" } else { "late" };
+        let key = message.attributes.key.map(String::from_utf8_lossy);
+        let ours = [
+            (WHY, Some(why.into())),
+            (OFFSET, Some(message.offset.to_string().into())),
+            (KEY, key),
+        ];
+        for (name, value) in ours {
+            if let Some(value) = value {
+                push_header(name, &value, &mut attributes).expect("the name is short");
+            }
+        }
+        if let Some(time) = message.attributes.event_time {
+            push_attribute(&mut attributes, tags::EVENT_TIME, &time.0.to_le_bytes());
+        }
+        for (name, value) in message.attributes.headers() {
+            let (name, value) = (String::from_utf8_lossy(name), String::from_utf8_lossy(value));
+            // Those of a message that was late before say nothing any more.
+            if ![WHY, OFFSET, KEY].contains(&&*name) {
+                push_header(&name, &value, &mut attributes).expect("it was a header before");
+            }
+        }
+        if attributes.len() > limits::ATTRIBUTE_BYTES_MAX {
+            attributes.clear();
+        }
+        let record = Record { attribute_bytes: &attributes, body: message.body };
+        let fits = |last: &Vec<u8>| last.len() + message.body.len() <= limits::PIPE_BATCH_BYTES;
+        match self.waiting.last_mut().filter(|last| fits(last)) {
+            Some(last) => record.encode(last),
+            None => {
+                let mut first = Vec::new();
+                record.encode(&mut first);
+                self.waiting.push(first);
+            }
+        }
+    }
+
+    /// Whether any wait for a commit.
+    #[must_use]
+    pub fn has_any(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Whether so many wait that they should not become more.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.waiting.iter().map(Vec::len).sum::<usize>() >= limits::PIPE_BATCH_BYTES
+    }
+
+    /// Stores what waits, and that the source has been read up to `next`. It is durable when this
+    /// returns.
+    ///
+    /// # Errors
+    /// The queue cannot be written to; [`PipeError::Interrupted`] when one of `others` is ready.
+    pub fn commit(&mut self, next: Offset, others: &[BorrowedFd<'_>]) -> Result<(), PipeError> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        self.mark.next = next;
+        self.mark.floor = next;
+        let outputs = std::mem::take(&mut self.waiting);
+        self.committer.push(Commit { outputs, mark: self.mark.clone() });
+        self.drain(others)
+    }
+
+    fn drain(&mut self, others: &[BorrowedFd<'_>]) -> Result<(), PipeError> {
+        loop {
+            match self.committer.take() {
+                Some(Done::Committed(mark)) => self.mark = *mark,
+                Some(Done::Failed(error)) => return Err(error.into()),
+                Some(Done::Held(_)) => {}
+                None if self.committer.is_idle() => return Ok(()),
+                None => {
+                    let mut fds: Vec<PollFd<'_>> = others
+                        .iter()
+                        .map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN))
+                        .collect();
+                    fds.push(PollFd::new(&self.committer, PollFlags::IN));
+                    wait::poll(&mut fds, None)?;
+                    if fds[..others.len()].iter().any(|fd| !fd.revents().is_empty()) {
+                        return Err(PipeError::Interrupted);
+                    }
+                }
+            }
+        }
+    }
+}
