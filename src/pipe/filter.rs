@@ -3,7 +3,7 @@
 //! Each has its own process group; its input goes in while its output is taken, up to a bound; its
 //! stderr is passed on to ours with the tail kept. A run is over when the process has exited and
 //! its stdout is at its end. What this never does: know queues, or what a status means. Called by
-//! the [`run`](super::run) loop.
+//! the `run` loop.
 
 use std::ffi::OsString;
 use std::io::{IoSlice, Write};

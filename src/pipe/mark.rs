@@ -2,7 +2,7 @@
 //! outputs, so that both are there or neither; the newest one in the destination is where the pipe
 //! goes on after any end.
 //!
-//! Plain data; JSON, so that fields can be added. Written by [`run`](super::run), read by the next
+//! Plain data; JSON, so that fields can be added. Written by `run`, read by the next
 //! session, and by the server for its views.
 
 use serde::{Deserialize, Serialize};

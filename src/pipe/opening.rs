@@ -3,7 +3,7 @@
 //!
 //! Order is what makes it safe: the destination knows of the pipe, durably, before the source's
 //! group is made. So a group that is there without a mark means that the destination was lost. Called
-//! by [`run`](super::run).
+//! by `run`.
 
 use rustix::event::PollFlags;
 

@@ -3,7 +3,7 @@
 //! An exclusive receiver of the pipe's group gets every message at or above the group's floor, in
 //! order, once; what it holds comes again to the next one when it goes. It is told to settle all
 //! below an offset when that is durable elsewhere, or to give up one message. It reads ahead of the
-//! filter up to a bound and never decides anything. Made for each session by [`run`](super::run);
+//! filter up to a bound and never decides anything. Made for each session by `run`;
 //! standard input, which keeps nothing, is the other source.
 
 use std::os::fd::{AsFd, BorrowedFd};

@@ -2,7 +2,7 @@
 //!
 //! Each line that it is given it answers with one line, that depends on nothing else. Whether it
 //! keeps to that is seen by counting, and by the time that it takes; what it answered when it does
-//! not is dropped, and another process takes its place. Called by the [`run`](super::run) loop.
+//! not is dropped, and another process takes its place. Called by the `run` loop.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

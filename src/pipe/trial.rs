@@ -7,7 +7,7 @@
 //! nothing given up.
 //!
 //! Pure: it knows numbers of messages and outcomes, no bytes, processes or clocks. The
-//! [`run`](super::run) loop asks it for the next step and tells it how a run ended.
+//! `run` loop asks it for the next step and tells it how a run ended.
 //!
 //! ```text
 //! rounds: [0..8] ✗   pause   [0..8] ✗   pause   [0..4] ✗ [4..8] ✓   halves at once, as one part is well:

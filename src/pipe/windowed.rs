@@ -8,7 +8,7 @@
 //!
 //! All windows that a message closes are one step, and one commit. A window is tried as a whole,
 //! again and again after pauses; in the end the pipe stops, or gives up all its messages. Called by
-//! [`run`](super::run), whose session it works on.
+//! `run`, whose session it works on.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
