@@ -192,14 +192,25 @@ impl<S: Storage> Recovery<S> {
     }
 
     /// After a reboot under a weak sync policy: messages that a journal knows of, and the log does
-    /// not any more, were stored; for each group that had not settled them they are lost. The
-    /// journals know of that first, then a snapshot; each can be read again before the next.
+    /// not any more, were stored; for each group that had not settled them they are lost. A
+    /// snapshot knows of that first, then the journals: a fall between the two finds the same
+    /// again, and the snapshot says up to where it has counted.
     fn count_lost(&mut self, end: &End, recalled: &mut Recalled) -> Result<(), LogError> {
         let seen = self.groups.iter().map(|(_, position)| position.seen()).max();
         let Some(seen) = seen.filter(|seen| *seen > end.offset) else { return Ok(()) };
         let gone = OffsetRange::new(end.offset, seen);
-        for (journal, (_, position)) in self.journals.iter_mut().zip(&mut self.groups) {
-            let lost: Vec<OffsetRange> = position::holes(&position.settled, gone);
+        let lost = self.groups.iter().map(|(_, position)| position::holes(&position.settled, gone));
+        let lost: Vec<Vec<OffsetRange>> = lost.collect();
+        let counters = &mut recalled.counters;
+        let new = OffsetRange::new(gone.start.max(counters.lost_to).min(seen), seen);
+        counters.stored.0 += new.span();
+        let by_any = position::merge(lost.concat());
+        let new = by_any.iter().filter_map(|range| range.intersection(&new));
+        counters.lost.0 += new.map(|range| range.span()).sum::<u64>();
+        counters.lost_to = seen;
+        self.record_lost(end, recalled)?;
+        let positions = self.groups.iter_mut().map(|(_, position)| position);
+        for ((journal, position), lost) in self.journals.iter_mut().zip(positions).zip(lost) {
             journal.note(&lost, Ending::Lost, Offset(0))?;
             for file in journal.files() {
                 file.sync().syncing(&journal.path)?;
@@ -208,9 +219,10 @@ impl<S: Storage> Recovery<S> {
             position.account.tally.add(Ending::Lost, messages);
             position.settled = position::merge([&position.settled[..], &lost].concat());
         }
-        let counters = &mut recalled.counters;
-        counters.stored.0 += seen.0 - gone.start.max(counters.lost_to).0.min(seen.0);
-        counters.lost_to = seen;
+        Ok(())
+    }
+
+    fn record_lost(&self, end: &End, recalled: &mut Recalled) -> Result<(), LogError> {
         let number = self.parts[end.at].number;
         let covered = Covered { offset: end.offset, segment: number, position: end.position };
         let counted = (&recalled.counters, recalled.leaving.as_slice());

@@ -24,7 +24,7 @@
 //! then u64 messages dropped ever, u64 messages expired ever
 //! then, from version 2 on, u64 each, over the queue's life: messages stored, bytes of their batches,
 //!   the offset up to which lost ones are counted in these, messages there already, refused,
-//!   delivered, bytes of those, redelivered, tries that failed, delayed messages purged
+//!   delivered, bytes of those, redelivered, tries that failed, messages lost
 //!   and how messages ended in groups that are gone: u64 for each of the seven ways
 //!   then u32 groups that are being removed, and for each: u32 bytes of its name, u64 when it was
 //!   made (µs), u64 for each of the seven ways, the name
@@ -75,7 +75,7 @@ pub(super) struct Covered {
     pub position: u64,
 }
 
-/// What is counted over the life of a queue. The first four follow from the batches behind what a
+/// What is counted over the life of a queue. The first five follow from the batches behind what a
 /// snapshot covers and from the journals, so they are exact after any end; the others are as they
 /// were when the last snapshot was taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,6 +86,8 @@ pub struct Counters {
     pub stored_bytes: Bytes,
     /// Lost messages below this are counted in `stored`.
     pub lost_to: Offset,
+    /// Messages that power losses took before every group had settled them, each once.
+    pub lost: Count,
     /// How messages ended in groups that are gone.
     pub ended: Tally,
     /// Messages that were not stored because they were there already.
@@ -100,8 +102,6 @@ pub struct Counters {
     pub redelivered: Count,
     /// Tries that failed.
     pub retried: Count,
-    /// Delayed messages that were purged before their time.
-    pub delayed_purged: Count,
     /// Messages that were dropped to make room.
     pub dropped: Count,
     /// Messages that expired.
@@ -195,7 +195,7 @@ fn push_counters(out: &mut Vec<u8>, counters: &Counters, leaving: &[Leaving]) {
         counters.delivered_bytes.0,
         counters.redelivered.0,
         counters.retried.0,
-        counters.delayed_purged.0,
+        counters.lost.0,
     ];
     let mut push = |count: u64| out.extend_from_slice(&count.to_le_bytes());
     counts.into_iter().for_each(&mut push);
@@ -227,7 +227,7 @@ fn read_counters(rest: &mut &[u8], version: u32) -> Option<(Counters, Vec<Leavin
     counters.delivered_bytes = Bytes(next()?);
     counters.redelivered = Count(next()?);
     counters.retried = Count(next()?);
-    counters.delayed_purged = Count(next()?);
+    counters.lost = Count(next()?);
     counters.ended = read_tally(rest)?;
     let mut leaving = Vec::new();
     for _ in 0..u32_at(take(rest, 4)?, 0) {
@@ -404,7 +404,7 @@ mod tests {
             dropped: Count(3),
             expired: Count(1 << 40),
             stored: Count(5),
-            delayed_purged: Count(6),
+            lost: Count(6),
             ended,
             ..Counters::default()
         };

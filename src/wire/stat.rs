@@ -233,8 +233,8 @@ pub struct Counted {
     /// Messages that were purged. Exact.
     #[serde(skip_serializing_if = "is_zero")]
     pub purged: Count,
-    /// Messages that a group had still to settle, and that a power loss took: see
-    /// [`Account::lost`]. Exact.
+    /// Messages that some group had still to settle, and that a power loss took, each once, however
+    /// many groups had: see [`Account::lost`]. Exact.
     #[serde(skip_serializing_if = "is_zero")]
     pub lost: Count,
 }

@@ -14,7 +14,7 @@ use mq::log::{
 use mq::settings::{IdWindow, Settings};
 use mq::units::{
     Attempts, Count, Ending, Epoch, LeaseNumber, Micros, Name, Offset, OffsetRange, ProducerId,
-    Sequence, WallTime,
+    Sequence, SyncPolicy, WallTime,
 };
 
 fn range(start: u64, end: u64) -> OffsetRange {
@@ -595,4 +595,121 @@ fn the_oldest_message_is_dated_by_itself_and_not_by_a_mark_in_front_of_it() {
     assert_eq!(bench.log.extents().next().unwrap().first, WallTime(now));
     bench = again(bench, KILLED, &small());
     assert_eq!(bench.log.extents().next().unwrap().first, WallTime(now));
+}
+
+/// Few offsets are passed over after a power loss.
+fn few() -> Options {
+    Options { segment_messages: 64, ..small() }
+}
+
+/// What is counted of a queue with two groups, and what both say of each message, after a power loss
+/// under this policy.
+struct Losses {
+    disk: SimDisk,
+    /// Messages that were stored, ever.
+    stored: u64,
+    /// Offsets that each group acked.
+    acked: [Vec<OffsetRange>; 2],
+    /// Offsets that are known to be lost.
+    lost: Vec<u64>,
+}
+
+impl Losses {
+    fn new(seed: u64, sync: SyncPolicy) -> Losses {
+        let disk = SimDisk::new(seed);
+        create_with(&disk, &Settings { sync, ..Settings::default() }).unwrap();
+        let mut bench = Bench::open(disk.clone(), CLEAN, &few()).unwrap().0;
+        for name in ["a", "b"] {
+            bench.log.add_group(&Name::new(name).unwrap()).unwrap();
+            bench.settle();
+        }
+        Losses { disk, stored: 0, acked: Default::default(), lost: Vec::new() }
+    }
+
+    /// Stores `messages`, hands all of them to both groups, lets each ack some, and takes away the
+    /// power: what was acked is on the disk, and of the messages what chance left there.
+    fn lose_power(&mut self, boot: Boot, messages: u64, acked: [OffsetRange; 2]) {
+        let mut bench = Bench::open(self.disk.clone(), boot, &few()).unwrap().0;
+        let begin = bench.log.written_end();
+        for _ in 0..messages {
+            bench.append(&["some message"]);
+        }
+        self.stored += messages;
+        let end = bench.log.written_end();
+        assert_eq!(bench.log.visible_end(), end, "visible when written");
+        for ((name, acked), all) in ["a", "b"].iter().zip(acked).zip(&mut self.acked) {
+            let acked = range(begin.0 + acked.start.0, begin.0 + acked.end.0);
+            all.push(acked);
+            let group = bench.log.find_group(&Name::new(name).unwrap()).unwrap();
+            let whole = || unreachable!("small");
+            bench.log.settled(group, &[acked], Ending::Acked, end, whole).unwrap();
+            bench.log.want_group_durable(group);
+        }
+        bench.settle();
+        drop(bench);
+        self.disk.crash();
+        let (mut bench, _) = Bench::open(self.disk.fork(), REBOOTED, &few()).unwrap();
+        let there = bench.read(begin, 1 << 20).unwrap();
+        self.lost.extend(begin.0 + there.len() as u64..end.0);
+    }
+
+    fn has_acked(&self, group: usize, offset: u64) -> bool {
+        self.acked[group].iter().any(|range| range.contains(Offset(offset)))
+    }
+
+    /// The counters and accounts say what happened.
+    fn check(&self) {
+        let disk = self.disk.fork();
+        self.check_on(&disk, REBOOTED);
+        // They are the same in the next life.
+        self.check_on(&disk, KILLED);
+    }
+
+    fn check_on(&self, disk: &SimDisk, boot: Boot) {
+        let (mut bench, recovered) = Bench::open(disk.clone(), boot, &few()).unwrap();
+        let there = bench.read(Offset(0), 1 << 20).unwrap();
+        let counted = *bench.log.counted();
+        assert_eq!(counted.stored.0, self.stored);
+        assert_eq!(self.stored, there.len() as u64 + self.lost.len() as u64);
+        let by_any =
+            self.lost.iter().filter(|n| !self.has_acked(0, **n) || !self.has_acked(1, **n));
+        assert_eq!(counted.lost.0, by_any.count() as u64, "each once");
+        for (group, (_, position)) in recovered.groups.iter().enumerate() {
+            let tally = position.account.tally;
+            let lost = self.lost.iter().filter(|n| !self.has_acked(group, **n)).count() as u64;
+            assert_eq!(tally.of(Ending::Lost).0, lost);
+            let settled = |n: &u64| position.settled.iter().any(|r| r.contains(Offset(*n)));
+            let unsettled = there.iter().filter(|(offset, _)| !settled(offset)).count() as u64;
+            assert_eq!(counted.stored.0, tally.total().0 + unsettled, "it adds up");
+        }
+    }
+}
+
+/// Reliability is what is saved of what was stored: each lost message is counted, once, and for each
+/// group that had not settled it, whatever gaps there are and wherever a start is broken off.
+#[test]
+fn what_a_power_loss_took_is_counted_as_lost() {
+    let mut lost = 0;
+    for seed in 0..60 {
+        let sync =
+            [SyncPolicy::Never, SyncPolicy::Interval(Micros::from_secs(60))][seed as usize % 2];
+        let mut losses = Losses::new(seed, sync);
+        losses.lose_power(KILLED, 12, [range(0, 4), range(2, 12)]);
+        losses.check();
+        losses.lose_power(REBOOTED, 7, [range(3, 7), range(5, 6)]);
+        losses.check();
+        // A start that is broken off anywhere counts nothing twice.
+        for steps in (1..).take_while(|_| seed.is_multiple_of(15)) {
+            let disk = losses.disk.fork();
+            disk.fail_in(steps, Fault::Kill);
+            let is_whole = Bench::open(disk.clone(), REBOOTED, &few()).is_ok();
+            disk.revive();
+            losses.check_on(&disk, REBOOTED);
+            if is_whole {
+                break;
+            }
+        }
+        lost += losses.lost.len();
+    }
+    assert!(lost > 100, "only {lost} were lost");
 }

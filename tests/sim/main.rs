@@ -22,10 +22,10 @@ use clients::{Receiver, Sender};
 use model::{Message, QueueModel};
 use pipes::Pipe;
 use rng::Random;
-use world::{Fall, World, dead_letters_of};
+use world::{Fall, World, aside, dead_letters_of};
 
 /// Steps of one history.
-const STEPS: usize = 300;
+const STEPS: usize = 400;
 
 /// What happened in histories: messages that waited for their time, dead letters that came back,
 /// and those that stayed dead.
@@ -50,6 +50,8 @@ fn history(seed: u64) -> (u64, Figures) {
             world.receivers.push(Receiver::new(name.clone()));
         }
     }
+    let policy = policies[world.rng.below(3) as usize];
+    world.set_aside(policy);
     let falls = plan_falls(&mut world.rng);
     for step in 0..STEPS {
         if let Some((_, how)) = falls.iter().find(|(at, _)| *at == step) {
@@ -57,10 +59,12 @@ fn history(seed: u64) -> (u64, Figures) {
         }
         random_step(&mut world);
     }
+    world.stop_meddling();
     drain(&mut world);
     world.exhume();
     drain(&mut world);
-    let models = std::mem::take(&mut world.queues);
+    let mut models = std::mem::take(&mut world.queues);
+    models.remove(&aside());
     let mut figures = Figures::default();
     for (name, model) in &models {
         if let Some(dead) = models.get(&dead_letters_of(name)) {
@@ -93,9 +97,10 @@ fn random_step(world: &mut World) {
     match what {
         0..40 => world.step_sender(sender),
         40..70 => world.step_receiver(receiver),
-        70..85 => {
+        70..83 => {
             world.run_job();
         }
+        83..85 => world.meddle(),
         85..92 => {
             let micros = 1 << world.rng.below(22);
             world.pass_time(micros);
@@ -106,6 +111,7 @@ fn random_step(world: &mut World) {
         _ => {}
     }
     world.turn();
+    world.watch();
 }
 
 /// No more falls: everything that is left is sent, confirmed, delivered and acked.

@@ -9,7 +9,11 @@ use mq::log::{Boot, Options};
 use mq::server::engine::{ConnectionId, Engine, Outcome, Peer, Setup, Work};
 use mq::server::outbox::Front;
 use mq::server::workers::Job;
-use mq::units::{Bytes, Micros, Moment, Monotonic, Name, Position, QueueId, SyncPolicy, WallTime};
+use mq::settings::Start;
+use mq::units::{
+    Bytes, Micros, Moment, Monotonic, Name, Offset, Position, QueueId, SyncPolicy, WallTime,
+};
+use mq::wire::stat::{Figures, FiguresWanted};
 use mq::wire::{Admin, ClientInfo, FrameHeader, Request, ServerInfo, VERSION};
 
 use crate::clients::{Receiver, Sender, WALL_START};
@@ -34,6 +38,26 @@ pub fn dead_letters_of(name: &Name) -> Name {
     Name::new(&format!("{name}.dead")).expect("a name")
 }
 
+/// A queue that is purged, and of which a group comes, goes and is set elsewhere: of its messages
+/// only the accounts are checked.
+pub fn aside() -> Name {
+    Name::new("aside").expect("a name")
+}
+
+/// The counters of a queue by name.
+type Counters = serde_json::Map<String, serde_json::Value>;
+
+/// Those that a fall may take something back of.
+const INEXACT: [&str; 7] = [
+    "announced",
+    "there_already",
+    "refused",
+    "delivered",
+    "delivered_bytes",
+    "redelivered",
+    "retried",
+];
+
 pub struct World {
     pub rng: Random,
     pub disk: Arc<SimDisk>,
@@ -53,6 +77,8 @@ pub struct World {
     /// Everything that happened, folded into one number: equal seeds must give equal traces.
     pub trace: u64,
     pub falls: usize,
+    /// What each queue had counted when it was looked at last.
+    watched: BTreeMap<Name, Counters>,
     /// Nothing new is sent; receivers ack all that they hold.
     pub draining: bool,
 }
@@ -78,6 +104,7 @@ impl World {
             boot: Boot { clean: true, same_boot: true },
             trace: seed,
             falls: 0,
+            watched: BTreeMap::new(),
             draining: false,
         };
         world.start();
@@ -394,8 +421,9 @@ impl World {
 
     /// Asks that dead letters go back home, and does not wait for it.
     pub fn requeue(&mut self) {
-        let which = self.rng.below(self.queues.len() as u64) as usize;
-        let (name, model) = self.queues.iter_mut().nth(which).expect("a queue");
+        let which = self.rng.below(self.queues.len() as u64 - 1) as usize;
+        let mut others = self.queues.iter_mut().filter(|(name, _)| **name != aside());
+        let (name, model) = others.nth(which).expect("a queue");
         model.requeued = true;
         let queue = dead_letters_of(name);
         let count = self.rng.chance(50).then(|| mq::units::Count(1 + self.rng.below(4)));
@@ -437,17 +465,87 @@ impl World {
     }
 
     fn list(&mut self) -> mq::wire::StoreInfo {
+        let body = self.ask(Admin::List { after: None });
+        serde_json::from_slice(&body).expect("a list of queues")
+    }
+
+    /// What the server has answered by now, the last frame of it.
+    fn ask(&mut self, what: Admin) -> Vec<u8> {
         let connection = self.connect();
         let mut frames = Vec::new();
         let client = Some(ClientInfo::default());
         Request::Hello { oldest: VERSION, newest: VERSION, client }.encode(0, &mut frames);
-        Request::Admin(Admin::List { after: None }).encode(1, &mut frames);
+        Request::Admin(what).encode(1, &mut frames);
         self.say(connection, &frames);
         let mut bytes = self.receive(connection, u64::MAX);
         self.engine().hung_up(connection);
         let replies = crate::clients::take_frames(&mut bytes);
-        let (_, body) = replies.last().expect("an answer");
-        serde_json::from_slice(body).expect("a list of queues")
+        replies.last().expect("an answer").1.clone()
+    }
+
+    /// Makes the queue that is meddled with, with one who sends and one who receives.
+    pub fn set_aside(&mut self, policy: SyncPolicy) {
+        self.declare(&aside(), policy);
+        let id = self.senders.len() as u64 + 1;
+        let sender = Sender::new(id, aside(), &mut self.rng);
+        self.senders.push(sender);
+        self.receivers.push(Receiver::new(aside()));
+    }
+
+    /// Purges the queue that is set aside, or does something to a group of it.
+    pub fn meddle(&mut self) {
+        let (queue, group) = (aside(), Name::new("other").expect("a name"));
+        let place = [Start::Oldest, Start::Newest, Start::Offset(Offset(self.rng.below(40)))]
+            [self.rng.below(3) as usize];
+        let what = match self.rng.below(6) {
+            0 => Admin::Purge { queue },
+            1 => Admin::RemoveGroup { queue, group },
+            2 | 3 => Admin::AddGroup { queue, group, from: place },
+            _ => Admin::SeekGroup { queue, group, to: place },
+        };
+        self.ask(what);
+    }
+
+    /// Nobody receives for that group: what it has would stay.
+    pub fn stop_meddling(&mut self) {
+        self.settle();
+        let group = Name::new("other").expect("a name");
+        self.ask(Admin::RemoveGroup { queue: aside(), group });
+        self.settle();
+    }
+
+    /// No counter ever goes back while a server lives, and no more than was announced is stored,
+    /// there or refused.
+    pub fn watch(&mut self) {
+        let body = self.ask(Admin::Figures(FiguresWanted::default()));
+        let figures: Figures = serde_json::from_slice(&body).expect("figures");
+        for queue in figures.queues {
+            let of = queue.counted;
+            let fates = of.stored.0 + of.there_already.0 + of.refused.0;
+            assert!(fates <= of.announced.0 && of.lost <= of.stored, "{}: {of:?}", queue.queue);
+            let Ok(serde_json::Value::Object(now)) = serde_json::to_value(of) else {
+                panic!("counters are an object")
+            };
+            let before = self.watched.insert(queue.queue.clone(), now.clone()).unwrap_or_default();
+            for (name, before) in &before {
+                let count = |value: Option<&serde_json::Value>| {
+                    value.and_then(serde_json::Value::as_u64).unwrap_or(0)
+                };
+                let (before, now) = (count(Some(before)), count(now.get(name)));
+                assert!(before <= now, "{name} of {} goes from {before} to {now}", queue.queue);
+            }
+        }
+    }
+
+    /// What a fall may take back.
+    fn forget_watched(&mut self, how: Fall) {
+        match how {
+            Fall::Stop => {}
+            Fall::Kill => self.watched.values_mut().for_each(|counters| {
+                counters.retain(|name, _| !INEXACT.contains(&name.as_str()));
+            }),
+            Fall::Power => self.watched.clear(),
+        }
     }
 
     /// The server's life ends, and another begins.
@@ -461,6 +559,7 @@ impl World {
             );
         }
         self.note(how as u64 + 1000);
+        self.forget_watched(how);
         match how {
             Fall::Stop => {
                 self.engine().begin_stop();

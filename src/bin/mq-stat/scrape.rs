@@ -53,10 +53,11 @@ fn write(args: &Args, text: &str) -> Result<(), Failure> {
 /// others, as the umask says.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = beside(path);
+    // What stands there is of a process of our number that was killed, or somebody's link.
+    let _ = fs::remove_file(&beside);
     let written = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .open(&beside)
         .and_then(|mut file| file.write_all(bytes))
         .and_then(|()| fs::rename(&beside, path));

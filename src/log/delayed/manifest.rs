@@ -9,26 +9,29 @@
 //! Little-endian; the batch that carries it has the checksum.
 //!
 //! ```text
-//!  0         4        8      12    16       24
-//! ┌─────────┬────────┬──────┬─────┬────────┬──────────────┬───────────┐
-//! │ version │ levels │ runs │ 0   │ floor  │ levels       │ runs      │
-//! │ u32     │ u32    │ u32  │ u32 │ u64    │ 24 bytes each│ 24 bytes  │
-//! └─────────┴────────┴──────┴─────┴────────┴──────────────┴───────────┘
+//!  0         4        8      12    16       24       32
+//! ┌─────────┬────────┬──────┬─────┬────────┬────────┬──────────────┬───────────┐
+//! │ version │ levels │ runs │ 0   │ floor  │ purged │ levels       │ runs      │
+//! │ u32     │ u32    │ u32  │ u32 │ u64    │ u64    │ 24 bytes each│ 24 bytes  │
+//! └─────────┴────────┴──────┴─────┴────────┴────────┴──────────────┴───────────┘
 //! level: end u64, due u64 (µs), offset u64      run: number u64, taken u64, position u64
 //! ```
 //!
 //! * Messages of the hidden log below `floor` are in a run, or were taken.
 //! * Of those at or above it and below a level's `end` (and not below the `end` of the level in
 //!   front of it), all up to `(due, offset)` were taken, and none behind.
+//! * `purged` messages were purged before their time, ever. In version 1 this field was not there.
 //! * Of a run, the first `taken` entries were; the next one stands at `position`.
 
 use super::super::files::{u32_at, u64_at};
 use super::Due;
 use crate::limits;
-use crate::units::{Offset, WallTime};
+use crate::units::{Count, Offset, WallTime};
 
-const VERSION: u32 = 1;
-const HEADER_BYTES: usize = 24;
+const VERSION: u32 = 2;
+const HEADER_BYTES: usize = 32;
+/// Of version 1, which did not know what was purged.
+const HEADER_BYTES_FIRST: usize = 24;
 const ENTRY_BYTES: usize = 24;
 
 /// Messages below `end` are taken up to `up_to`.
@@ -50,6 +53,8 @@ pub(super) struct RunPoint {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Manifest {
     pub floor: Offset,
+    /// Messages that were purged before their time, ever.
+    pub purged: Count,
     pub levels: Levels,
     pub runs: Vec<RunPoint>,
 }
@@ -93,6 +98,7 @@ impl Manifest {
             out.extend_from_slice(&number.to_le_bytes());
         }
         out.extend_from_slice(&self.floor.0.to_le_bytes());
+        out.extend_from_slice(&self.purged.0.to_le_bytes());
         let levels = self.levels.0.iter().map(|l| [l.end.0, l.up_to.at.0, l.up_to.offset.0]);
         let runs = self.runs.iter().map(|run| [run.number, run.taken, run.position]);
         for entry in levels.chain(runs) {
@@ -103,19 +109,29 @@ impl Manifest {
 
     /// Reads what [`encode`](Manifest::encode) wrote; what is wrong with it, else.
     pub fn decode(bytes: &[u8]) -> Result<Manifest, &'static str> {
-        if bytes.len() < HEADER_BYTES {
-            return Err("the account of delayed messages is cut short");
-        }
-        if u32_at(bytes, 0) != VERSION {
-            return Err("the account of delayed messages has a format that this mq does not know");
+        let cut = "the account of delayed messages is cut short";
+        let header = match bytes.first_chunk().map(|version| u32::from_le_bytes(*version)) {
+            Some(1) => HEADER_BYTES_FIRST,
+            Some(VERSION) => HEADER_BYTES,
+            Some(_) => {
+                return Err(
+                    "the account of delayed messages has a format that this mq does not know",
+                );
+            }
+            None => return Err(cut),
+        };
+        if bytes.len() < header {
+            return Err(cut);
         }
         let (levels, runs) = (u32_at(bytes, 4) as usize, u32_at(bytes, 8) as usize);
-        let entries = bytes[HEADER_BYTES..].chunks_exact(ENTRY_BYTES);
+        let entries = bytes[header..].chunks_exact(ENTRY_BYTES);
         let fits = entries.remainder().is_empty() && entries.len() == levels.saturating_add(runs);
         if !fits {
             return Err("the account of delayed messages has an impossible length");
         }
-        let mut manifest = Manifest { floor: Offset(u64_at(bytes, 16)), ..Manifest::default() };
+        let purged = if header == HEADER_BYTES { Count(u64_at(bytes, 24)) } else { Count(0) };
+        let floor = Offset(u64_at(bytes, 16));
+        let mut manifest = Manifest { floor, purged, ..Manifest::default() };
         for (n, entry) in entries.enumerate() {
             let [a, b, c] = [u64_at(entry, 0), u64_at(entry, 8), u64_at(entry, 16)];
             if n < levels {
@@ -143,12 +159,17 @@ mod tests {
         levels.took(Offset(9), due(50, 3));
         levels.took(Offset(12), due(40, 10));
         let runs = vec![RunPoint { number: 4, taken: 5, position: 900 }];
-        let manifest = Manifest { floor: Offset(2), levels, runs };
+        let manifest = Manifest { floor: Offset(2), purged: Count(1 << 40), levels, runs };
         let bytes = manifest.encode();
-        assert_eq!(Manifest::decode(&bytes), Ok(manifest));
+        assert_eq!(Manifest::decode(&bytes).as_ref(), Ok(&manifest));
         for length in 0..bytes.len() {
             assert!(Manifest::decode(&bytes[..length]).is_err());
         }
+        let mut first = bytes;
+        first.drain(HEADER_BYTES_FIRST..HEADER_BYTES);
+        first[0] = 1;
+        let known = Manifest { purged: Count(0), ..manifest };
+        assert_eq!(Manifest::decode(&first), Ok(known), "version 1 is read");
     }
 
     #[test]

@@ -108,6 +108,7 @@ impl<S: Storage> Delays<S> {
         let mut delays = Delays::new(storage, dir, options.clone(), log, next_run);
         delays.open_runs(&manifest)?;
         delays.floor = manifest.floor;
+        delays.purged = manifest.purged;
         delays.levels = manifest.levels.clone();
         for number in found {
             if manifest.runs.iter().all(|run| run.number != number) {

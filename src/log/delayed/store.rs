@@ -83,6 +83,8 @@ pub struct Delays<S: Storage> {
     pub(super) runs: Vec<Run<S>>,
     pub(super) floor: Offset,
     pub(super) levels: Levels,
+    /// Messages that were purged before their time, ever.
+    pub(super) purged: Count,
     /// What was taken and is not appended yet: the append could not be made.
     ready: Option<DueBatch>,
     /// The manifest has changed since it was last appended.
@@ -113,6 +115,7 @@ impl<S: Storage> Delays<S> {
             runs: Vec::new(),
             floor: Offset(0),
             levels: Levels::default(),
+            purged: Count(0),
             ready: None,
             dirty: false,
             in_flight: false,
@@ -139,6 +142,13 @@ impl<S: Storage> Delays<S> {
         let runs: u64 = self.runs.iter().map(|run| run.reader.left()).sum();
         let ready = self.ready.as_ref().map_or(0, |batch| u64::from(batch.count));
         Count((pending + frozen + self.index.len()) as u64 + runs + ready)
+    }
+
+    /// Messages that were purged before their time, over the life of the queue. As exact as the
+    /// purges themselves: both are told by the annex.
+    #[must_use]
+    pub fn purged(&self) -> Count {
+        self.purged
     }
 
     /// Whether none waits.
@@ -282,7 +292,12 @@ impl<S: Storage> Delays<S> {
             taken: run.reader.taken,
             position: run.reader.position,
         });
-        Manifest { floor: self.floor, levels: self.levels.clone(), runs: runs.collect() }
+        Manifest {
+            floor: self.floor,
+            purged: self.purged,
+            levels: self.levels.clone(),
+            runs: runs.collect(),
+        }
     }
 
     /// The batch could not be appended: it comes again.
@@ -336,6 +351,7 @@ impl<S: Storage> Delays<S> {
         self.floor = self.noted;
         self.levels = Levels::default();
         self.dirty = true;
+        self.purged.0 += purged.0;
         purged
     }
 

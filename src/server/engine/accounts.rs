@@ -55,11 +55,14 @@ impl<S: Storage> Hosted<S> {
     /// The counters over the life of the queue.
     pub fn counted(&self, broker: &Broker) -> Counted {
         let (ended, kept) = (self.ended(broker), self.log.counted());
-        let waiting = self.delayed().0 + kept.delayed_purged.0;
+        let delayed_purged = self.delayed_purged();
+        let waiting = self.delayed().0 + delayed_purged.0;
         let sent = kept.stored.0 + waiting;
+        // They were stored before they entered the queue.
+        let entering = self.entering(broker.visible_end(self.key));
         Counted {
             announced: Count(sent + kept.there.0 + kept.refused.0),
-            stored: Count(self.stored(broker).0 + waiting),
+            stored: Count(self.stored(broker).0 + waiting + entering.0),
             stored_bytes: kept.stored_bytes,
             there_already: kept.there,
             refused: kept.refused,
@@ -71,8 +74,8 @@ impl<S: Storage> Hosted<S> {
             dead: ended.of(Ending::Dead),
             expired: ended.of(Ending::Expired),
             dropped: ended.of(Ending::Dropped),
-            purged: Count(ended.of(Ending::Purged).0 + kept.delayed_purged.0),
-            lost: ended.of(Ending::Lost),
+            purged: Count(ended.of(Ending::Purged).0 + delayed_purged.0),
+            lost: kept.lost,
         }
     }
 }

@@ -264,7 +264,6 @@ impl<S: Storage> Engine<S> {
         }
         let hosted = self.hosted.get_mut(&number).expect("a live queue");
         let delayed = hosted.purge_delayed();
-        hosted.log.counters().delayed_purged.0 += delayed.0;
         self.touch(number);
         self.answer(connection, channel, &Count(before + delayed.0));
         Ok(())

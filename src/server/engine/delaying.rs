@@ -15,13 +15,13 @@ use crate::batch::{Framing, NotBefore, Record, Traits, check_messages, flags};
 use crate::limits;
 use crate::log::storage::Storage;
 use crate::log::{
-    AppendError, Boot, CheckBound, Delays, Done, InternalBatch, Judgement, Log, LogError, Options,
-    Progress, Taking,
+    AppendError, Boot, CheckBound, Committed, Delays, Done, InternalBatch, Judgement, Log,
+    LogError, Options, Progress, Taking,
 };
 use crate::settings::Settings;
 use crate::units::{
-    Bytes, Count, Epoch, Micros, Moment, Monotonic, Name, Offset, ProducerId, QueueId, Sequence,
-    WallTime,
+    Bytes, Count, Epoch, Micros, Moment, Monotonic, Name, Offset, OffsetRange, ProducerId, QueueId,
+    Sequence, WallTime,
 };
 
 use super::hosting::{Awaiting, Hosted};
@@ -51,6 +51,8 @@ pub(super) struct Waiting<S: Storage> {
     pub awaiting: VecDeque<Awaiting>,
     /// What was appended last is durable in the queue once so many bytes are.
     mark: Option<Bytes>,
+    /// Where the messages stand that were appended last.
+    entering: OffsetRange,
     /// There is no room: not tried again before this.
     rests: Option<Monotonic>,
     /// A job reads ahead, or the queue's log waits for one: until then nothing can be taken.
@@ -61,8 +63,15 @@ pub(super) struct Waiting<S: Storage> {
 
 impl<S: Storage> Waiting<S> {
     pub fn new(delays: Delays<S>) -> Waiting<S> {
-        let (mark, rests) = (None, None);
-        Waiting { delays, awaiting: VecDeque::new(), mark, rests, waits: false, opened: false }
+        Waiting {
+            delays,
+            awaiting: VecDeque::new(),
+            mark: None,
+            entering: OffsetRange::new(Offset(0), Offset(0)),
+            rests: None,
+            waits: false,
+            opened: false,
+        }
     }
 
     /// When something is to be done at the latest. What is due sets no deadline while nothing may
@@ -98,6 +107,18 @@ impl<S: Storage> Hosted<S> {
     /// Messages that wait for their time.
     pub fn delayed(&self) -> Count {
         self.delay.open().map_or(Count(0), |waiting| waiting.delays.len())
+    }
+
+    /// Delayed messages that were purged before their time, ever.
+    pub fn delayed_purged(&self) -> Count {
+        self.delay.open().map_or(Count(0), |waiting| waiting.delays.purged())
+    }
+
+    /// Delayed messages that stand in the queue's log and do not wait any more, and are not visible
+    /// there yet.
+    pub fn entering(&self, visible: Offset) -> Count {
+        let Some(waiting) = self.delay.open() else { return Count(0) };
+        Count(waiting.entering.end.0.saturating_sub(visible.max(waiting.entering.start).0))
     }
 
     /// The log that a sender sends to.
@@ -494,9 +515,9 @@ impl<S: Storage> Engine<S> {
                     moment,
                 );
                 match appended {
-                    Ok(mark) => {
+                    Ok(Committed { range, mark }) => {
                         waiting.delays.appended();
-                        waiting.mark = Some(mark);
+                        (waiting.mark, waiting.entering) = (Some(mark), range);
                     }
                     Err(error) => {
                         waiting.delays.keep(batch);
@@ -524,7 +545,7 @@ impl<S: Storage> Engine<S> {
     }
 }
 
-/// Appends due messages with the account of what was taken; returns when it is durable.
+/// Appends due messages with the account of what was taken.
 fn append_due<S: Storage>(
     log: &mut Log<S>,
     opened: &mut bool,
@@ -532,7 +553,7 @@ fn append_due<S: Storage>(
     count: u32,
     annex: &[u8],
     moment: Moment,
-) -> Result<Bytes, AppendError> {
+) -> Result<Committed, AppendError> {
     let producer = delay_producer(log.id());
     if !*opened {
         log.open_producer(moment.now, moment.wall, producer)?;
@@ -554,5 +575,5 @@ fn append_due<S: Storage>(
         count,
         messages: payload,
     };
-    Ok(log.append_internal(moment.now, moment.wall, &batch)?.mark)
+    log.append_internal(moment.now, moment.wall, &batch)
 }
