@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::file::Journalled;
 use super::lane::Lane;
-use super::mark::Mark;
+use super::mark::{Mark, MarkError};
 use super::output::{self, Cut, OutputError, Part};
 use super::source::Word;
 use crate::batch::{Framing, flags, push_annex};
@@ -56,6 +56,9 @@ pub enum CommitError {
     /// An output cannot be committed.
     #[error(transparent)]
     Output(#[from] OutputError),
+    /// The position cannot.
+    #[error("the position cannot be stored: {0}")]
+    Mark(#[from] MarkError),
     /// A file or standard output cannot be written.
     #[error("cannot write {what}: {source}")]
     File {
@@ -71,6 +74,7 @@ pub enum CommitError {
 pub struct Committer {
     commits: Lane<Option<Commit>>,
     done: Lane<Done>,
+    ended: Lane<()>,
     under_way: usize,
     /// Only of one that cannot be held up by a server.
     thread: Option<JoinHandle<()>>,
@@ -145,10 +149,20 @@ impl Committer {
         run: impl FnOnce(Lane<Option<Commit>>, Lane<Done>) + Send + 'static,
     ) -> std::io::Result<Committer> {
         let (commits, done) = (Lane::new()?, Lane::new()?);
-        let (taken, told) = (commits.clone(), done.clone());
+        let ended = Lane::new()?;
+        let (taken, told, bell) = (commits.clone(), done.clone(), ended.clone());
         let thread = std::thread::Builder::new().name("committer".to_owned());
-        let thread = Some(thread.spawn(move || run(taken, told))?);
-        Ok(Committer { commits, done, under_way: 0, thread })
+        let thread = thread.spawn(move || {
+            run(taken, told);
+            bell.push((), 0);
+        });
+        Ok(Committer { commits, done, ended, under_way: 0, thread: Some(thread?) })
+    }
+
+    /// Readable once nothing more is committed, and [`Done::Failed`] was said.
+    #[must_use]
+    pub fn ended(&self) -> Lane<()> {
+        self.ended.clone()
     }
 
     /// Whether another commit may be handed over.
@@ -270,7 +284,7 @@ impl Queue {
         mark.figures.written = self.written;
         self.last = Sequence(self.last.0 + 1);
         let mut annex = Vec::new();
-        push_annex(&mut annex, &mark.encode());
+        push_annex(&mut annex, &mark.encode()?);
         let last = match parts.pop() {
             Some((n, part))
                 if parts.is_empty()

@@ -37,6 +37,9 @@ pub enum FileError {
         /// What the system says.
         source: io::Error,
     },
+    /// A device, a FIFO, a directory.
+    #[error("{} is no regular file, which alone can be appended to exactly once", .0.display())]
+    Irregular(PathBuf),
     /// Another pipe writes it.
     #[error("another mq-pipe writes to {}", .0.display())]
     Busy(PathBuf),
@@ -106,6 +109,9 @@ impl Journalled {
                 .mode(0o666)
                 .open(path)
         };
+        if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            return Err(FileError::Irregular(path.to_owned()));
+        }
         let lock = open(&lock_path).map_err(doing("open", &lock_path))?;
         take_lock(&lock, path, &lock_path)?;
         let known = if reset { None } else { read_journal(&journal)? };

@@ -25,6 +25,9 @@ use crate::limits;
 /// Room that is made for output at least before it is read.
 const READ_BYTES: usize = 64 << 10;
 
+/// What is read of a stderr at once.
+const STDERR_READ_BYTES: usize = 4 << 10;
+
 /// The bytes of the pipes to and from a filter, if the system grants it.
 const FILTER_PIPE_BYTES: usize = 1 << 20;
 
@@ -123,10 +126,11 @@ pub(super) fn pipe(ours_reads: bool) -> Result<(OwnedFd, OwnedFd), Errno> {
 pub(super) struct Tail(pub Vec<u8>);
 
 impl Tail {
-    /// Passes on what is there to our own stderr; false at the end.
+    /// Passes on what is there to our own stderr, at most as much as a pipe holds, so that one that
+    /// never stops talking holds up nothing; false at the end.
     pub fn take(&mut self, from: &OwnedFd) -> bool {
-        let mut buffer = [0u8; 4096];
-        loop {
+        let mut buffer = [0u8; STDERR_READ_BYTES];
+        for _ in 0..FILTER_PIPE_BYTES / STDERR_READ_BYTES {
             match rustix::io::read(from, &mut buffer) {
                 Ok(0) => return false,
                 Ok(read) => {
@@ -141,6 +145,7 @@ impl Tail {
                 Err(_) => return false,
             }
         }
+        true
     }
 }
 
@@ -229,6 +234,8 @@ struct Run {
     tail: Tail,
     /// Why its group was told to end.
     ended_for: Option<How>,
+    /// When it is killed then, if it has not ended.
+    kill_at: Option<Instant>,
 }
 
 impl Run {
@@ -261,6 +268,7 @@ impl Run {
             output: Vec::new(),
             tail: Tail::default(),
             ended_for: None,
+            kill_at: None,
         };
         run.output.reserve(READ_BYTES);
         Ok(run)
@@ -278,8 +286,24 @@ impl Run {
     fn end(&mut self, why: How) {
         if self.ended_for.is_none() {
             self.ended_for = Some(why);
+            self.kill_at = Instant::now().checked_add(limits::COMMAND_GRACE.to_duration());
             self.signal(Signal::TERM);
             self.signal(Signal::CONT);
+        }
+    }
+
+    /// Nothing can become of what it writes.
+    fn end_output(&mut self) {
+        self.output = Vec::new();
+        self.stdout = None;
+        self.end(How::TooMuch);
+    }
+
+    /// Kills it when it was told to end long enough ago.
+    fn insist(&mut self, now: Instant) {
+        if self.status.is_none() && self.kill_at.is_some_and(|at| at <= now) {
+            self.kill_at = None;
+            self.signal(Signal::KILL);
         }
     }
 
@@ -295,9 +319,7 @@ impl Run {
             self.stdout = None;
         }
         if self.output.len() > limits::MESSAGE_BYTES_MAX {
-            self.output = Vec::new();
-            self.stdout = None;
-            self.end(How::TooMuch);
+            self.end_output();
         }
         if let Some(stderr) = &self.stderr
             && !self.tail.take(stderr)
@@ -373,33 +395,35 @@ pub fn run(
     others: &[BorrowedFd<'_>],
 ) -> Result<Vec<Finished>, Broken> {
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let mut kill_at: Option<Instant> = None;
     let mut runs = Vec::with_capacity(jobs.len());
     for job in jobs {
         runs.push(Run::start(program, job)?);
     }
     loop {
+        let mut bytes: usize = runs.iter().map(|run| run.output.len()).sum();
         for run in &mut runs {
+            bytes -= run.output.len();
             run.turn().map_err(system("read from"))?;
+            bytes += run.output.len();
+            // All of it is to be committed at once, so that more is of no use to anyone.
+            if bytes > limits::MESSAGE_BYTES_MAX && !run.is_over() {
+                bytes -= run.output.len();
+                run.end_output();
+            }
         }
         if runs.iter().all(Run::is_over) {
             return Ok(runs.into_iter().map(Run::finish).collect());
         }
         let now = Instant::now();
-        if kill_at.is_none() && deadline.is_some_and(|deadline| deadline <= now) {
+        if deadline.is_some_and(|deadline| deadline <= now) {
             runs.iter_mut().filter(|run| !run.is_over()).for_each(|run| run.end(How::TimedOut));
         }
-        if runs.iter().any(|run| run.ended_for.is_some() && run.status.is_none()) {
-            let at = *kill_at.get_or_insert(now + limits::COMMAND_GRACE.to_duration());
-            if at <= now {
-                let lasting = runs.iter().filter(|run| run.ended_for.is_some());
-                lasting.for_each(|run| run.signal(Signal::KILL));
-            }
-        }
+        runs.iter_mut().for_each(|run| run.insist(now));
         let mut fds: Vec<PollFd<'_>> =
             others.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
         runs.iter().for_each(|run| run.watch(&mut fds));
-        let until = kill_at.filter(|at| *at > now).or(deadline.filter(|at| *at > now));
+        let kills = runs.iter().filter(|run| run.status.is_none()).filter_map(|run| run.kill_at);
+        let until = kills.chain(deadline.filter(|at| *at > now)).min();
         wait::poll(&mut fds, until).map_err(|error| Broken::System {
             doing: "wait for",
             source: std::io::Error::other(error.to_string()),
@@ -448,6 +472,53 @@ mod tests {
         let timeout = Some(Duration::from_millis(50));
         let done = run(&mut slow, vec![job(b"")], timeout, &[]).expect("runs");
         assert_eq!(done[0].how, How::TimedOut);
+    }
+
+    /// Once, one run that was ended for its output had the others go without a time limit, for
+    /// ever.
+    #[test]
+    fn each_has_its_time_whatever_became_of_others() {
+        let script = "read what; case $what in yes) exec yes;; *) trap '' TERM; sleep 1000;; esac";
+        let mut filters = program(&["sh", "-c", script]);
+        let jobs = vec![job(b"yes\n"), job(b"sleep\n")];
+        let timeout = Some(Duration::from_secs(3));
+        let done = run(&mut filters, jobs, timeout, &[]).expect("runs");
+        assert!(matches!(done[0].how, How::TooMuch | How::TimedOut), "{:?}", done[0].how);
+        assert_eq!(done[1].how, How::TimedOut);
+    }
+
+    /// Once, a filter that never stopped writing to stderr was listened to for ever: neither its
+    /// time limit nor a signal came through.
+    #[test]
+    fn one_that_talks_without_end_is_ended() {
+        let mut talks = program(&["sh", "-c", "while :; do echo talk >&2; done"]);
+        let timeout = Some(Duration::from_millis(200));
+        let done = run(&mut talks, vec![job(b"")], timeout, &[]).expect("runs");
+        assert_eq!(done[0].how, How::TimedOut);
+        let (from, to) = pipe(true).expect("a pipe");
+        let full = vec![b'x'; FILTER_PIPE_BYTES];
+        let filler = std::thread::spawn(move || {
+            // Until the reading end is gone.
+            while rustix::io::write(&to, &full).is_ok() {}
+        });
+        let mut tail = Tail::default();
+        for _ in 0..3 {
+            assert!(tail.take(&from), "it comes back, though more is there");
+        }
+        drop(from);
+        filler.join().expect("it has ended");
+    }
+
+    /// Once, each of the filters of `-P` could write as much as is committed of all of them
+    /// together, and all of it was held in memory.
+    #[test]
+    fn the_outputs_of_all_together_are_bounded() {
+        let much = format!("exec head -c {} /dev/zero", limits::MESSAGE_BYTES_MAX / 2 + 1);
+        let mut filters = program(&["sh", "-c", &much]);
+        let jobs = vec![job(b""), job(b"")];
+        let timeout = Some(Duration::from_secs(60));
+        let done = run(&mut filters, jobs, timeout, &[]).expect("runs");
+        assert!(done.iter().any(|done| done.how == How::TooMuch));
     }
 
     #[test]

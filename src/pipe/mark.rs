@@ -65,6 +65,12 @@ pub enum MarkError {
     /// It is of a newer version.
     #[error("it was written by a newer mq-pipe")]
     Newer,
+    /// It does not fit an annex.
+    #[error(
+        "it is over {} KiB; with fewer filters at once (-P), or fewer keys, it is smaller",
+        limits::ANNEX_BYTES_MAX >> 10
+    )]
+    TooLarge,
     /// It is none.
     #[error("it is not that of a pipe")]
     Foreign,
@@ -90,11 +96,12 @@ impl Mark {
     }
 
     /// As an annex has it.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// It does not fit one: states of very many parts, and windows of very many keys.
+    pub fn encode(&self) -> Result<Vec<u8>, MarkError> {
         let bytes = serde_json::to_vec(self).expect("our own type serializes");
-        assert!(bytes.len() <= limits::ANNEX_BYTES_MAX, "the mark is larger than an annex");
-        bytes
+        if bytes.len() > limits::ANNEX_BYTES_MAX { Err(MarkError::TooLarge) } else { Ok(bytes) }
     }
 
     /// Reads one.
@@ -136,7 +143,9 @@ mod tests {
             mark.note_dead(Offset(u64::MAX - n));
         }
         assert_eq!(mark.dead.len(), limits::PIPE_DEAD_REMEMBERED);
-        assert_eq!(Mark::decode(&mark.encode()), Ok(mark));
+        assert_eq!(Mark::decode(&mark.encode().expect("it fits")), Ok(mark.clone()));
+        mark.src = "x".repeat(limits::ANNEX_BYTES_MAX);
+        assert_eq!(mark.encode(), Err(MarkError::TooLarge));
         assert_eq!(Mark::decode(b"{\"pipe\":2}"), Err(MarkError::Newer));
         assert_eq!(Mark::decode(b"\x01abc"), Err(MarkError::Foreign));
         assert_eq!(Mark::decode(b"{\"pipe\":1}"), Err(MarkError::Foreign));

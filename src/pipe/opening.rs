@@ -64,6 +64,12 @@ impl<H: Host> Pipe<'_, H> {
         let known = mark.is_some();
         let keeps = !matches!(opened, Opened::Stdout);
         let mark = mark.unwrap_or_else(|| Mark::new(self.order.name.as_str(), &self.src()));
+        if known && mark.name != self.order.name.as_str() {
+            let (destination, had) = (self.order.destination.to_string(), mark.name);
+            return Err(
+                Misfit::OtherPipe { destination, had, name: self.order.name.to_string() }.into()
+            );
+        }
         if known && mark.src != self.src() {
             let (name, src) = (mark.name, mark.src);
             return Err(Misfit::OtherSource { name, src }.into());

@@ -104,6 +104,16 @@ pub enum Misfit {
         /// What it reads.
         src: String,
     },
+    /// The journal of the file is that of another pipe.
+    #[error("{destination} was written by pipe {had}, and this is pipe {name}")]
+    OtherPipe {
+        /// The file.
+        destination: String,
+        /// Which pipe the position is of.
+        had: String,
+        /// This one.
+        name: String,
+    },
     /// The source was removed.
     #[error("queue {0} was removed since pipe {1} read from it")]
     SourceGone(String, String),

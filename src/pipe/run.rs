@@ -8,12 +8,13 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::committer::{Commit, Committer, Done};
 use super::filter::{self, Finished, How, Job, Stdin};
+use super::lane::Lane;
 use super::load::{Division, Load, Loader};
 use super::mark::Mark;
 use super::opening::Ends;
 use super::order::{GROUP_PREFIX, Order, Origin};
 use super::report::{End, Host, Note, PipeError};
-use super::source::{Input, Letter, Source, SourceError, Word, split};
+use super::source::{Input, Letter, Source, SourceError, Word, alone, split};
 use super::state::StateDir;
 use super::stay::{ADVICE, Answer, Staying};
 use super::trial::{Ran, Rules, Step, Trial};
@@ -78,6 +79,14 @@ pub(super) struct Session {
     pub limit: Option<u32>,
     /// Whether messages that are missing were told of.
     told_gone: bool,
+}
+
+impl Session {
+    /// Readable once nothing more is committed: what a filter is at then is of no use. Why is
+    /// heard of the committer.
+    pub(super) fn ended(&self) -> Lane<()> {
+        self.committer.ended()
+    }
 }
 
 impl<'h, H: Host> Pipe<'h, H> {
@@ -379,9 +388,9 @@ impl<'h, H: Host> Pipe<'h, H> {
         outputs.clear();
         let began = Instant::now();
         let ran = if self.order.stay {
-            self.ask(part, outputs)?
+            self.ask(&session.ended(), part, outputs)?
         } else {
-            self.run_filters(&mut session.state, part, outputs)?
+            self.run_filters(session, part, outputs)?
         };
         let figures = &mut session.mark.figures;
         figures.filter_us.0 += u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -391,10 +400,12 @@ impl<'h, H: Host> Pipe<'h, H> {
 
     fn run_filters(
         &mut self,
-        state: &mut Option<StateDir>,
+        session: &mut Session,
         part: &Load,
         outputs: &mut Vec<Vec<u8>>,
     ) -> Result<Ran, PipeError> {
+        let over = session.ended();
+        let state = &mut session.state;
         let (parts, mut jobs): (Vec<usize>, Vec<Job>) = self.jobs(part).into_iter().unzip();
         if let Some(state) = state {
             // Of a run whose output was let go.
@@ -404,7 +415,8 @@ impl<'h, H: Host> Pipe<'h, H> {
             }
         }
         let timeout = self.order.timeout.map(Micros::to_duration);
-        let finished = filter::run(&mut self.program, jobs, timeout, &[self.host.as_fd()])?;
+        let others = [self.host.as_fd(), over.as_fd()];
+        let finished = filter::run(&mut self.program, jobs, timeout, &others)?;
         let mut worst = Ran::Well;
         for Finished { how, output, stderr } in finished {
             let ran = self.verdict(how)?;
@@ -465,7 +477,12 @@ impl<'h, H: Host> Pipe<'h, H> {
     }
 
     /// Asks the filter that stays.
-    fn ask(&mut self, part: &Load, outputs: &mut Vec<Vec<u8>>) -> Result<Ran, PipeError> {
+    fn ask(
+        &mut self,
+        over: &Lane<()>,
+        part: &Load,
+        outputs: &mut Vec<Vec<u8>>,
+    ) -> Result<Ran, PipeError> {
         if part.lines() != part.count() {
             let reason = "a message holds a newline, so that its answer cannot be told apart";
             self.failure = Failure { reason: reason.to_owned(), stderr: Vec::new() };
@@ -484,7 +501,8 @@ impl<'h, H: Host> Pipe<'h, H> {
         }
         let patience = self.order.timeout.map_or(STAY_PATIENCE, Micros::to_duration);
         let staying = self.staying.as_mut().expect("it was just started");
-        match staying.ask(part.slices(), part.count(), patience, &[self.host.as_fd()])? {
+        let others = [self.host.as_fd(), over.as_fd()];
+        match staying.ask(part.slices(), part.count(), patience, &others)? {
             Answer::Lines(output) => {
                 outputs.push(output);
                 Ok(Ran::Well)
@@ -558,7 +576,7 @@ impl<'h, H: Host> Pipe<'h, H> {
         let Failure { reason, stderr } = &self.failure;
         self.host.note(Note::Dead { offset, reason });
         let letter = Letter {
-            offset,
+            messages: vec![alone(offset)],
             attempts,
             reason: reason.clone(),
             stderr: String::from_utf8_lossy(stderr).into_owned(),

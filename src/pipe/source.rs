@@ -85,7 +85,7 @@ pub enum SourceError {
 pub enum Word {
     /// Everything below is settled.
     Settle(Offset),
-    /// This one is a dead letter.
+    /// These are dead letters.
     Bury(Letter),
     /// What time it is there, once all that was said has been heard.
     AskClock,
@@ -95,12 +95,12 @@ pub enum Word {
     Quit,
 }
 
-/// A message that is given up.
+/// Messages that are given up.
 #[derive(Clone, Debug)]
 pub struct Letter {
-    /// Which.
-    pub offset: Offset,
-    /// How often the filter failed on it alone.
+    /// Which, in order.
+    pub messages: Vec<OffsetRange>,
+    /// How often the filter failed on them alone.
     pub attempts: u32,
     /// Why, in a few words.
     pub reason: String,
@@ -384,11 +384,13 @@ impl Reader {
 
     /// What was dealt with before came again: the source did not know of it any more.
     fn again(&mut self, range: OffsetRange) {
-        let dead: Vec<Offset> =
+        let mut dead: Vec<Offset> =
             self.reading.dead.iter().copied().filter(|offset| range.contains(*offset)).collect();
-        for offset in dead {
+        dead.sort_unstable();
+        if !dead.is_empty() {
+            let messages = dead.into_iter().map(alone).collect();
             let reason = "the filter failed (told again after a crash)".to_owned();
-            self.bury(&Letter { offset, attempts: 0, reason, stderr: String::new() });
+            self.bury(&Letter { messages, attempts: 0, reason, stderr: String::new() });
         }
         self.settle_below(range.end);
     }
@@ -420,22 +422,18 @@ impl Reader {
     }
 
     fn bury(&mut self, letter: &Letter) {
-        let one = OffsetRange::new(letter.offset, letter.offset.plus(Count(1)));
-        let Some(at) = self.held.iter().position(|range| range.contains(letter.offset)) else {
-            return;
-        };
-        let whole = self.held[at];
-        let around =
-            [OffsetRange::new(whole.start, one.start), OffsetRange::new(one.end, whole.end)];
-        self.held.splice(at..=at, around.into_iter().filter(|range| !range.is_empty()));
-        let nack = Nack {
-            ranges: vec![one],
-            attempt: Attempts(letter.attempts),
-            dead: true,
-            reason: cut(&letter.reason, limits::REASON_BYTES_MAX),
-            stderr: cut(&letter.stderr, limits::STDERR_TAIL_BYTES),
-        };
-        self.connection.push(CHANNEL, &Request::Nack(nack));
+        let buried = take_out(&mut self.held, &letter.messages);
+        // Beside the ranges a frame has room for what is said of them.
+        for ranges in buried.chunks(limits::RANGES_PER_FRAME_MAX / 2) {
+            let nack = Nack {
+                ranges: ranges.to_vec(),
+                attempt: Attempts(letter.attempts),
+                dead: true,
+                reason: cut(&letter.reason, limits::REASON_BYTES_MAX),
+                stderr: cut(&letter.stderr, limits::STDERR_TAIL_BYTES),
+            };
+            self.connection.push(CHANNEL, &Request::Nack(nack));
+        }
     }
 
     fn close(&mut self) -> Result<(), SourceError> {
@@ -453,6 +451,38 @@ fn cut(text: &str, most: usize) -> String {
         from += 1;
     }
     text[from..].to_owned()
+}
+
+/// The range of one message.
+pub(super) fn alone(offset: Offset) -> OffsetRange {
+    OffsetRange::new(offset, offset.plus(Count(1)))
+}
+
+/// Takes out of `held` what is in `wanted`; both are in order.
+fn take_out(held: &mut Vec<OffsetRange>, wanted: &[OffsetRange]) -> Vec<OffsetRange> {
+    let (mut taken, mut left) = (Vec::new(), Vec::with_capacity(held.len()));
+    let mut wanted = wanted.iter().peekable();
+    for mut range in held.drain(..) {
+        while let Some(next) = wanted.peek().filter(|next| next.start < range.end) {
+            let (start, end) = (next.start.max(range.start), next.end.min(range.end));
+            if start < end {
+                taken.push(OffsetRange::new(start, end));
+                if range.start < start {
+                    left.push(OffsetRange::new(range.start, start));
+                }
+                range.start = end;
+            }
+            if next.end > range.end {
+                break;
+            }
+            wanted.next();
+        }
+        if !range.is_empty() {
+            left.push(range);
+        }
+    }
+    *held = left;
+    taken
 }
 
 fn push_range(ranges: &mut Vec<OffsetRange>, range: OffsetRange) {
@@ -562,5 +592,27 @@ mod tests {
         }
         assert_eq!(ranges, [range(1, 5), range(7, 8)]);
         assert_eq!(cut("aäb", 2), "b");
+    }
+
+    /// Once, each message of a window that was given up had a frame of its own, with the whole of
+    /// what the filter had said on stderr: gigabytes for a large window.
+    #[test]
+    fn many_messages_are_given_up_as_ranges() {
+        let ranges = |pairs: &[(u64, u64)]| -> Vec<OffsetRange> {
+            pairs.iter().map(|(a, b)| OffsetRange::new(Offset(*a), Offset(*b))).collect()
+        };
+        for (held, wanted, taken, left) in [
+            (&[(0, 10)][..], &[(0, 10)][..], &[(0, 10)][..], &[][..]),
+            (&[(0, 10)], &[(3, 4)], &[(3, 4)], &[(0, 3), (4, 10)]),
+            (&[(0, 10)], &[(1, 2), (9, 12)], &[(1, 2), (9, 10)], &[(0, 1), (2, 9)]),
+            (&[(0, 2), (4, 6)], &[(1, 5)], &[(1, 2), (4, 5)], &[(0, 1), (5, 6)]),
+            (&[(4, 6)], &[(0, 1), (2, 5), (7, 9)], &[(4, 5)], &[(5, 6)]),
+            (&[(4, 6), (8, 9)], &[(6, 8)], &[], &[(4, 6), (8, 9)]),
+            (&[], &[(1, 2)], &[], &[]),
+        ] {
+            let mut rest = ranges(held);
+            assert_eq!(take_out(&mut rest, &ranges(wanted)), ranges(taken), "{held:?} {wanted:?}");
+            assert_eq!(rest, ranges(left), "{held:?} {wanted:?}");
+        }
     }
 }

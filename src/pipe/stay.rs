@@ -108,12 +108,11 @@ impl Staying {
                 return Ok(Answer::Lines(output));
             }
             if ended || output.len() > limits::MESSAGE_BYTES_MAX {
-                let why = match self.process.wait() {
-                    _ if !ended => {
-                        "its answers are larger than what is committed at once".to_owned()
-                    }
-                    Ok(status) => format!("it ended ({status}) after {answered} of {lines} lines"),
-                    Err(error) => format!("it ended: {error}"),
+                let why = if ended {
+                    let how = self.await_end(others)?;
+                    format!("{how} after {answered} of {lines} lines")
+                } else {
+                    "its answers are larger than what is committed at once".to_owned()
                 };
                 return Ok(self.failed(why));
             }
@@ -140,6 +139,31 @@ impl Staying {
                 return Err(Broken::Interrupted);
             }
         }
+    }
+
+    /// It has closed its output: how it ends, if it does.
+    fn await_end(&mut self, others: &[BorrowedFd<'_>]) -> Result<String, Broken> {
+        self.stdin = None;
+        let until = Instant::now() + limits::COMMAND_GRACE.to_duration();
+        while !self.has_ended() {
+            if Instant::now() >= until {
+                return Ok("it closed its output".to_owned());
+            }
+            let mut fds: Vec<PollFd<'_>> =
+                others.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+            fds.push(PollFd::new(&self.exit, PollFlags::IN));
+            wait::poll(&mut fds, Some(until)).map_err(|error| Broken::System {
+                doing: "wait for",
+                source: std::io::Error::other(error.to_string()),
+            })?;
+            if fds[..others.len()].iter().any(|fd| !fd.revents().is_empty()) {
+                return Err(Broken::Interrupted);
+            }
+        }
+        Ok(match self.process.wait() {
+            Ok(status) => format!("it ended ({status})"),
+            Err(error) => format!("it ended ({error})"),
+        })
     }
 
     /// Passes on what it said on stderr.
@@ -250,5 +274,21 @@ mod tests {
         let answer = ask(&mut double, "a\nb\n", 10_000);
         assert!(matches!(answer, Answer::TooMuch) || double.is_out_of_step() || !double.end());
         assert!(reason(staying(&["head", "-c0"])).contains("it ended"));
+    }
+
+    /// Once, a filter that closed its output and lived on was waited for without end, deaf to
+    /// signals, while it waited for the end of its input.
+    #[test]
+    fn one_that_closes_its_output_is_not_waited_for() {
+        for (script, how) in [
+            ("exec >&-; exec cat >/dev/null", "it ended"),
+            ("exec >&-; exec sleep 1000", "it closed its output"),
+        ] {
+            let mut filter = staying(&["sh", "-c", script]);
+            match ask(&mut filter, "a\nb\n", 60_000) {
+                Answer::Failed(why, _) => assert!(why.contains(how), "{why}"),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 }

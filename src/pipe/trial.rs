@@ -135,6 +135,9 @@ impl Trial {
     /// A run ended so.
     pub fn ran(&mut self, how: Ran) {
         let at = self.running.take().expect("a run that was asked for");
+        if how == Ran::TooMuch && self.rules.may_halve && !self.parts[at].is_alone() {
+            return self.halve(at);
+        }
         let part = &mut self.parts[at];
         part.ran = true;
         let failures = match part.standing {
@@ -157,6 +160,15 @@ impl Trial {
                 self.hurries |= !part.is_alone();
             }
         }
+    }
+
+    /// A part was too much at once. Its first half is next, not all of its size: so it takes few
+    /// runs to come down to what is not too much, or to the message that is by itself.
+    fn halve(&mut self, at: usize) {
+        let Range { start, end } = self.parts[at].messages;
+        let middle = start + (end - start) / 2;
+        self.parts[at] = Part::new(start..middle);
+        self.parts.insert(at + 1, Part::new(middle..end));
     }
 
     /// What to do next.
@@ -357,6 +369,28 @@ mod tests {
         };
         let (done, _, end) = go(4, stops, poison);
         assert_eq!((done, end), (vec![(true, 0), (true, 1)], Step::GiveUp));
+    }
+
+    /// Once, all parts of a size were run before any of half of it: a thousand runs, each with 64
+    /// MiB of output, before it was seen that one message alone makes more.
+    #[test]
+    fn what_is_too_much_is_soon_found() {
+        let mut trial = Trial::new(1 << 16, rules());
+        let mut runs = 0;
+        while let Step::Run(range) = trial.step() {
+            runs += 1;
+            if range == (0..1) {
+                break;
+            }
+            trial.ran(Ran::TooMuch);
+        }
+        assert_eq!(runs, 17);
+        let fits = |range: &Range<u64>| {
+            if range.end - range.start > 100 { Ran::TooMuch } else { Ran::Well }
+        };
+        let (done, runs, end) = go(1024, rules(), fits);
+        assert_eq!((done, end), ((0..1024).map(|n| (true, n)).collect::<Vec<_>>(), Step::Done));
+        assert_eq!(runs, 16 + 15, "each part is run once");
     }
 
     #[test]

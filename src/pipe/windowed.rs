@@ -16,7 +16,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::time::{Duration, Instant, SystemTime};
 
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::filter::{self, Finished, Job, Stdin};
 use super::late::LateSink;
@@ -36,6 +36,9 @@ use crate::client::envelope::{self, TimeText};
 use crate::limits;
 use crate::units::{Attempts, LeaseNumber, Micros, Name, Offset, OffsetRange, QueueId, WallTime};
 use crate::wire::ClockInfo;
+
+/// Bytes of what a mark says of windows as a user wants them; a longer text is cut short.
+const SPEC_BYTES_MAX: usize = 256;
 
 /// How soon the server is asked for the time again, when the answer was of no use.
 const CLOCK_PAUSE: Duration = Duration::from_millis(10);
@@ -63,7 +66,7 @@ impl Windowed {
         if let Some(key) = key {
             text.push_str(&format!(" --key {key}"));
         }
-        text
+        shortened(text)
     }
 
     fn goes_with_the_clock(&self) -> bool {
@@ -445,7 +448,9 @@ impl<H: Host> Pipe<'_, H> {
             numbers.push(n);
         }
         let timeout = self.order.timeout.map(Micros::to_duration);
-        let finished = filter::run(&mut self.program, jobs, timeout, &[self.host.as_fd()])?;
+        let over = session.ended();
+        let others = [self.host.as_fd(), over.as_fd()];
+        let finished = filter::run(&mut self.program, jobs, timeout, &others)?;
         let mut failed = Vec::new();
         for (n, Finished { how, output, stderr }) in numbers.into_iter().zip(finished) {
             let ran = self.verdict(how)?;
@@ -500,13 +505,9 @@ impl<H: Host> Pipe<'_, H> {
         let stderr = String::from_utf8_lossy(&stderr).into_owned();
         let count = closed.members.count();
         self.host.note(Note::DeadWindow { messages: range_of(closed), count, reason: &reason });
-        for run in closed.members.runs() {
-            for offset in run.offsets.start.0..run.offsets.end.0 {
-                let (offset, reason, stderr) = (Offset(offset), reason.clone(), stderr.clone());
-                let letter = Letter { offset, attempts, reason, stderr };
-                session.source.words().push(Word::Bury(letter), 0);
-            }
-        }
+        let messages = closed.members.runs().iter().map(|run| run.offsets).collect();
+        let letter = Letter { messages, attempts, reason, stderr };
+        session.source.words().push(Word::Bury(letter), 0);
         session.mark.figures.dead += count;
         let mut clock = self.ask_clock(session)?;
         if clock.dying.0 == 0 {
@@ -549,6 +550,18 @@ impl Session {
     fn windowing(&mut self) -> &mut Windowing {
         self.windowing.as_mut().expect("a pipe with windows")
     }
+}
+
+/// What a mark has room for, and the same only for the same text.
+fn shortened(text: String) -> String {
+    let mut most = SPEC_BYTES_MAX;
+    if text.len() <= most {
+        return text;
+    }
+    while !text.is_char_boundary(most) {
+        most -= 1;
+    }
+    format!("{}... ({:032x})", &text[..most], xxh3_128(text.as_bytes()))
 }
 
 fn range_of(closed: &Closed) -> OffsetRange {

@@ -43,3 +43,33 @@ fn a_file_is_exact_over_kills_of_the_pipe() {
     pipe(&store, &last).ok();
     assert!(std::fs::read(store.beside("out.txt")).expect("reads") == seq(1, sent));
 }
+
+/// Once, a pipe of another name went on from what stood in the journal, though that was where the
+/// first had read to: what this one had not read was passed over.
+#[test]
+fn a_file_is_that_of_one_pipe() {
+    let store = Store::new();
+    store.run("mq-admin", &["declare", "--retain", "log", "a"], b"").ok();
+    store.send("a", &seq(1, 10));
+    pipe(&store, &["-e", "--name", "p", "a", "file:out.txt", "--", "cat"]).ok();
+    let other = ["-e", "--name", "q", "a", "file:out.txt", "--", "cat"];
+    pipe(&store, &other).exits(1).says("was written by pipe p, and this is pipe q");
+    let other = ["-e", "--reset", "--name", "q", "a", "file:out.txt", "--", "cat"];
+    pipe(&store, &other).ok();
+    let both = [seq(1, 10), seq(1, 10)].concat();
+    assert_eq!(std::fs::read(store.beside("out.txt")).expect("reads"), both);
+}
+
+/// Once, a device was taken for a file: what it had was looked for in vain in the next run, and a
+/// journal stood beside it in /dev.
+#[test]
+fn only_a_regular_file_will_do() {
+    let store = Store::new();
+    store.send("a", &seq(1, 10));
+    store.sh("mkfifo fifo; mkdir dir").ok();
+    for name in ["fifo", "dir"] {
+        let to = format!("file:{name}");
+        pipe(&store, &["-e", "a", &to, "--", "cat"]).exits(1).says("is no regular file");
+        assert!(!store.beside(&format!("{name}.mq-pipe.lock")).exists());
+    }
+}

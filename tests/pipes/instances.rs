@@ -119,3 +119,19 @@ fn from_is_for_a_new_pipe() {
     once(&store).ok();
     assert_eq!(store.receive("b"), seq(16, 17));
 }
+
+/// Once, an instance whose filter hung kept its group until the filter ended, so that the newer one
+/// that had taken over waited with it.
+#[test]
+fn an_instance_whose_filter_hangs_gives_way() {
+    let store = Store::new();
+    store.send("a", &seq(1, 10));
+    let hangs = ["--name", "p", "a", "b", "--", "sh", "-c", "touch begun; exec sleep 1000"];
+    let mut first = store.spawn("mq-pipe", &hangs);
+    eventually("the filter runs", || store.beside("begun").exists().then_some(()));
+    let mut second = store.spawn("mq-pipe", &CAT);
+    assert_eq!(first.await_end(), 1);
+    assert!(first.last_words().contains("has taken over"), "{}", first.stderr());
+    eventually("the second works", || (store.show("b")?["end"] == 10).then_some(()));
+    assert!(!second.has_ended());
+}

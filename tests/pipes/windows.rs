@@ -2,7 +2,7 @@
 //! said of what does not fit.
 
 use crate::harness::Store;
-use crate::pipe;
+use crate::{pipe, seq};
 
 /// One line for each window.
 const TELL: &str =
@@ -163,4 +163,22 @@ fn a_window_may_hold_more_messages_than_any_receiver_has_credit_for() {
     let words = ["--window", "5000000", "a", "b", "--", "sh", "-c", "echo $MQ_COUNT $(wc -l)"];
     pipe(&store, &[&["-e"][..], &words].concat()).ok();
     assert_eq!(store.receive("b"), b"5000000 5000000\n");
+}
+
+/// Once, a long pointer made the position of a pipe larger than there is room for: the thread that
+/// commits panicked, and the pipe sat there, deaf to signals.
+#[test]
+fn a_long_pointer_does_no_harm() {
+    let store = Store::new();
+    store.send("a", &seq(1, 6));
+    let pointer = format!("/{}", "x".repeat(20_000));
+    let args =
+        ["-e", "--name", "p", "--window", "3", "--key", &pointer, "a", "b", "--", "wc", "-l"];
+    pipe(&store, &args).ok();
+    assert_eq!(store.receive("b"), b"3\n3\n");
+    let other = format!("/{}", "x".repeat(20_001));
+    store.send("a", b"7\n");
+    pipe(&store, &args).ok();
+    let args = ["-e", "--name", "p", "--window", "3", "--key", &other, "a", "b", "--", "wc", "-l"];
+    pipe(&store, &args).exits(1).says("windows of another kind");
 }

@@ -97,6 +97,10 @@ fn failure(error: PipeError, args: &Args) -> Outcome {
             Status::TryAgain,
             Some("TMPDIR=DIR in front of the command, with a directory that has room".to_owned()),
         ),
+        PipeError::Misfit(Misfit::OtherPipe { had, .. }) => {
+            let text = format!("another file, --name {had}, or --reset to begin anew behind it");
+            (Status::Failure, Some(text))
+        }
         PipeError::Misfit(Misfit::OtherSource { .. }) => {
             (Status::Failure, Some("another --name, or --reset to begin anew".to_owned()))
         }

@@ -130,9 +130,10 @@ impl StateError {
     pub fn remedy(&self) -> Option<String> {
         match self {
             StateError::Foreign { .. } => Some("--state with a directory of its own".to_owned()),
-            StateError::Other { .. } => {
+            StateError::Other { is_same_pipe: true, .. } => {
                 Some("another directory, or --reset to throw that state away".to_owned())
             }
+            StateError::Other { .. } => Some("another directory".to_owned()),
             StateError::Parts { had, .. } => {
                 Some(format!("-P {had}, or --reset to begin anew without state"))
             }
