@@ -1,0 +1,254 @@
+//! Everything that reads bytes of others, given bytes that were changed (G17): an error or a value,
+//! never a panic, and what it says it understood holds.
+//!
+//! A small driver of its own, as the sanitizers' ones want another compiler: it starts from samples
+//! that are whole, changes them by a seed, and keeps going. The ordinary run is short;
+//! `MQ_FUZZ_SECONDS=600 cargo test --release --test mutations` goes on for so long per target. A
+//! failure prints the seed and the bytes; `MQ_FUZZ_SEED` begins there.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use mq::batch::{self, BatchHeader, Framing, Place, Record, push_attribute, tags};
+use mq::client::envelope::{Attributes, Reader};
+use mq::client::format::Template;
+use mq::settings::{Backoff, IdWindow};
+use mq::units::{
+    Attempts, LeaseNumber, Micros, Monotonic, Name, Offset, OffsetRange, Position, ProducerId,
+    QueueId, SegmentNumber, Sequence, SyncPolicy,
+};
+use mq::wire::{
+    Admin, ClientInfo, FrameHeader, Nack, OpenReceive, OpenSend, PublishHead, Receipt, ReceiveMode,
+    Reply, Request, VERSION,
+};
+
+/// Inputs of one target in the ordinary run.
+const ROUNDS: u64 = if cfg!(debug_assertions) { 20_000 } else { 200_000 };
+
+/// Bytes of an input at most.
+const BYTES_MAX: usize = 4096;
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.next() % n.max(1) as u64) as usize
+    }
+}
+
+/// Changes a few bytes: flips, numbers at their bounds, pieces left out, doubled, or of another.
+fn mutate(bytes: &mut Vec<u8>, other: &[u8], random: &mut Random) {
+    const EDGES: [u64; 8] =
+        [0, 1, 0x7f, 0xff, 0x7fff_ffff, 0xffff_ffff, 0x7fff_ffff_ffff_ffff, u64::MAX];
+    for _ in 0..1 + random.below(5) {
+        let at = random.below(bytes.len());
+        let end = (at + 1 + random.below(16)).min(bytes.len());
+        match random.below(8) {
+            0 | 1 if !bytes.is_empty() => bytes[at] ^= 1 << random.below(8),
+            2 if !bytes.is_empty() => bytes[at] = random.next() as u8,
+            3 if !bytes.is_empty() => {
+                let edge = EDGES[random.below(8)].to_le_bytes();
+                let width = [1, 2, 4, 8][random.below(4)].min(bytes.len() - at);
+                bytes[at..at + width].copy_from_slice(&edge[..width]);
+            }
+            4 => bytes.truncate(at),
+            5 => drop(bytes.drain(at.min(end)..end)),
+            6 => {
+                let piece = bytes[at.min(end)..end].to_vec();
+                bytes.splice(at..at, piece);
+            }
+            _ => {
+                let from = random.below(other.len());
+                let to = (from + 1 + random.below(24)).min(other.len());
+                bytes.splice(at..at, other[from.min(to)..to].iter().copied());
+            }
+        }
+    }
+    bytes.truncate(BYTES_MAX);
+}
+
+/// Runs a target over changed samples.
+fn drive(name: &str, samples: &[Vec<u8>], target: impl Fn(&[u8])) {
+    let number =
+        |variable: &str| std::env::var(variable).ok().map(|n| n.parse().expect("a number"));
+    let first: u64 = number("MQ_FUZZ_SEED").unwrap_or(0);
+    let until = number("MQ_FUZZ_SECONDS").map(|n| Instant::now() + Duration::from_secs(n));
+    samples.iter().for_each(|sample| target(sample));
+    let mut pool = samples.to_vec();
+    let mut seed = first;
+    while until.map_or(seed < first + ROUNDS, |until| Instant::now() < until) {
+        let mut random = Random(seed);
+        let mut bytes = pool[random.below(pool.len())].clone();
+        let other = pool[random.below(pool.len())].clone();
+        mutate(&mut bytes, &other, &mut random);
+        if catch_unwind(AssertUnwindSafe(|| target(&bytes))).is_err() {
+            panic!("{name}: MQ_FUZZ_SEED={seed}, the bytes {bytes:?}");
+        }
+        // Some changes are changed further: so the pool drifts away from what is whole.
+        if seed.is_multiple_of(16) {
+            let place = samples.len() + random.below(64);
+            if place < pool.len() { pool[place] = bytes } else { pool.push(bytes) }
+        }
+        seed += 1;
+    }
+    println!("{name}: {} inputs", seed - first);
+}
+
+fn requests() -> Vec<Vec<u8>> {
+    let name = Name::new("q").expect("a name");
+    let ranges =
+        vec![OffsetRange::new(Offset(1), Offset(3)), OffsetRange::new(Offset(5), Offset(6))];
+    let head = PublishHead {
+        sequence: Sequence(9),
+        count: 2,
+        framing: Framing::Delimited(b'\n'),
+        batch_flags: 0,
+        read: Monotonic(17),
+        more: false,
+    };
+    let receipt = Receipt {
+        queue: name.clone(),
+        group: Name::default(),
+        incarnation: 7,
+        offset: Offset(3),
+        number: LeaseNumber(1 << 32 | 5),
+    };
+    let how = mq::wire::Settlement::Extend(Micros(5));
+    let all = [
+        Request::Hello { oldest: VERSION, newest: VERSION, client: Some(ClientInfo::default()) },
+        Request::Admin(Admin::Settle { receipts: vec![receipt], how }),
+        Request::Admin(Admin::Check { queue: None }),
+        Request::OpenSend(OpenSend::new(name.clone(), ProducerId(5))),
+        Request::Publish(head, b"a\nb\n"),
+        Request::OpenReceive(OpenReceive {
+            holding: ranges.clone(),
+            lease: Some(Micros(20_000)),
+            backoff: Some(Backoff::default()),
+            ..OpenReceive::new(name, Name::default(), ReceiveMode::Take)
+        }),
+        Request::Nack(Nack { ranges: ranges.clone(), attempt: Attempts(2), ..Nack::default() }),
+        Request::Begin(ranges.clone()),
+        Request::Ack(ranges),
+        Request::Credit(77),
+        Request::Complain(SegmentNumber(1), Position(2)),
+    ];
+    let encode = |request: &Request<'_>| {
+        let mut bytes = Vec::new();
+        request.encode(7, &mut bytes);
+        bytes
+    };
+    all.iter().map(encode).collect()
+}
+
+fn records() -> Vec<Vec<u8>> {
+    let mut attributes = Vec::new();
+    push_attribute(&mut attributes, tags::KEY, b"key");
+    push_attribute(&mut attributes, tags::ID, b"id");
+    push_attribute(&mut attributes, tags::EXPIRES, &7u64.to_le_bytes());
+    push_attribute(&mut attributes, tags::ONLY_GROUP, b"g");
+    let mut two = Vec::new();
+    Record { attribute_bytes: &attributes, body: b"one" }.encode(&mut two);
+    Record { attribute_bytes: &[], body: b"two" }.encode(&mut two);
+    vec![two, b"a\nb\n".to_vec()]
+}
+
+/// What is a request is the same request when it is written and read again.
+#[test]
+fn frames() {
+    drive("frames", &requests(), |bytes| {
+        let Some(head) = bytes.first_chunk::<8>() else { return };
+        let Ok(header) = FrameHeader::decode(head) else { return };
+        let _ = Reply::decode(&header, &bytes[8..]);
+        if let Ok(request) = Request::decode(&header, &bytes[8..]) {
+            let mut again = Vec::new();
+            request.encode(header.channel, &mut again);
+            let head = again.first_chunk::<8>().expect("a whole frame");
+            let header = FrameHeader::decode(head).expect("our own frame");
+            let read = Request::decode(&header, &again[8..]).expect("our own frame");
+            assert_eq!(read, request);
+        }
+    });
+}
+
+/// Messages that were checked are there when they are taken apart, as many as were announced.
+#[test]
+fn batches() {
+    drive("batches", &records(), |bytes| {
+        for framing in [Framing::Records, Framing::Delimited(b'\n')] {
+            for count in [1, 2, 3] {
+                if batch::check_messages(framing, bytes, count).is_ok() {
+                    assert_eq!(batch::bodies(framing, bytes).count(), count as usize);
+                }
+            }
+        }
+        let mut rest = bytes;
+        while let Ok((record, behind)) = Record::decode(rest) {
+            let _ = record.attributes().filter(Result::is_ok).count();
+            let attributes = Attributes::parse(record.attribute_bytes);
+            attributes.headers().for_each(drop);
+            rest = behind;
+        }
+        let place = Place {
+            queue: QueueId::from_bytes(*b"an identity of q"),
+            segment: SegmentNumber(1),
+            position: Position(64),
+        };
+        if let Ok(header) = BatchHeader::decode(bytes, &place) {
+            panic!("G11: a header of nobody's verifies: {header:?}");
+        }
+    });
+}
+
+/// What is written in words: formats, receipts, names, settings. What reads is written as it reads.
+#[test]
+fn words() {
+    let samples =
+        ["%s\\n%k %o%%", "q/default/0000002a/7/0000000100000005", "1s..5m", "interval=5ms"];
+    let samples: Vec<Vec<u8>> = samples.iter().map(|text| text.as_bytes().to_vec()).collect();
+    drive("words", &samples, |bytes| {
+        let text = String::from_utf8_lossy(bytes);
+        let _ = Template::from_str(&text);
+        let _ = Backoff::from_str(&text);
+        let _ = SyncPolicy::from_str(&text);
+        if let Ok(receipt) = Receipt::from_str(&text) {
+            assert_eq!(Receipt::from_str(&receipt.to_string()), Ok(receipt));
+        }
+        if let Ok(window) = IdWindow::from_str(&text) {
+            assert_eq!(IdWindow::from_str(&window.to_string()), Ok(window));
+        }
+        if let Ok(name) = Name::new(&text) {
+            assert_eq!(name.as_str(), text);
+        }
+    });
+}
+
+/// A line is an envelope or a mistake that is explained.
+#[test]
+fn envelopes() {
+    let samples = [
+        r#"{"data":"a","key":"k","id":"i","headers":{"a":"b"},"event_time":"2026-01-02T03:04:05Z"}"#,
+        r#"{"data_base64":"AAEC","expires":"2026-01-02T03:04:05Z","attempt":3,"offset":7}"#,
+    ];
+    let samples: Vec<Vec<u8>> = samples.iter().map(|text| text.as_bytes().to_vec()).collect();
+    drive("envelopes", &samples, |bytes| {
+        let mut reader = Reader::default();
+        match reader.read(bytes) {
+            Ok(envelope) => {
+                let mut out = Vec::new();
+                envelope.push_attributes(&mut out);
+                Attributes::parse(&out).headers().for_each(drop);
+            }
+            Err(wrong) => assert!(!wrong.0.is_empty()),
+        }
+    });
+}
