@@ -135,6 +135,10 @@ pub const LARGE_ANNEX_BYTES_MAX: usize = 4 * KIB - 4;
 /// Bytes of the payloads of one commit in all: the largest message, and what stands around it.
 pub const COMMIT_BYTES_MAX: usize = MESSAGE_BYTES_MAX + MIB;
 
+/// Bytes of commits that are on their way in which the server keeps in memory, of all queues
+/// together: two of the largest batches of a pipe. What does not fit goes through a file.
+pub const COMMIT_MEMORY_BYTES: usize = 16 * MIB;
+
 /// Batches of one commit.
 pub const COMMIT_BATCHES_MAX: usize = 1024;
 

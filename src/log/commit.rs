@@ -1,4 +1,5 @@
-//! Commits of several batches: staged while they come in, then copied into the log as one.
+//! Commits of several batches: [gathered](super::gathered) while they come in, then copied into
+//! the log as one.
 //!
 //! The batches of a commit stand one behind the other in one segment and become visible together;
 //! a start that does not find the last of them finds none (see [`scan`](super::scan)). A commit
@@ -7,19 +8,17 @@
 
 use super::append::NewBatch;
 use super::error::{AppendError, Doing, Failure};
+use super::gathered::{Gathered, Payloads};
 use super::jobs::{Job, Work};
 use super::log::Log;
-use super::staging::Staging;
 use super::storage::{Storage, StorageFile};
 use crate::batch::{self, BatchHeader, Framing, Place, flags};
 use crate::limits;
-use crate::units::{
-    Bytes, Count, Epoch, Monotonic, OffsetRange, Position, ProducerId, Sequence, WallTime,
-};
+use crate::units::{Bytes, Count, Epoch, Monotonic, OffsetRange, ProducerId, Sequence, WallTime};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// One batch of a commit that is staged.
+/// One batch of a commit that is gathered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommitPart {
     /// How messages lie in the payload.
@@ -32,7 +31,7 @@ pub struct CommitPart {
     pub bytes: u32,
 }
 
-/// A commit whose batches are staged, one behind the other, and have been checked.
+/// A commit whose batches are gathered, and have been checked.
 #[derive(Clone, Copy, Debug)]
 pub struct NewCommit<'a> {
     /// In whose name; it was opened with [`Log::open_producer`].
@@ -41,7 +40,7 @@ pub struct NewCommit<'a> {
     pub epoch: Epoch,
     /// The producer's sequence of the commit.
     pub sequence: Sequence,
-    /// The staged batches.
+    /// The batches.
     pub parts: &'a [CommitPart],
     /// What to keep with the sequence, at most [`limits::ANNEX_BYTES_MAX`]; it goes into a batch
     /// of its own, the last one.
@@ -49,7 +48,7 @@ pub struct NewCommit<'a> {
 }
 
 pub(super) struct CommitWork<S: Storage> {
-    pub staging: Arc<S::File>,
+    pub payloads: Payloads<S>,
     /// Of each batch; the last is the one with the annex.
     pub headers: Vec<BatchHeader>,
     /// The annex with its length.
@@ -60,26 +59,26 @@ pub(super) struct CommitWork<S: Storage> {
 }
 
 impl<S: Storage> Log<S> {
-    /// Appends a commit that was staged: a job copies it into the log. Until then every append is
+    /// Appends a commit that was gathered: a job copies it into the log. Until then every append is
     /// answered [`AppendError::NotYet`]; [`Progress::chain`](super::Progress::chain) says what came
-    /// of it. A sync is asked for then, whatever the policy. `staging` can be dropped after that.
+    /// of it. A sync is asked for then, whatever the policy. `gathered` can be dropped after that.
     ///
     /// # Errors
-    /// See [`AppendError`]; after [`AppendError::NotYet`] the same staging can be tried again.
+    /// See [`AppendError`]; after [`AppendError::NotYet`] the same can be tried again.
     pub fn append_commit(
         &mut self,
         wall: WallTime,
-        staging: &Staging<S>,
+        gathered: &Gathered<S>,
         commit: &NewCommit<'_>,
     ) -> Result<(), AppendError> {
-        let staged: u64 = commit.parts.iter().map(|part| u64::from(part.bytes)).sum();
-        assert!(staged == staging.bytes(), "what is staged is what is to be appended");
+        let announced: u64 = commit.parts.iter().map(|part| u64::from(part.bytes)).sum();
+        assert!(announced == gathered.bytes(), "what was gathered is what is to be appended");
         assert!(commit.annex.len() <= limits::ANNEX_BYTES_MAX, "the annex is too large");
         self.admit()?;
         let mut annex = Vec::with_capacity(4 + commit.annex.len());
         batch::push_annex(&mut annex, commit.annex);
         let batches = commit.parts.len() as u64 + 1;
-        let bytes = staged + annex.len() as u64 + batches * batch::HEADER_BYTES as u64;
+        let bytes = announced + annex.len() as u64 + batches * batch::HEADER_BYTES as u64;
         let count = commit.parts.iter().map(|part| u64::from(part.count)).sum();
         self.roll_if_full(bytes, count)?;
         self.make_room(bytes)?;
@@ -89,7 +88,7 @@ impl<S: Storage> Log<S> {
             queue: self.id(),
             storage: self.storage.clone(),
             work: Work::Commit(CommitWork {
-                staging: staging.file(),
+                payloads: gathered.payloads(),
                 headers,
                 annex,
                 path: self.segment_path(self.active.number),
@@ -165,23 +164,15 @@ impl<S: Storage> Log<S> {
     }
 }
 
-/// Copies a staged commit into its segment.
-pub(super) fn copy_commit<S: Storage>(work: &CommitWork<S>) -> Result<(), Failure> {
-    let largest = work.headers.iter().map(|header| header.payload_bytes).max().unwrap_or(0);
-    let mut payload = vec![0u8; largest as usize];
-    let (mut place, mut done) = (work.place, 0);
+/// Copies a gathered commit into its segment.
+pub(super) fn copy_commit<S: Storage>(work: &mut CommitWork<S>) -> Result<(), Failure> {
+    let mut place = work.place;
     for header in &work.headers {
         let part = if header.has(flags::ANNEX) {
             &work.annex[..]
         } else {
-            let part = &mut payload[..header.payload_bytes as usize];
-            let read = work.staging.read_at(part, Position(done)).doing("reading", &work.path)?;
-            if read < part.len() {
-                let short = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-                return Err(short).doing("reading what was staged for", &work.path);
-            }
-            done += part.len() as u64;
-            part
+            let bytes = header.payload_bytes as usize;
+            work.payloads.next(bytes).doing("reading what was gathered for", &work.path)?
         };
         let header = BatchHeader { payload_crc: batch::checksum(part), ..*header };
         let slices = [&header.encode(&place)[..], part];

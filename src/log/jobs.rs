@@ -222,8 +222,8 @@ impl<S: Storage> Job<S> {
                 let bytes = chain_bytes(work.bytes) + work.annex.len() as u64;
                 Outcome::Chain { bytes, header: work.header, result }
             }
-            Work::Commit(work) => {
-                let result = copy_commit(&work);
+            Work::Commit(mut work) => {
+                let result = copy_commit(&mut work);
                 Outcome::Commit { headers: work.headers, annex: work.annex, result }
             }
             Work::Read { path, file, number, position, bytes } => {

@@ -11,6 +11,7 @@ use super::cut::CutCache;
 use super::dropped::Dropped;
 use super::error::{AppendError, Damage};
 use super::files;
+use super::gathered::CommitMemory;
 use super::jobs::{Handles, Prepared};
 use super::journal::Journal;
 use super::locate::Reading;
@@ -51,6 +52,8 @@ pub struct Options {
     pub delay_runs: usize,
     /// Batches that messages are being cut from, in all logs that share it.
     pub cuts: CutCache,
+    /// Memory for commits on their way in, in all logs that share it.
+    pub commits: CommitMemory,
 }
 
 impl Default for Options {
@@ -64,6 +67,7 @@ impl Default for Options {
             delay_index: limits::DELAY_INDEX_MAX,
             delay_runs: limits::DELAY_MERGE_RUNS,
             cuts: CutCache::default(),
+            commits: CommitMemory::default(),
         }
     }
 }

@@ -36,7 +36,7 @@
 //!
 //! # Map
 //!
-//! `log` the state and small questions · `append` · `named` producers · `staging` large messages ·
+//! `log` the state and small questions · `append` · `named` producers · `staging` large messages · `gathered` commits ·
 //! `locate` and `cut` reading · `seek` times and counts · `retention` what is kept for replay · `schedule` which job when, `syncs` of
 //! them the syncs · `jobs` what they do · `recovery`, `recall` and `mend` opening · `scan`
 //! verifying · `check` · `queues` making and removing · `groups`, `position`, `journal` what groups
@@ -51,6 +51,7 @@ mod delayed;
 mod dropped;
 mod error;
 mod files;
+mod gathered;
 mod groups;
 mod jobs;
 mod journal;
@@ -84,6 +85,7 @@ pub use commit::{CommitPart, NewCommit, commit_bytes};
 pub use cut::{CutCache, Select};
 pub use delayed::{Delays, DelaysProgress, DueBatch, Taking, create_delays};
 pub use error::{AppendError, Damage, LogError};
+pub use gathered::{CommitMemory, Gathered};
 pub use jobs::{Done, Job};
 pub use journal::GroupMark;
 pub use locate::Found;

@@ -1,15 +1,15 @@
 //! Commits: several batches of a producer that are stored as one, durably, before they are
 //! confirmed, whatever the queue's policy. What they say in their annex is kept if it has a name.
 //!
-//! A commit of one frame is one append. The frames of a larger one are collected in a staging
-//! file, as those of a large message are, so that a client that is slow or dies in its midst holds
+//! A commit of one frame is one append. The frames of a larger one are gathered apart, in memory
+//! or, if that is much, in a staging file, so that a client that is slow or dies in its midst holds
 //! up nobody; then a job copies them into the log. Called for COMMIT, and in each turn of a queue.
 
 use crate::batch::{self, Framing, flags};
 use crate::limits;
 use crate::log::storage::Storage;
 use crate::log::{
-    AppendError, CommitPart, InternalBatch, Judgement, NewCommit, Staging, commit_bytes,
+    AppendError, CommitPart, Gathered, InternalBatch, Judgement, NewCommit, commit_bytes,
 };
 use crate::units::{Bytes, Count, Moment, Offset, OffsetRange, Sequence};
 use crate::wire::{CommitHead, ErrorCode, Reply};
@@ -23,7 +23,7 @@ use super::{ConnectionId, Engine, QueueNumber, Trouble, fault_with, protocol};
 /// A commit of which frames have come.
 pub(super) struct Gathering<S: Storage> {
     sequence: Sequence,
-    staging: Staging<S>,
+    gathered: Gathered<S>,
     parts: Vec<CommitPart>,
     count: u64,
     /// A chain has begun and not ended.
@@ -172,18 +172,18 @@ impl<S: Storage> Engine<S> {
             Some(_) => return Err(protocol("frames of two commits in one another")),
             None => Box::new(Gathering {
                 sequence: head.sequence,
-                staging: hosted.log.stage_begin().map_err(full)?,
+                gathered: hosted.log.gather_begin(),
                 parts: Vec::new(),
                 count: 0,
                 in_chain: false,
                 annex: None,
             }),
         };
-        // A last frame that was parked comes again, when its batch is staged already.
+        // A last frame that was parked comes again, when its batch is there already.
         if gathering.annex.is_none() {
             if !frame.messages.is_empty() {
                 gathering.check(head, frame.messages.len())?;
-                gathering.staging.push(frame.messages).map_err(full)?;
+                hosted.log.gather(&mut gathering.gathered, frame.messages).map_err(full)?;
                 gathering.note(head, frame.messages.len());
             }
             gathering.annex = frame.annex.map(<[u8]>::to_vec);
@@ -231,7 +231,7 @@ impl<S: Storage> Engine<S> {
             annex: &annex,
         };
         let hosted = self.hosted.get_mut(&number).expect("a sender's queue");
-        match hosted.log.append_commit(moment.wall, &gathering.staging, &commit) {
+        match hosted.log.append_commit(moment.wall, &gathering.gathered, &commit) {
             Ok(()) => {
                 hosted.chain = Some(ChainOwner::Commit(connection, channel, sequence));
                 self.let_go(connection, channel);
@@ -308,7 +308,7 @@ impl<S: Storage> Gathering<S> {
         if self.parts.len() >= limits::COMMIT_BATCHES_MAX {
             return Err(protocol("a commit of too many batches"));
         }
-        if self.staging.bytes() + bytes as u64 > limits::COMMIT_BYTES_MAX as u64 {
+        if self.gathered.bytes() + bytes as u64 > limits::COMMIT_BYTES_MAX as u64 {
             let text = format!("a commit has at most {} MiB", limits::COMMIT_BYTES_MAX >> 20);
             let remedy = "give the filter less at a time: `--batch N`";
             return Err(fault_with(ErrorCode::BadInput, text, remedy).into());
@@ -319,7 +319,7 @@ impl<S: Storage> Gathering<S> {
         Ok(())
     }
 
-    /// Another batch has been staged.
+    /// Another batch is there.
     fn note(&mut self, head: &CommitHead, bytes: usize) {
         let of_chain = flags::CHAIN | flags::CHAIN_END;
         self.parts.push(CommitPart {
