@@ -7,12 +7,14 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, Once};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
+use signal_hook::consts::SIGINT;
 
 use super::DEADLINE;
 
@@ -74,6 +76,19 @@ impl Done {
     }
 }
 
+/// What is started heeds SIGINT even if the tests themselves are run with it ignored, as a shell
+/// without job control runs what is in its background: a signal that is caught here is at its
+/// default there.
+pub fn heed_interrupts() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if mq::client::dispositions::is_ignored(SIGINT) {
+            let caught = Arc::new(AtomicBool::new(false));
+            signal_hook::flag::register(SIGINT, caught).expect("SIGINT can be caught");
+        }
+    });
+}
+
 /// A running process with pipes on its three descriptors, in a process group of its own.
 pub struct Running {
     what: String,
@@ -88,6 +103,7 @@ impl Running {
     /// Starts it. What the command already says about its descriptors is overruled.
     #[track_caller]
     pub fn start(mut command: Command) -> Running {
+        heed_interrupts();
         let what = format!("{:?} {:?}", command.get_program(), command.get_args());
         let mut child = command
             .stdin(Stdio::piped())

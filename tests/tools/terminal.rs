@@ -63,6 +63,7 @@ impl Terminal {
             session.current_dir(dir);
         }
         let end = || Stdio::from(slave.try_clone().expect("another descriptor"));
+        crate::harness::process::heed_interrupts();
         let child = session.stdin(end()).stdout(end()).stderr(end()).spawn();
         Terminal {
             what,
