@@ -215,7 +215,8 @@ pub struct Counted {
     /// Of `delivered`, those that may have been delivered to their group before.
     #[serde(skip_serializing_if = "is_zero")]
     pub redelivered: Count,
-    /// Messages acked, of all groups together, those that were removed included. Exact.
+    /// Messages acked, of all groups together, those that were removed included. Exact; but a seek
+    /// that a kill of the server undoes takes along how messages have ended since, here and below.
     #[serde(skip_serializing_if = "is_zero")]
     pub acked: Count,
     /// Tries that failed.

@@ -79,6 +79,8 @@ pub struct World {
     pub falls: usize,
     /// What each queue had counted when it was looked at last.
     watched: BTreeMap<Name, Counters>,
+    /// In this life a group of the queue that is set aside was sought or removed.
+    sought: bool,
     /// Nothing new is sent; receivers ack all that they hold.
     pub draining: bool,
 }
@@ -105,6 +107,7 @@ impl World {
             trace: seed,
             falls: 0,
             watched: BTreeMap::new(),
+            sought: false,
             draining: false,
         };
         world.start();
@@ -503,6 +506,7 @@ impl World {
             2 | 3 => Admin::AddGroup { queue, group, from: place },
             _ => Admin::SeekGroup { queue, group, to: place },
         };
+        self.sought |= matches!(what, Admin::RemoveGroup { .. } | Admin::SeekGroup { .. });
         self.ask(what);
     }
 
@@ -545,6 +549,11 @@ impl World {
                 counters.retain(|name, _| !INEXACT.contains(&name.as_str()));
             }),
             Fall::Power => self.watched.clear(),
+        }
+        // A seek that was under way is undone by a kill, and with it what was settled since: those
+        // messages had ended before it, and are counted as they ended then.
+        if std::mem::take(&mut self.sought) {
+            self.watched.remove(&aside());
         }
     }
 
