@@ -405,8 +405,9 @@ pub fn run(
             bytes -= run.output.len();
             run.turn().map_err(system("read from"))?;
             bytes += run.output.len();
-            // All of it is to be committed at once, so that more is of no use to anyone.
-            if bytes > limits::MESSAGE_BYTES_MAX && !run.is_over() {
+            // All of it is to be committed at once, so that more is of no use to anyone; not of one
+            // either that has just ended.
+            if bytes > limits::MESSAGE_BYTES_MAX && run.ended_for.is_none() {
                 bytes -= run.output.len();
                 run.end_output();
             }

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use mq::limits;
 use rustix::process::Signal;
 
 use crate::harness::{Running, Store, eventually, peer::Peer, process, skip};
@@ -167,10 +168,12 @@ fn idle_processes_do_nothing() {
             .sum()
     };
     for pid in [server, receiver.pid(), sender.pid()] {
-        // Whatever is owed after the last message (a synced mark, say) comes to an end.
+        // Whatever is owed after the last message comes to an end: a synced mark, the sync of a
+        // journal. Each comes a second later, so that half a second's rest was no sign of it.
+        let owed = limits::IDLE_MARK.0.max(limits::JOURNAL_SYNC.0) * 3 / 2;
         let mut last = switches(pid);
         eventually("the process has come to rest", || {
-            std::thread::sleep(Duration::from_millis(500));
+            std::thread::sleep(Duration::from_micros(owed));
             let now = switches(pid);
             let rest = now == last;
             last = now;
