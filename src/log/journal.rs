@@ -356,13 +356,17 @@ impl<S: Storage> Journal<S> {
         spare: &mut Spare,
         state: &GroupPosition,
     ) -> Result<(), LogError> {
-        self.handed = state.handed;
         if !self.may_rewrite() {
+            self.handed = state.handed;
             self.reset = Some((state.clone(), Vec::new()));
             return Ok(());
         }
         self.noted.0 += 1;
-        self.begin_next(storage, spare, state)?;
+        if let Err(error) = self.begin_next(storage, spare, state) {
+            self.noted.0 -= 1;
+            return Err(error);
+        }
+        self.handed = state.handed;
         self.resetting = true;
         Ok(())
     }

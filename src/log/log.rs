@@ -460,6 +460,16 @@ impl<S: Storage> Log<S> {
         Bytes(self.syncs.durable)
     }
 
+    /// Of the [`written_bytes`](Log::written_bytes), those that are as the sync policy wants them
+    /// before anyone is told of them.
+    #[must_use]
+    pub fn visible_bytes(&self) -> Bytes {
+        match self.policy {
+            SyncPolicy::Always => self.durable_bytes(),
+            SyncPolicy::Interval(_) | SyncPolicy::Never => self.written_bytes(),
+        }
+    }
+
     /// Stops accepting writes for good.
     pub(super) fn fail(&mut self, why: String) -> AppendError {
         let why = self.failed.get_or_insert(why);

@@ -59,7 +59,7 @@ impl<S: Storage> Recovery<S> {
         }
         let torn = self.cut_tail(&end)?;
         if !self.boot.clean {
-            self.rewrite_tail(&end, torn.is_some())?;
+            self.rewrite_tail(&end)?;
             self.rewrite_frames()?;
             for (journal, (replay, bytes)) in self.journals.iter_mut().zip(&self.replays) {
                 journal.mend(&*self.storage, replay, bytes)?;
@@ -240,7 +240,7 @@ impl<S: Storage> Recovery<S> {
     }
 
     /// Writes what stands above the mark anew and syncs it.
-    fn rewrite_tail(&mut self, end: &End, was_cut: bool) -> Result<(), LogError> {
+    fn rewrite_tail(&mut self, end: &End) -> Result<(), LogError> {
         for part in &self.parts[..=end.at] {
             let Some(scan) = &part.scan else { continue };
             if scan.end.is_none_or(|part_end| part_end < self.mark) {
@@ -261,10 +261,9 @@ impl<S: Storage> Recovery<S> {
                     .doing("writing", &part.path)?;
                 position += most as u64;
             }
-            // When nothing stands above the mark, the next sync is soon enough.
-            if end.offset > self.mark || was_cut || !scan.ends_marked {
-                part.file.sync().syncing(&part.path)?;
-            }
+            // Also when nothing stands above the mark: it may itself not be durable, and an orderly
+            // stop that has nothing more to write says that the log ends behind it.
+            part.file.sync().syncing(&part.path)?;
         }
         Ok(())
     }

@@ -73,15 +73,14 @@ impl<S: Storage> Log<S> {
         }
         let (epoch, sequence) = self.producers.last(producer).unwrap_or_default();
         let epoch = Epoch(epoch.0.saturating_add(1));
-        let opening = NewBatch { producer, sequence, epoch, ..mark() };
-        self.append(now, wall, &opening)?;
-        self.want_durable();
         let annex = self.producers.annex(producer).map(<[u8]>::to_vec);
+        self.append_named_mark(now, wall, producer, (epoch, sequence), annex.as_deref())?;
+        self.want_durable();
         Ok(OpenedProducer { epoch, sequence, annex, mark: self.written_bytes() })
     }
 
-    /// Keeps a producer that has a name in another log, with its epoch and its last sequence there:
-    /// this one never forgets it either.
+    /// Keeps a producer that has a name in another log, with its epoch, its last sequence there and
+    /// what it said with that: this one never forgets it either.
     ///
     /// # Errors
     /// See [`AppendError`].
@@ -90,12 +89,34 @@ impl<S: Storage> Log<S> {
         now: Monotonic,
         wall: WallTime,
         producer: ProducerId,
-        (epoch, sequence): (Epoch, Sequence),
+        last: (Epoch, Sequence),
+        annex: Option<&[u8]>,
     ) -> Result<(), AppendError> {
         if !self.producers.has_room_for(producer) {
             return Err(AppendError::TooManyProducers);
         }
-        self.append(now, wall, &NewBatch { producer, sequence, epoch, ..mark() }).map(|_| ())
+        self.append_named_mark(now, wall, producer, last, annex)
+    }
+
+    /// A mark that names a producer. Its sequence may be one that is stored in another log; so what
+    /// was said with that goes with it, else a restart would know the one without the other.
+    fn append_named_mark(
+        &mut self,
+        now: Monotonic,
+        wall: WallTime,
+        producer: ProducerId,
+        (epoch, sequence): (Epoch, Sequence),
+        annex: Option<&[u8]>,
+    ) -> Result<(), AppendError> {
+        let (mut payload, mut says) = (Vec::new(), 0);
+        if let Some(annex) = annex {
+            batch::push_annex(&mut payload, annex);
+            says = flags::ANNEX;
+        }
+        let plain = mark();
+        let flags = plain.flags | says;
+        let opening = NewBatch { producer, sequence, epoch, flags, payload: &payload, ..plain };
+        self.append(now, wall, &opening).map(|_| ())
     }
 
     /// Appends on behalf of the server, in the name of a producer, with an annex that is kept

@@ -35,7 +35,7 @@ impl<S: Storage> Engine<S> {
         let mut opened = Vec::new();
         let mut origins = Vec::new();
         while let Some(next) = hosted.next_confirmed(visible) {
-            let Awaiting { connection, channel, end, say } = next;
+            let Awaiting { connection, channel, end, say, .. } = next;
             if let Say::Confirm(_, _, origin) = &say
                 && origin.messages > 0
             {

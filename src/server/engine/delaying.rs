@@ -169,12 +169,14 @@ impl<S: Storage> Hosted<S> {
     /// Takes the next of those who can be told that what they sent is stored, as everything below
     /// `visible` is.
     pub fn next_confirmed(&mut self, visible: Offset) -> Option<Awaiting> {
-        if self.awaiting.front().is_some_and(|first| first.end <= visible) {
+        let bytes = self.log.visible_bytes();
+        if self.awaiting.front().is_some_and(|first| first.end <= visible && first.mark <= bytes) {
             return self.awaiting.pop_front();
         }
         let waiting = self.delay.open_mut()?;
-        let hidden = waiting.delays.log_ref().visible_end();
-        waiting.awaiting.front().filter(|first| first.end <= hidden)?;
+        let log = waiting.delays.log_ref();
+        let (hidden, bytes) = (log.visible_end(), log.visible_bytes());
+        waiting.awaiting.front().filter(|first| first.end <= hidden && first.mark <= bytes)?;
         // Their messages have no offsets yet: they will come behind this one.
         waiting.awaiting.pop_front().map(|first| Awaiting { end: visible, ..first })
     }
@@ -336,8 +338,13 @@ impl<S: Storage> Engine<S> {
     ) -> Result<bool, Trouble> {
         let Source { connection, number, .. } = source;
         let sender = self.sender(source).expect("it sends");
-        if sender.delayed == delayed && (!delayed || sender.known_to_delay) {
-            return Ok(true);
+        if sender.delayed == delayed {
+            // It may have been about to switch, and the time of what it waited with came: what
+            // goes to this log now has to be durable as well before it can switch.
+            sender.switching = None;
+            if !delayed || sender.known_to_delay {
+                return Ok(true);
+            }
         }
         if delayed && self.make_delay(number, moment) {
             self.park(connection, number);
@@ -350,32 +357,33 @@ impl<S: Storage> Engine<S> {
         let (producer, epoch) = (sender.producer, sender.epoch);
         let (named, known) = (sender.named, sender.known_to_delay);
         let hosted = self.hosted.get_mut(&number).expect("a sender's queue");
-        if !delayed {
-            let last = hosted.last_delayed(producer).map_or(Sequence(0), |(_, last)| last);
-            hosted.log.producers().stored_elsewhere(producer, last);
-        } else {
-            let (_, last) = hosted.log.producers().last(producer).unwrap_or_default();
-            let log = hosted.log_of(true);
-            if named && !known {
-                let kept = (epoch, last.max(log.producers().last(producer).unwrap_or_default().1));
-                match log.keep_producer(moment.now, moment.wall, producer, kept) {
-                    Ok(()) => {}
-                    Err(AppendError::NotYet) => {
-                        self.park(connection, number);
-                        return Ok(false);
-                    }
-                    Err(error) => return Err(self.append_failed(number, &error).into()),
+        let other = hosted.log_of(!delayed);
+        let last = other.producers().last(producer).unwrap_or_default().1;
+        let annex = other.producers().annex(producer).map(<[u8]>::to_vec);
+        let log = hosted.log_of(delayed);
+        let here = log.producers().last(producer).unwrap_or_default().1;
+        // What one with a name said last must be known here after a restart, also when what
+        // comes next says nothing.
+        if named && (last > here || (delayed && !known)) {
+            let said = if last > here { annex.as_deref() } else { None };
+            let kept = (epoch, last.max(here));
+            match log.keep_producer(moment.now, moment.wall, producer, kept, said) {
+                Ok(()) => {}
+                Err(AppendError::NotYet) => {
+                    self.park(connection, number);
+                    return Ok(false);
                 }
+                Err(error) => return Err(self.append_failed(number, &error).into()),
             }
-            let producers = self.hosted.get_mut(&number).expect("its queue").log_of(true);
-            let producers = producers.producers();
-            if !known {
-                let opened = producers.opening_time(moment.wall);
-                let connected = producers.connected(producer, epoch, opened);
-                assert!(connected.is_ok(), "what is opened now was not forgotten before");
-            }
-            producers.stored_elsewhere(producer, last);
         }
+        let hosted = self.hosted.get_mut(&number).expect("a sender's queue");
+        let producers = hosted.log_of(delayed).producers();
+        if delayed && !known {
+            let opened = producers.opening_time(moment.wall);
+            let connected = producers.connected(producer, epoch, opened);
+            assert!(connected.is_ok(), "what is opened now was not forgotten before");
+        }
+        producers.stored_elsewhere(producer, last);
         let sender = self.sender(source).expect("it sends");
         sender.delayed = delayed;
         sender.known_to_delay |= delayed;

@@ -9,7 +9,7 @@ use crate::broker::{Broker, ConsumerKey, GroupKey, GroupState, Lease, Refusal, T
 use crate::limits;
 use crate::log::storage::Storage;
 use crate::log::{
-    AccountStart, GroupAccount, GroupFact, GroupFile, GroupPosition, LeasedRange, TriedRange,
+    AccountStart, GroupAccount, GroupFact, GroupFile, GroupPosition, LeasedRange, Log, TriedRange,
 };
 use crate::units::{Ending, Micros, Moment, Monotonic, Name, Offset, OffsetRange, Tally, WallTime};
 use crate::wire::{ErrorCode, Fault, Receiving};
@@ -75,6 +75,13 @@ fn running(at: WallTime, clock: Moment, newest: WallTime, most: Micros) -> Monot
 /// A time on the running clock as it is stored.
 pub(super) fn stored(at: Monotonic, clock: Moment) -> WallTime {
     WallTime(clock.wall.0.saturating_add(at.since(clock.now).0))
+}
+
+/// The clock by which a queue's journals store what is due: not behind the queue's newest time, as
+/// [`running`] reads it. Else what was leased after the clock was set back would be over at once
+/// after a restart.
+pub(super) fn journal_clock<S: Storage>(clock: Moment, log: &Log<S>) -> Moment {
+    Moment { wall: clock.wall.max(log.newest_time()), ..clock }
 }
 
 /// What a journal kept, for the broker. What has had its last attempt rests for a moment: its
@@ -200,7 +207,8 @@ impl<S: Storage> Engine<S> {
         })?;
         let start = hosted.account_start(&self.broker, group, self.clock.wall);
         hosted.books.ledgers.insert(group, Ledger { start, before: Tally::default() });
-        let position = whole(&self.broker, &hosted.books, group, self.clock);
+        let clock = journal_clock(self.clock, &hosted.log);
+        let position = whole(&self.broker, &hosted.books, group, clock);
         match hosted.log.add_group_at(name, &position) {
             Ok(file) => {
                 hosted.groups.insert(group, file);
@@ -264,7 +272,8 @@ impl<S: Storage> Engine<S> {
         let hosted = self.hosted.get_mut(&number).expect("a receiver's queue");
         hosted.settles += 1;
         let file = hosted.groups[&group];
-        let (broker, books, clock) = (&self.broker, &hosted.books, self.clock);
+        let clock = journal_clock(self.clock, &hosted.log);
+        let (broker, books) = (&self.broker, &hosted.books);
         let handed = broker.counts(group).handed;
         let written = hosted
             .log
@@ -293,6 +302,11 @@ impl<S: Storage> Engine<S> {
         }
     }
 
+    /// See [`journal_clock`].
+    pub(super) fn journal_clock(&self, number: QueueNumber) -> Moment {
+        journal_clock(self.clock, &self.hosted[&number].log)
+    }
+
     /// Writes down what became true of a group.
     pub(super) fn note(&mut self, number: QueueNumber, group: GroupKey, facts: &[GroupFact]) {
         if facts.is_empty() {
@@ -300,7 +314,8 @@ impl<S: Storage> Engine<S> {
         }
         let hosted = self.hosted.get_mut(&number).expect("a group's queue");
         let file = hosted.groups[&group];
-        let (broker, books, clock) = (&self.broker, &hosted.books, self.clock);
+        let clock = journal_clock(self.clock, &hosted.log);
+        let (broker, books) = (&self.broker, &hosted.books);
         let noted = hosted.log.note_group(file, facts, || whole(broker, books, group, clock));
         if let Err(error) = noted {
             // A crash would forget an attempt or a lease; see above.

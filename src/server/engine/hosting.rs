@@ -43,6 +43,9 @@ pub(super) struct Awaiting {
     pub connection: ConnectionId,
     pub channel: u16,
     pub end: Offset,
+    /// The log's written bytes behind what is waited for: a batch without messages moves no
+    /// offset, and must be as visible as any other.
+    pub mark: Bytes,
     pub say: Say,
 }
 

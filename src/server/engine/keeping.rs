@@ -8,7 +8,7 @@ use crate::limits;
 use crate::log::storage::Storage;
 use crate::units::{Moment, Monotonic};
 
-use super::groups::whole;
+use super::groups::{journal_clock, whole};
 use super::{Engine, QueueNumber};
 
 impl<S: Storage> Engine<S> {
@@ -24,11 +24,12 @@ impl<S: Storage> Engine<S> {
             return Some(at);
         }
         hosted.keep_at = Some(moment.now.plus(limits::CHORE_RETRY));
+        let clock = journal_clock(moment, &hosted.log);
         for (&group, file) in &hosted.groups {
             if !incomplete.contains(file) {
                 continue;
             }
-            let position = whole(&self.broker, &hosted.books, group, moment);
+            let position = whole(&self.broker, &hosted.books, group, clock);
             if let Err(error) = hosted.log.keep_group(*file, &position) {
                 self.failed.get_or_insert_with(|| error.to_string());
             }

@@ -256,7 +256,8 @@ impl<S: Storage> Engine<S> {
                 let origin = Origin { read, messages: 1, delayed: false };
                 let hosted = self.hosted.get_mut(&number).expect("a queue with a job");
                 let say = Say::Confirm(sequence, there, origin);
-                let awaiting = Awaiting { connection, channel, end: range.end, say };
+                let mark = hosted.log.written_bytes();
+                let awaiting = Awaiting { connection, channel, end: range.end, mark, say };
                 hosted.awaiting.push_back(awaiting);
             }
             Err(error) => {

@@ -24,9 +24,10 @@ impl<S: Storage> Engine<S> {
         let number = self.next_lease(receiver.queue, group);
         let deadline = self.clock.now.plus(span);
         let tried = self.broker.take_lease(receiver.consumer, range, number, deadline);
-        let mut facts = tried_facts(&tried, self.clock);
+        let mut facts = tried_facts(&tried, self.journal_clock(receiver.queue));
         let lease = Lease { range, number, deadline };
-        facts.push(GroupFact::Leased(leased_range(lease, self.clock)));
+        let clock = self.journal_clock(receiver.queue);
+        facts.push(GroupFact::Leased(leased_range(lease, clock)));
         self.note(receiver.queue, group, &facts);
         number
     }
@@ -84,7 +85,7 @@ impl<S: Storage> Engine<S> {
                 let nack = Nack { reason: "nacked by its receipt".to_owned(), ..Nack::default() };
                 self.note_failure(group, &[one(offset)], &nack, self.clock);
                 self.count_failed(number, group, &[one(offset)]);
-                let mut facts = tried_facts(&tried, self.clock);
+                let mut facts = tried_facts(&tried, self.journal_clock(number));
                 facts.push(GroupFact::Returned { range: one(offset), number: lease });
                 self.note(number, group, &facts);
             }
@@ -93,7 +94,8 @@ impl<S: Storage> Engine<S> {
                 let extended = self.broker.receipt_extend(group, offset, lease, deadline);
                 let deadline = extended.map_err(refused)?;
                 let lease = Lease { range: one(offset), number: lease, deadline };
-                self.note(number, group, &[GroupFact::Leased(leased_range(lease, self.clock))]);
+                let lease = leased_range(lease, self.journal_clock(number));
+                self.note(number, group, &[GroupFact::Leased(lease)]);
             }
         }
         Ok(())

@@ -32,6 +32,8 @@ pub(super) struct Occupied {
     /// Where the log ended then: what came behind is added.
     end: Offset,
     written: u64,
+    /// Messages that waited for their time then: those that came since are added as well.
+    delayed: u64,
     /// Up to where messages were visible: for a queue that drops the oldest only those count.
     visible: Offset,
 }
@@ -59,13 +61,14 @@ impl<S: Storage> Hosted<S> {
         // What is not visible yet takes no room from what is, where that would have to go.
         let drops = self.log.settings().overflow == Overflow::DropOldest;
         let hidden = if drops { 0 } else { end.0 - broker.visible_end(self.key).0 };
-        let messages = broker.counts_without_group(self.key).0 + hidden + self.delayed().0;
+        let delayed = self.delayed().0;
+        let messages = broker.counts_without_group(self.key).0 + hidden + delayed;
         let bytes = match self.log.settings().max_bytes {
             Some(_) => present_bytes(&self.log, broker, self.key, !drops),
             None => 0,
         };
         let visible = broker.visible_end(self.key);
-        Occupied { messages, bytes, end, written, visible }
+        Occupied { messages, bytes, end, written, delayed, visible }
     }
 
     /// About how many bytes the messages have that are not gone.
@@ -76,7 +79,8 @@ impl<S: Storage> Hosted<S> {
     /// What it takes beside what is in it.
     fn room(&self, occupied: &Occupied) -> Room {
         let limits = self.limits();
-        let messages = occupied.messages + (self.log.written_end().0 - occupied.end.0);
+        let waiting = self.delayed().0.saturating_sub(occupied.delayed);
+        let messages = occupied.messages + (self.log.written_end().0 - occupied.end.0) + waiting;
         let bytes = occupied.bytes + (self.log.written_bytes().0 - occupied.written);
         Room {
             messages: limits.messages.saturating_sub(messages),

@@ -7,7 +7,7 @@ use crate::settings::Start;
 use crate::units::{Name, Offset, OffsetRange};
 use crate::wire::{Admin, ErrorCode, Fault, Reply};
 
-use super::groups::whole;
+use super::groups::{journal_clock, whole};
 use super::hosting::log_fault;
 use super::session::Channel;
 use super::{ConnectionId, Engine, QueueNumber, Trouble, Work, fault, fault_with};
@@ -179,7 +179,8 @@ impl<S: Storage> Engine<S> {
             ledger.before += ended;
         }
         let file = hosted.groups[&group];
-        let position = whole(&self.broker, &hosted.books, group, self.clock);
+        let clock = journal_clock(self.clock, &hosted.log);
+        let position = whole(&self.broker, &hosted.books, group, clock);
         if let Err(error) = hosted.log.reset_group(file, &position) {
             // The broker is there already, and the journal is not: a failing disk.
             self.failed.get_or_insert_with(|| error.to_string());

@@ -128,9 +128,10 @@ impl<S: Storage> Engine<S> {
         // What it stored may not be durable yet, and it would take `last` for a confirmation.
         let hosted = self.hosted.get_mut(&number).expect("a live queue");
         let delayed = delayed.is_some_and(|(_, sequence)| sequence == last && last.0 > 0);
-        let end = hosted.log_of(delayed).written_end();
+        let log = hosted.log_of(delayed);
+        let (end, mark) = (log.written_end(), log.written_bytes());
         let say = Say::Sending(sending);
-        hosted.awaiting_of(delayed).push_back(Awaiting { connection, channel, end, say });
+        hosted.awaiting_of(delayed).push_back(Awaiting { connection, channel, end, mark, say });
         self.sender(Source { connection, channel, number }).expect("it sends").delayed = delayed;
         self.touch(number);
         Ok(())
@@ -353,7 +354,8 @@ impl<S: Storage> Engine<S> {
         let delayed = origin.delayed;
         let hosted = self.hosted.get_mut(&number).expect("a sender's queue");
         let say = Say::Confirm(sequence, there, origin);
-        hosted.awaiting_of(delayed).push_back(Awaiting { connection, channel, end, say });
+        let mark = hosted.log_of(delayed).written_bytes();
+        hosted.awaiting_of(delayed).push_back(Awaiting { connection, channel, end, mark, say });
         self.touch(number);
     }
 

@@ -46,7 +46,11 @@ impl<S: Storage> Engine<S> {
         };
         let counted = self.broker.begin(receiver.consumer, ranges);
         self.count_begun(receiver.queue, group, ranges);
-        self.note(receiver.queue, group, &tried_facts(&counted, self.clock));
+        self.note(
+            receiver.queue,
+            group,
+            &tried_facts(&counted, self.journal_clock(receiver.queue)),
+        );
         Ok(())
     }
 
@@ -59,7 +63,7 @@ impl<S: Storage> Engine<S> {
     ) {
         for Begun { attempt, ranges } in begun {
             let raised = self.broker.has_begun(consumer, ranges, *attempt);
-            self.note(queue, group, &tried_facts(&raised, self.clock));
+            self.note(queue, group, &tried_facts(&raised, self.journal_clock(queue)));
         }
     }
 
@@ -88,7 +92,7 @@ impl<S: Storage> Engine<S> {
         let failed: Vec<OffsetRange> = tried.iter().map(|tried| tried.range).collect();
         self.note_failure(group, &failed, nack, self.clock);
         self.count_failed(receiver.queue, group, &failed);
-        self.note(receiver.queue, group, &tried_facts(&known, self.clock));
+        self.note(receiver.queue, group, &tried_facts(&known, self.journal_clock(receiver.queue)));
         Ok(())
     }
 }
