@@ -58,6 +58,9 @@ const INEXACT: [&str; 7] = [
     "retried",
 ];
 
+/// How messages ended in the groups of a queue.
+const ENDED: [&str; 5] = ["acked", "dead", "expired", "dropped", "purged"];
+
 pub struct World {
     pub rng: Random,
     pub disk: Arc<SimDisk>,
@@ -79,7 +82,7 @@ pub struct World {
     pub falls: usize,
     /// What each queue had counted when it was looked at last.
     watched: BTreeMap<Name, Counters>,
-    /// In this life a group of the queue that is set aside was sought or removed.
+    /// In this life a group of the queue that is set aside was set to another place.
     sought: bool,
     /// Nothing new is sent; receivers ack all that they hold.
     pub draining: bool,
@@ -506,7 +509,7 @@ impl World {
             2 | 3 => Admin::AddGroup { queue, group, from: place },
             _ => Admin::SeekGroup { queue, group, to: place },
         };
-        self.sought |= matches!(what, Admin::RemoveGroup { .. } | Admin::SeekGroup { .. });
+        self.sought |= matches!(what, Admin::SeekGroup { .. });
         self.ask(what);
     }
 
@@ -552,8 +555,10 @@ impl World {
         }
         // A seek that was under way is undone by a kill, and with it what was settled since: those
         // messages had ended before it, and are counted as they ended then.
-        if std::mem::take(&mut self.sought) {
-            self.watched.remove(&aside());
+        if std::mem::take(&mut self.sought)
+            && let Some(counters) = self.watched.get_mut(&aside())
+        {
+            counters.retain(|name, _| !ENDED.contains(&name.as_str()));
         }
     }
 
