@@ -275,6 +275,9 @@ pub const PIPE_AHEAD_BYTES: usize = 2 * PIPE_BATCH_BYTES;
 /// filter, in deliveries of the usual size.
 pub const PIPE_BUFFERS: usize = (PIPE_AHEAD_BYTES + PIPE_BATCH_BYTES) / DELIVER_BYTES + 2;
 
+/// Bytes of the outputs that a pipe commits at once: the largest message, and what ends it.
+pub const PIPE_OUTPUT_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 1;
+
 /// Commits of a pipe that are not confirmed yet: one is on its way while the next is made.
 pub const PIPE_COMMITS_AHEAD: usize = 2;
 
@@ -283,6 +286,11 @@ pub const PIPE_GROUP_PREFIX: &str = "pipe.";
 
 /// Pipes of one queue that are told to whoever asks for it.
 pub const PIPES_SHOWN_MAX: usize = 256;
+
+/// Turns of exclusive receivers of a group between two times when it is set to another place. The
+/// number of a turn divided by this tells how often that was: so who comes back for another turn
+/// sees that the group does not stand where it left it. Nobody takes four thousand million turns.
+pub const TURNS_PER_PLACE_MAX: u64 = 1 << 32;
 
 /// Dead letters of a pipe that its mark names; see there.
 pub const PIPE_DEAD_REMEMBERED: usize = 256;

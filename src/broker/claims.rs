@@ -287,6 +287,34 @@ fn an_end_comes_when_others_took_the_rest() {
     assert!(ends.contains(&end(outside)) && ends.contains(&Output::Quiet { queue: q }));
 }
 
+/// Once, an exclusive receiver that was to end at the end of what was ready was at its end as long
+/// as another held all: so an instance of a pipe that took over from a running one had nothing to
+/// do, and what that one gave back lay there.
+#[test]
+fn an_exclusive_consumer_comes_to_its_end_in_its_turn() {
+    let (mut broker, q, g) = scene(4);
+    let exclusive = Kind { exclusive: true, ..take_until(4) };
+    let (first, _) = broker.add_consumer(q, Some(g), Kind { until: None, ..exclusive }, &[]);
+    broker.credit(first, 9);
+    assert_eq!(outputs(&mut broker), [Output::Holder { consumer: first, epoch: 1 }]);
+    broker.begin_tenure(first);
+    assert_eq!(serve(&mut broker, first, 9), fresh(0, 4));
+    let (next, _) = broker.add_consumer(q, Some(g), exclusive, &[]);
+    broker.credit(next, 9);
+    let (last, _) = broker.add_consumer(q, Some(g), exclusive, &[]);
+    assert_eq!(outputs(&mut broker), [], "all is held, and nobody is at an end");
+    broker.remove_consumer(first);
+    assert_eq!(outputs(&mut broker), [Output::Holder { consumer: next, epoch: 2 }]);
+    broker.begin_tenure(next);
+    assert_eq!(serve(&mut broker, next, 9), again(0, 4));
+    broker.ack(next, &[range(0, 4)]);
+    assert!(outputs(&mut broker).contains(&end(next)));
+    broker.remove_consumer(next);
+    assert_eq!(outputs(&mut broker), [Output::Holder { consumer: last, epoch: 3 }]);
+    broker.begin_tenure(last);
+    assert_eq!(outputs(&mut broker), [end(last)]);
+}
+
 #[test]
 fn a_peek_sees_what_is_ready_once_and_takes_nothing() {
     let (mut broker, q, g) = scene(6);

@@ -90,6 +90,11 @@ impl Broker {
         self.consumer_mut(c).waits = None;
     }
 
+    /// Whether it is this consumer's turn.
+    pub(super) fn is_in_tenure(&self, c: ConsumerKey) -> bool {
+        self.consumer(c).group.is_some_and(|g| self.group(g).exclusives.in_tenure() == Some(c))
+    }
+
     pub(super) fn holder_told(&mut self, g: GroupKey) -> Output {
         let exclusives = &mut self.group_mut(g).exclusives;
         let holder = exclusives.holder.as_mut().expect("its work goes with it");
@@ -99,12 +104,19 @@ impl Broker {
 
     /// The epoch of the holder is stored: it gets messages from now on. Nothing happens if it is
     /// not the holder (any more).
+    ///
+    /// With an `until`, it can come to its end from now on, and not before: what another holds
+    /// until its own turn is over is not ready, and yet is for this one.
     pub fn begin_tenure(&mut self, c: ConsumerKey) {
         let Some(g) = self.consumer(c).group else { return };
         let holder = self.group_mut(g).exclusives.holder.as_mut();
-        if let Some(holder) = holder.filter(|holder| holder.consumer == c) {
-            holder.in_tenure = true;
-            self.group_changed(g);
+        let Some(holder) = holder.filter(|holder| holder.consumer == c && !holder.in_tenure) else {
+            return;
+        };
+        holder.in_tenure = true;
+        if self.consumer(c).kind.until.is_some() {
+            self.watch(c);
         }
+        self.group_changed(g);
     }
 }

@@ -458,8 +458,9 @@ impl Broker {
         group
     }
 
-    /// Sets a group to another place: it is as one that was just loaded, but keeps its epoch. Its
-    /// leases with receipts end, what was dying is not any more.
+    /// Sets a group to another place: it is as one that was just loaded. Its leases with receipts
+    /// end, what was dying is not any more. Its epoch is above all before, and tells that this has
+    /// happened: see [`limits::TURNS_PER_PLACE_MAX`].
     ///
     /// # Errors
     /// [`Refusal::HasReceivers`] while consumers take from it.
@@ -471,6 +472,8 @@ impl Broker {
         let q = group.queue;
         let mut group = group.clone();
         let epoch = group.exclusives.epoch.max(state.epoch);
+        let place = epoch / limits::TURNS_PER_PLACE_MAX + 1;
+        let epoch = place.saturating_mul(limits::TURNS_PER_PLACE_MAX);
         group.leased = 0;
         group.attempts = RangeMap::new();
         group.resting = Timed::new();

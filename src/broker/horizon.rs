@@ -36,9 +36,13 @@ fn last_without(set: &RangeSet, without: &RangeSet, scope: OffsetRange) -> Optio
 }
 
 impl Broker {
-    /// Finds the message that keeps the consumer going; if there is none, it is at its end.
+    /// Finds the message that keeps the consumer going; if there is none, it is at its end. An
+    /// exclusive one comes to that in its turn only: see [`Broker::begin_tenure`].
     pub(super) fn watch(&mut self, c: ConsumerKey) {
         let consumer = self.consumer(c);
+        if consumer.kind.exclusive && !self.is_in_tenure(c) {
+            return;
+        }
         let (q, g, scope) = (consumer.queue, consumer.group, consumer.scope());
         let last = match g {
             Some(g) => last_without(&self.group(g).ready, &consumer.spent, scope),

@@ -125,6 +125,10 @@ impl ModelGroup {
         self.messages.iter().filter(|(_, state)| is(**state)).map(|(n, _)| *n).collect()
     }
 
+    fn is_held_by(&self, c: ConsumerKey) -> bool {
+        self.holder == Some(c) && self.in_tenure
+    }
+
     fn leases(&self) -> Vec<(OffsetRange, (u64, u64))> {
         runs_of(self.messages.iter().filter_map(|(n, state)| match state {
             State::Leased(number, deadline) => Some((*n, (*number, *deadline))),
@@ -253,12 +257,16 @@ impl Model {
         (consumer.cursor..self.end.min(until).min(fence)).filter(ready).collect()
     }
 
-    /// Whether nothing below its `until` is ready, held back or not.
-    fn at_end(&self, consumer: &ModelConsumer) -> bool {
+    /// Whether nothing below its `until` is ready, held back or not, and it is its turn.
+    fn at_end(&self, c: ConsumerKey, consumer: &ModelConsumer) -> bool {
         let peek = Kind { mode: Mode::Peek, ..consumer.kind };
         let unfenced = ModelConsumer { kind: peek, ..consumer.clone() };
         let ready = self.ready_for(&unfenced);
-        consumer.kind.until.is_some() && ready.iter().all(|n| consumer.spent.contains(n))
+        let waits = match (consumer.kind.mode, consumer.group) {
+            (Mode::Take, Some(g)) => consumer.kind.exclusive && !self.groups[&g].is_held_by(c),
+            _ => false,
+        };
+        consumer.kind.until.is_some() && !waits && ready.iter().all(|n| consumer.spent.contains(n))
     }
 
     fn is_admitted(&self, c: ConsumerKey) -> bool {

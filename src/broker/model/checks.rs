@@ -12,8 +12,12 @@ impl Model {
             group.dying_pending |= dying > group.dying_before;
             group.dying_before = dying;
         }
-        let ended: Vec<ConsumerKey> =
-            self.consumers.iter().filter(|(_, c)| self.at_end(c)).map(|(key, _)| *key).collect();
+        let ended: Vec<ConsumerKey> = self
+            .consumers
+            .iter()
+            .filter(|(key, c)| self.at_end(**key, c))
+            .map(|(key, _)| *key)
+            .collect();
         for c in ended {
             self.consumers.get_mut(&c).unwrap().ended = true;
         }

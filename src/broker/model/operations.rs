@@ -174,7 +174,7 @@ impl Model {
         }
         assert_eq!(reset, Ok(()));
         let old = &self.groups[&g];
-        let epoch = made.epoch.max(old.epoch);
+        let epoch = ((made.epoch.max(old.epoch) >> 32) + 1) << 32;
         // Nobody is told again of what died before.
         let kept = ModelGroup {
             epoch,
