@@ -206,9 +206,14 @@ pub struct OpenReceive {
     /// Messages are leased for so long, beyond the connection, and settled by their receipts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Micros>,
-    /// Only one such receiver of the group gets anything; the next takes over when it goes.
+    /// Only one such receiver of the group gets anything; the next takes over when it goes. With
+    /// `until_end`, END comes in its turn.
     #[serde(default)]
     pub exclusive: bool,
+    /// Only what is durable is delivered, whatever the queue's policy: what the receiver makes of
+    /// it is to last longer than what a power loss may take from the queue.
+    #[serde(default)]
+    pub durable: bool,
     /// The pauses before messages that this receiver failed are tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backoff: Option<Backoff>,
@@ -238,6 +243,7 @@ impl OpenReceive {
             no_ack: false,
             lease: None,
             exclusive: false,
+            durable: false,
             backoff: None,
             tries: false,
         }
@@ -284,9 +290,15 @@ pub struct Receiving {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<Name>,
     /// For an exclusive receiver: the fencing number of its turn. Absent: another holds the group,
-    /// and this comes again when it is its turn.
+    /// and this comes again when it is its turn. Divided by
+    /// [`TURNS_PER_PLACE_MAX`](crate::limits::TURNS_PER_PLACE_MAX) it says how often the group was
+    /// set to another place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u64>,
+    /// For an exclusive receiver: when its group was made, by which it is told from another of the
+    /// same name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub born: Option<WallTime>,
     /// For a receiver with `tries`: the attempts after which a message that fails is a dead
     /// letter; absent: never. Comes again, with nothing kept, when it changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]

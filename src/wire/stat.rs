@@ -30,7 +30,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::QueuePattern;
+use super::{PipeInfo, QueuePattern};
 use crate::settings::Settings;
 use crate::units::{Bytes, Count, Micros, Name, QueueId, WallTime};
 
@@ -168,6 +168,10 @@ pub struct QueueFigures {
     /// With `detail`: its groups, by name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<GroupFigures>,
+    /// With `detail`: the pipes that write to it, by name; at most
+    /// [`PIPES_SHOWN_MAX`](crate::limits::PIPES_SHOWN_MAX).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pipes: Vec<PipeInfo>,
     /// With `detail`: who sends and receives; at most
     /// [`CLIENTS_SHOWN_MAX`](crate::limits::CLIENTS_SHOWN_MAX).
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -537,6 +541,7 @@ mod tests {
                 group: Some(Name::default()),
                 ..ClientFigures::default()
             }],
+            pipes: vec![PipeInfo { lag: Some(Count(3)), ..PipeInfo::default() }],
             settings: Some(Settings::default()),
             seconds: vec![Slice { whole: Some((Micros(1), Micros(2))), ..Slice::default() }],
             ..QueueFigures::default()

@@ -44,7 +44,7 @@ pub fn take_frames(bytes: &mut Vec<u8>) -> Vec<(FrameHeader, Vec<u8>)> {
 }
 
 /// A batch that has been sent and not confirmed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Unconfirmed {
     head: PublishHead,
     payload: Vec<u8>,
@@ -63,6 +63,9 @@ pub struct Sender {
     open: bool,
     sequence: u64,
     unconfirmed: VecDeque<Unconfirmed>,
+    /// All that it ever sent, if it is one with a name: each time it connects it sends from its
+    /// beginning what is not stored, as `mq-send --producer` does with the same input.
+    again: Option<Vec<Unconfirmed>>,
     /// The server refused it for good (a fault that a tool would end with).
     pub ended: bool,
 }
@@ -79,8 +82,14 @@ impl Sender {
             open: false,
             sequence: 0,
             unconfirmed: VecDeque::new(),
+            again: None,
             ended: false,
         }
+    }
+
+    /// One with a name, that is run again with the same input.
+    pub fn named(id: u64, queue: Name, rng: &mut Random) -> Sender {
+        Sender { again: Some(Vec::new()), ..Sender::new(id, queue, rng) }
     }
 
     pub fn connect(&mut self, connection: ConnectionId) -> Frames {
@@ -90,7 +99,8 @@ impl Sender {
         let mut out = Frames::new();
         hello(&mut out);
         let open = OpenSend {
-            resume: self.resume.clone(),
+            resume: self.resume.clone().filter(|_| self.again.is_none()),
+            named: self.again.is_some(),
             ..OpenSend::new(self.queue.clone(), self.producer)
         };
         Request::OpenSend(open).encode(CHANNEL, &mut out);
@@ -143,7 +153,11 @@ impl Sender {
             more: false,
         };
         Request::Publish(head, &payload).encode(CHANNEL, &mut out);
-        self.unconfirmed.push_back(Unconfirmed { head, payload, messages });
+        let batch = Unconfirmed { head, payload, messages };
+        if let Some(again) = &mut self.again {
+            again.push(batch.clone());
+        }
+        self.unconfirmed.push_back(batch);
         out
     }
 
@@ -152,6 +166,10 @@ impl Sender {
         let mut out = Frames::new();
         for (header, body) in take_frames(&mut self.inbound) {
             match Reply::decode(&header, &body).expect("the server speaks the protocol") {
+                Reply::Sending(sending) if self.again.is_some() => {
+                    self.open = true;
+                    self.send_again(sending.last, model, &mut out);
+                }
                 Reply::Sending(sending) => {
                     let confirmed = self.resume.as_ref().map_or(Sequence(0), |r| r.confirmed);
                     assert!(
@@ -205,6 +223,22 @@ impl Sender {
                 self.ended = true;
                 return;
             }
+        }
+        for batch in &self.unconfirmed {
+            Request::Publish(batch.head, &batch.payload).encode(CHANNEL, out);
+        }
+    }
+
+    /// What the server does not have is sent, whatever it has confirmed.
+    fn send_again(&mut self, last: Sequence, model: &mut QueueModel, out: &mut Frames) {
+        let all = self.again.as_ref().expect("it has a name");
+        let is_there = |batch: &&Unconfirmed| batch.head.sequence <= last;
+        let there = all.iter().filter(is_there).flat_map(|batch| batch.messages.clone());
+        model.confirmed.extend(there);
+        self.unconfirmed = all.iter().filter(|batch| !is_there(batch)).cloned().collect();
+        if let Some(first) = self.unconfirmed.front() {
+            let before = first.head.sequence.0 - u64::from(first.head.count);
+            assert_eq!(before, last.0, "G2: sender {} has a part of a batch there", self.id);
         }
         for batch in &self.unconfirmed {
             Request::Publish(batch.head, &batch.payload).encode(CHANNEL, out);

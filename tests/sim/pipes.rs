@@ -172,10 +172,12 @@ impl Pipe {
                     let open = OpenReceive {
                         from: Some(Start::Oldest),
                         exclusive: true,
+                        durable: true,
                         tries: true,
                         ..OpenReceive::new(self.source.clone(), group, ReceiveMode::Take)
                     };
                     Request::OpenReceive(open).encode(CHANNEL, to_source);
+                    Request::Credit(u64::MAX >> 1).encode(CHANNEL, to_source);
                 }
                 Reply::Confirm(sequence, _, Count(there)) => {
                     trace(|| format!("CONFIRM {sequence}"));
@@ -205,7 +207,6 @@ impl Pipe {
             match Reply::decode(&header, &body).expect("the server speaks the protocol") {
                 Reply::Receiving(receiving) if receiving.epoch.is_some() => {
                     self.source_id = receiving.queue_id;
-                    Request::Credit(u64::MAX >> 1).encode(CHANNEL, to_source);
                 }
                 Reply::Deliver(head, batches) => {
                     let queue = self.source_id.expect("delivered before its turn");

@@ -1,9 +1,12 @@
 //! Groups and the other ways of taking: where a group begins, turns, leases with receipts, at most
 //! once.
 
+use mq::settings::Start;
+use mq::wire::{Kind, OpenReceive, ReceiveMode, Request};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use crate::harness::peer::Peer;
 use crate::harness::{Store, eventually};
 use crate::seq;
 
@@ -240,5 +243,31 @@ fn a_log_gives_up_what_is_over_its_limit() {
             assert!(done.text().ends_with("49999\n"), "the newest are kept");
             (lines <= 22_000).then_some(())
         });
+    }
+}
+
+/// Once, a credit that came before the group was there was dropped: a receiver that said all that it
+/// had to say at once got nothing, ever.
+#[test]
+fn a_credit_counts_from_before_the_group_or_the_queue_is_there() {
+    let store = Store::new();
+    store.send("q", &seq(1, 3));
+    for queue in ["q", "later"] {
+        let mut peer = Peer::connect(&store).expect("the server answers");
+        let open = OpenReceive {
+            from: Some(Start::Oldest),
+            ..OpenReceive::new(
+                queue.parse().expect("a name"),
+                "new".parse().expect("a name"),
+                ReceiveMode::Take,
+            )
+        };
+        peer.say(1, &Request::OpenReceive(open)).expect("the server listens");
+        peer.say(1, &Request::Credit(3)).expect("the server listens");
+        assert_eq!(peer.frame().header.kind, Kind::Receiving);
+        if queue == "later" {
+            store.send("later", &seq(1, 3));
+        }
+        peer.frame_of(Kind::Deliver);
     }
 }

@@ -147,7 +147,7 @@ impl<S: Storage> Engine<S> {
     }
 
     /// The pipes that write to a queue, by their last commits.
-    fn pipes_to(&self, number: QueueNumber) -> Vec<PipeInfo> {
+    pub(super) fn pipes_to(&self, number: QueueNumber) -> Vec<PipeInfo> {
         let annexes = self.hosted[&number].log.producers_known().annexes();
         // Annexes of others are no JSON.
         let pipes = annexes.filter_map(|(_, annex)| serde_json::from_slice::<PipeInfo>(annex).ok());

@@ -107,11 +107,14 @@ impl<S: Storage> Engine<S> {
         let session = self.sessions.get_mut(&connection).expect("a connected client");
         session.channels.insert(seat, Channel::Receiving(receiver));
         let messages = kept.iter().map(OffsetRange::span).sum();
+        let ledgers = &self.hosted[&number].books.ledgers;
+        let ledger = group.filter(|_| open.exclusive).and_then(|group| ledgers.get(&group));
         let receiving = Receiving {
             queue_id: Some(id),
             kept,
             until,
             queue: is_member.then(|| self.hosted[&number].name.clone()),
+            born: ledger.map(|ledger| ledger.start.born),
             delivery_limit: self.delivery_limit_for(receiver),
             ..Receiving::default()
         };

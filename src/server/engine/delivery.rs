@@ -131,8 +131,15 @@ impl<S: Storage> Engine<S> {
         let Some(offer) = self.broker.offer(receiver.consumer, most) else {
             return Delivered::None;
         };
+        let (from, mut limit) = (offer.range.start, offer.range.end);
+        if receiver.how.durable {
+            let durable = self.durable_end_for((connection, id), receiver.queue, limit);
+            if durable <= from {
+                return Delivered::None;
+            }
+            limit = limit.min(durable);
+        }
         let hosted = self.hosted.get_mut(&receiver.queue).expect("a receiver's queue");
-        let (from, limit) = (offer.range.start, offer.range.end);
         let group = receiver.group.map(|group| self.broker.group_name(group));
         let select = Select { wall: Some(self.clock.wall), group };
         let found = match hosted.log.locate(from, limit, limits::DELIVER_BYTES, &select) {
@@ -208,6 +215,34 @@ impl<S: Storage> Engine<S> {
         }
         self.shipped(connection, id, range, bytes);
         Delivered::Some
+    }
+
+    /// Where what is durable of a queue ends. If that is before `end`, all that was written is synced,
+    /// whatever the queue's policy, and the channel is called on again.
+    fn durable_end_for(
+        &mut self,
+        channel: (ConnectionId, u16),
+        number: QueueNumber,
+        end: Offset,
+    ) -> Offset {
+        let hosted = self.hosted.get_mut(&number).expect("a receiver's queue");
+        let durable = hosted.log.durable_end();
+        if durable < end {
+            hosted.log.want_durable();
+            if !hosted.durable_waiters.contains(&channel) {
+                hosted.durable_waiters.push(channel);
+            }
+            self.touch(number);
+        }
+        durable
+    }
+
+    /// More of a queue is durable than before.
+    pub(super) fn became_durable(&mut self, number: QueueNumber) {
+        let Some(hosted) = self.hosted.get_mut(&number) else { return };
+        for (connection, channel) in std::mem::take(&mut hosted.durable_waiters) {
+            self.channel_ready(connection, channel);
+        }
     }
 
     /// Messages lie in the outbox.

@@ -113,11 +113,23 @@ impl<S: Storage> Engine<S> {
             wanted.queues.is_empty() || wanted.queues.iter().any(|pattern| pattern.matches(name))
         };
         let changed = |place: &Place| match (wanted.changed_since, place) {
-            (Some(tick), Place::Live(number)) => self.hosted[number].changed >= tick,
+            (Some(tick), Place::Live(number)) => {
+                let changed = |number: &QueueNumber| self.hosted[number].changed >= tick;
+                changed(number) || (wanted.detail && self.sources_of(*number).any(|n| changed(&n)))
+            }
             _ => true,
         };
         let chosen = places.filter(|(name, place)| changed(place) && named(name));
         chosen.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The queues that the pipes into a queue read: what waits there is part of its figures.
+    fn sources_of(&self, number: QueueNumber) -> impl Iterator<Item = QueueNumber> {
+        let names = self.pipes_to(number).into_iter().filter_map(|pipe| Name::new(&pipe.src).ok());
+        names.filter_map(|name| match self.places.get(&name) {
+            Some(Place::Live(number)) => Some(*number),
+            _ => None,
+        })
     }
 
     fn server_figures(&self) -> ServerFigures {
@@ -182,6 +194,7 @@ impl<S: Storage> Engine<S> {
         if wanted.detail {
             let groups = groups.iter().map(|group| self.group_figures(number, *group));
             figures.groups = groups.collect();
+            figures.pipes = self.pipes_to(number);
         }
         figures
     }

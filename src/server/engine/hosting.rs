@@ -110,6 +110,8 @@ pub(super) struct Hosted<S: Storage> {
     /// Channels that wait for cold bytes.
     pub cold_waiters: Vec<(ConnectionId, u16)>,
     pub cold_read_under_way: bool,
+    /// Channels that wait for what is ready to be durable.
+    pub durable_waiters: Vec<(ConnectionId, u16)>,
     /// Why it stands still.
     pub trouble: Option<String>,
     /// Who waits for the large message that is being copied into the log.
@@ -218,6 +220,7 @@ impl<S: Storage> Engine<S> {
             kept_from: recovered.start,
             quiet_waiters: Vec::new(),
             cold_waiters: Vec::new(),
+            durable_waiters: Vec::new(),
             cold_read_under_way: false,
             trouble: None,
             chain: None,
@@ -333,7 +336,9 @@ impl<S: Storage> Engine<S> {
         session.reopening = Some(channel);
         let result = match waiting {
             Some(Channel::OpeningSend(open)) => self.open_send(connection, channel, open, moment),
-            Some(Channel::OpeningReceive(open)) => self.open_receive(connection, channel, open),
+            Some(Channel::OpeningReceive(opening)) => {
+                self.open_receive_again(connection, channel, opening)
+            }
             Some(Channel::Requeuing(wanted)) => self.requeue(connection, channel, *wanted),
             Some(Channel::Purging(queue)) => self.purge(connection, channel, &queue),
             Some(Channel::AskingGroup(admin)) => self.group_request(connection, channel, *admin),

@@ -9,7 +9,7 @@ use crate::wire::{ErrorCode, Fault, MEMBER_CHANNELS, OpenReceive, ReceiveMode, R
 
 use super::attaching::{Attached, Resume};
 use super::hosting::{Place as Standing, being_removed, damaged};
-use super::session::{Channel, Receiver};
+use super::session::{Channel, Opening, Receiver};
 use super::{ConnectionId, Engine, QueueNumber, Trouble, fault, protocol};
 
 /// What is asked for must make sense.
@@ -73,7 +73,8 @@ impl<S: Storage> Engine<S> {
             }
             Some(Standing::Making(_)) | None => {
                 self.awaited.entry(open.queue.clone()).or_default().push((connection, channel));
-                session.channels.insert(channel, Channel::OpeningReceive(open));
+                let opening = Opening { open, credit: None };
+                session.channels.insert(channel, Channel::OpeningReceive(opening));
                 self.reply(connection, channel, &Reply::Receiving(Receiving::default()));
                 Ok(())
             }
@@ -90,9 +91,22 @@ impl<S: Storage> Engine<S> {
         let OpenReceive { queue_id, until, .. } = open;
         let resume = Resume { queue_id, holding: &open.holding, begun: &open.begun, until };
         if let Attached::Waits = self.attach((connection, channel), false, number, &open, resume)? {
-            self.hold(connection, channel, Channel::OpeningReceive(open));
+            let opening = Opening { open, credit: None };
+            self.hold(connection, channel, Channel::OpeningReceive(opening));
         }
         Ok(())
+    }
+
+    /// What a channel that is to receive waited for may be there.
+    pub(super) fn open_receive_again(
+        &mut self,
+        connection: ConnectionId,
+        channel: u16,
+        opening: Opening,
+    ) -> Result<(), Trouble> {
+        let Opening { open, credit } = opening;
+        self.open_receive(connection, channel, open)?;
+        credit.map_or(Ok(()), |total| self.credit(connection, channel, total))
     }
 
     /// The receiver of a channel; none when the channel failed and the client may not know yet.
@@ -124,6 +138,11 @@ impl<S: Storage> Engine<S> {
         total: u64,
     ) -> Result<(), Trouble> {
         if self.credit_several(connection, channel, total) {
+            return Ok(());
+        }
+        let session = self.sessions.get_mut(&connection).expect("a connected client");
+        if let Some(Channel::OpeningReceive(opening)) = session.channels.get_mut(&channel) {
+            opening.credit = Some(total);
             return Ok(());
         }
         let Some(receiver) = self.receiver(connection, channel)? else { return Ok(()) };
@@ -247,7 +266,7 @@ impl<S: Storage> Engine<S> {
                 self.drop_several(connection, id, &several);
                 self.forget_waiter(None, (connection, id));
             }
-            Channel::OpeningReceive(open) => {
+            Channel::OpeningReceive(Opening { open, .. }) => {
                 self.forget_waiter(Some(&open.queue), (connection, id));
                 if let Some(waiting) = self.awaited.get_mut(&open.queue) {
                     waiting.retain(|one| *one != (connection, id));

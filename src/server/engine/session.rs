@@ -35,8 +35,8 @@ pub(super) enum Channel<S: Storage> {
     OpeningSend(OpenSend),
     /// Batches may come.
     Sending(Sender<S>),
-    /// OPEN_RECEIVE waits for the queue to appear.
-    OpeningReceive(OpenReceive),
+    /// OPEN_RECEIVE waits for the queue to appear, or for its group to stand.
+    OpeningReceive(Opening),
     /// Messages go out.
     Receiving(Receiver),
     /// Messages of several queues go out, on channels of their own.
@@ -53,6 +53,13 @@ pub(super) enum Channel<S: Storage> {
     Admin,
     /// It failed and was told so; what still comes on it is dropped until CLOSE.
     Failed,
+}
+
+/// A channel that is to receive.
+pub(super) struct Opening {
+    pub open: OpenReceive,
+    /// The newest CREDIT that has come meanwhile.
+    pub credit: Option<u64>,
 }
 
 /// Letters that are to go back.
@@ -139,13 +146,15 @@ pub(super) struct How {
     pub no_ack: bool,
     /// Messages go out under leases of this length.
     pub lease: Option<Micros>,
+    /// It gets only what is durable.
+    pub durable: bool,
     pub backoff: Option<Backoff>,
 }
 
 impl How {
     pub fn of(open: &OpenReceive) -> How {
-        let OpenReceive { tries, no_ack, lease, backoff, .. } = *open;
-        How { tries, no_ack, lease, backoff }
+        let OpenReceive { tries, no_ack, lease, durable, backoff, .. } = *open;
+        How { tries, no_ack, lease, durable, backoff }
     }
 }
 

@@ -222,6 +222,7 @@ impl<S: Storage> Engine<S> {
     fn finish_log(&mut self, queue: QueueNumber, done: Done<S>, moment: Moment) {
         let Some(hosted) = self.hosted.get_mut(&queue) else { return };
         hosted.jobs_under_way -= 1;
+        let durable = hosted.log.durable_end();
         let progress = hosted.complete(moment.now, done);
         if let Some(why) = progress.failed {
             let name = &hosted.name;
@@ -230,6 +231,9 @@ impl<S: Storage> Engine<S> {
         }
         self.touch(queue);
         self.wake_movers(queue);
+        if progress.durable_end > durable {
+            self.became_durable(queue);
+        }
         self.progressed(queue, progress, moment);
     }
 
