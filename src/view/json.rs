@@ -6,8 +6,9 @@ use serde::Serialize;
 use super::interval::Interval;
 use super::latency::Percentiles;
 use super::model::Model;
-use crate::units::{Bytes, Count, Micros, Name, QueueId, WallTime};
+use crate::units::{Bytes, Count, Micros, Name, Offset, QueueId, WallTime};
 use crate::wire::stat::{Account, Counted, GroupFigures, Histogram, Slice};
+use crate::wire::{PipeFigures, PipeInfo};
 
 /// A line for an interval.
 #[derive(Debug, Serialize)]
@@ -37,6 +38,7 @@ pub struct Line<'a> {
     counted: AllCounted,
     latency: Stages,
     groups: Vec<Group<'a>>,
+    pipes: Vec<Pipe<'a>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -106,6 +108,24 @@ struct Group<'a> {
 }
 
 #[derive(Debug, Serialize)]
+struct Pipe<'a> {
+    pipe: &'a str,
+    src: &'a str,
+    next: Offset,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lag: Option<Count>,
+    batches: u64,
+    read: u64,
+    written: u64,
+    retries: u64,
+    dead: u64,
+    filter_seconds: f64,
+    open_windows: u64,
+    late: u64,
+    untimed: u64,
+}
+
+#[derive(Debug, Serialize)]
 struct AllAccount {
     stored: Count,
     acked: Count,
@@ -155,6 +175,27 @@ pub fn line<'a>(interval: &'a Interval<'a>, model: &Model) -> Line<'a> {
             whole: latency(&interval.latency.whole),
         },
         groups: figures.groups.iter().map(|group| of_group(group, now)).collect(),
+        pipes: figures.pipes.iter().map(of_pipe).collect(),
+    }
+}
+
+fn of_pipe(pipe: &PipeInfo) -> Pipe<'_> {
+    let PipeFigures { batches, read, written, retries, dead, .. } = pipe.figures;
+    let PipeFigures { filter_us, open_windows, late, untimed, .. } = pipe.figures;
+    Pipe {
+        pipe: &pipe.name,
+        src: &pipe.src,
+        next: pipe.next,
+        lag: pipe.lag,
+        batches,
+        read,
+        written,
+        retries,
+        dead,
+        filter_seconds: seconds(filter_us),
+        open_windows,
+        late,
+        untimed,
     }
 }
 
@@ -336,6 +377,7 @@ mod tests {
                 whole: histogram(),
             },
             groups: vec![GroupFigures { oldest: Some(WallTime(1)), ..GroupFigures::default() }],
+            pipes: vec![PipeInfo { lag: Some(Count(1)), ..PipeInfo::default() }],
             counted: Counted { stored: Count(10 * second), ..Counted::default() },
             ..QueueFigures::default()
         }

@@ -1,5 +1,5 @@
-//! The page of one queue: its latencies, its groups with their accounts, who sends and receives,
-//! its settings.
+//! The page of one queue: its latencies, its groups with their accounts, the pipes that write to it,
+//! who sends and receives, its settings.
 
 use super::{Line, Screen, alarm};
 use crate::cli;
@@ -9,6 +9,7 @@ use crate::view::columns::trend_style;
 use crate::view::format;
 use crate::view::latency::{Percentiles, STAGES, within};
 use crate::view::track::{Track, Trend};
+use crate::wire::PipeFigures;
 use crate::wire::stat::{ClientFigures, GroupFigures, QueueFigures, Role};
 
 impl Screen {
@@ -38,6 +39,10 @@ impl Screen {
         lines.push(Line::default());
         push_groups(&mut lines, &figures.groups, now);
         lines.push(Line::default());
+        if !figures.pipes.is_empty() {
+            self.push_pipes(&mut lines, track, width);
+            lines.push(Line::default());
+        }
         self.push_clients(&mut lines, track, now, width);
         lines.push(Line::default());
         push_facts(&mut lines, figures, now);
@@ -104,6 +109,52 @@ impl Screen {
                 }
             }
             lines.push(line);
+        }
+    }
+
+    /// The pipes that write here: how far behind each is, and what it has made of what.
+    fn push_pipes(&self, lines: &mut Vec<Line>, track: &Track, width: usize) {
+        let glyphs = &self.setting.glyphs;
+        let shown = |text: &str| format::printable(text, glyphs.is_utf8);
+        let pipes = &track.now().pipes;
+        let longest = pipes.iter().map(|pipe| shown(&pipe.name).chars().count()).max();
+        let name = longest.unwrap_or(0).clamp(4, (width / 5).clamp(16, 60));
+        lines.push(Line::head(format!(
+            "{:<name$}{:>7}{:>8}{:>8}{:>8}{:>6}{:>6}{:>6}{:>6}",
+            "PIPE", "LAG", "READ/s", "WRIT/s", "FILTER", "OPEN", "LATE", "RETRY", "DEAD"
+        )));
+        let before = &track.before().pipes;
+        let apart = self.model.elapsed().unwrap_or(self.setting.step).0.max(1) as f64 / 1e6;
+        for pipe in pipes {
+            let earlier = before.iter().find(|other| other.name == pipe.name);
+            let since = |of: fn(&PipeFigures) -> u64| {
+                let then = earlier.map_or(of(&pipe.figures), |earlier| of(&earlier.figures));
+                of(&pipe.figures).saturating_sub(then) as f64 / apart
+            };
+            let filter = (since(|figures| figures.filter_us.0) / 1e4).round();
+            let PipeFigures { open_windows, late, untimed, retries, dead, .. } = pipe.figures;
+            let lag = pipe.lag.map_or_else(|| "-".to_owned(), |lag| format::count(lag.0));
+            let mut line = Line::default();
+            let label = format::cut(&shown(&pipe.name), name, glyphs.cut);
+            line.push(
+                format!(
+                    "{label:<name$}{lag:>7}{:>8}{:>8}{:>8}{:>6}",
+                    format::rate(since(|figures| figures.read)),
+                    format::rate(since(|figures| figures.written)),
+                    format!("{filter} %"),
+                    format::short_count(open_windows),
+                ),
+                Style::PLAIN,
+            );
+            for (count, colour) in
+                [(late + untimed, Colour::Yellow), (retries, Colour::Yellow), (dead, Colour::Red)]
+            {
+                line.push(format!("{:>6}", format::short_count(count)), alarm(count, colour));
+            }
+            lines.push(line);
+            let work = format!("  from {}: {}", shown(&pipe.src), work_text(&pipe.figures));
+            let work = format::cut(&work, width.saturating_sub(2), glyphs.cut);
+            lines.push(Line(vec![(work, Style::DIM)]));
         }
     }
 
@@ -216,6 +267,18 @@ fn push_groups(lines: &mut Vec<Line>, groups: &[GroupFigures], now: WallTime) {
         lines.push(line);
         lines.push(account_line(group, name));
     }
+}
+
+/// What a pipe has done so far.
+fn work_text(figures: &PipeFigures) -> String {
+    let PipeFigures { batches, read, written, filter_us, .. } = *figures;
+    format!(
+        "{} read in {} batches, {} written, {} in the filter",
+        format::grouped(read),
+        format::grouped(batches),
+        format::grouped(written),
+        format::latency(filter_us),
+    )
 }
 
 /// The sum that must add up.

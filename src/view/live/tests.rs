@@ -4,10 +4,11 @@
 
 use super::*;
 use crate::settings::Settings;
-use crate::units::{Bytes, Count, QueueId};
+use crate::units::{Bytes, Count, Offset, QueueId};
 use crate::wire::stat::{
     Account, ClientFigures, Counted, GroupFigures, Histogram, Latencies, Role, Slice,
 };
+use crate::wire::{PipeFigures, PipeInfo};
 
 const SECOND: u64 = 1_000_000;
 const START: u64 = 1_800_000_000 * SECOND;
@@ -190,6 +191,21 @@ fn page(glyphs: Glyphs) -> Screen {
                 ..GroupFigures::default()
             },
         ];
+        jobs.pipes = vec![PipeInfo {
+            name: "raw.jobs.0123456789ab\x1b[2J".to_owned(),
+            src: "raw".to_owned(),
+            next: Offset(10_000 * second),
+            lag: Some(Count(1_234)),
+            figures: PipeFigures {
+                batches: 20 * second,
+                read: 10_000 * second,
+                written: 9_500 * second,
+                retries: 3,
+                filter_us: Micros(450_000 * second),
+                open_windows: 2,
+                ..PipeFigures::default()
+            },
+        }];
         screen.hear(Heard { detail: Some(jobs), ..heard(second, all) });
     }
     screen
