@@ -67,6 +67,24 @@ pub enum CommitError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// Its thread is gone.
+    #[error("the thread that commits has panicked: that is a fault in mq-pipe itself")]
+    Panicked,
+}
+
+/// The last that its thread says, also of a panic: nobody is to wait for a thread that is gone.
+struct LastWord {
+    done: Lane<Done>,
+    ended: Lane<()>,
+}
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.done.push(Done::Failed(CommitError::Panicked), 0);
+        }
+        self.ended.push((), 0);
+    }
 }
 
 /// See the module's page.
@@ -76,7 +94,7 @@ pub struct Committer {
     done: Lane<Done>,
     ended: Lane<()>,
     under_way: usize,
-    /// Only of one that cannot be held up by a server.
+    /// Only of one that nobody can hold up.
     thread: Option<JoinHandle<()>>,
 }
 
@@ -134,7 +152,8 @@ impl Committer {
     /// # Errors
     /// The system has no room for it.
     pub fn stdout(cut: Cut, source: Option<Lane<Word>>) -> std::io::Result<Committer> {
-        Committer::start(move |commits, done| {
+        // Its reader may let it wait without end, and what is not written is not promised to anyone.
+        let mut committer = Committer::start(move |commits, done| {
             let write = |bytes: &[Vec<u8>], _: &Mark| {
                 use std::io::Write;
                 let mut stdout = std::io::stdout().lock();
@@ -142,7 +161,9 @@ impl Committer {
                 stdout.flush()
             };
             serve(&commits, &done, source.as_ref(), (cut, 0), "standard output", write);
-        })
+        })?;
+        committer.thread = None;
+        Ok(committer)
     }
 
     fn start(
@@ -150,11 +171,12 @@ impl Committer {
     ) -> std::io::Result<Committer> {
         let (commits, done) = (Lane::new()?, Lane::new()?);
         let ended = Lane::new()?;
-        let (taken, told, bell) = (commits.clone(), done.clone(), ended.clone());
+        let (taken, told) = (commits.clone(), done.clone());
+        let last_word = LastWord { done: done.clone(), ended: ended.clone() };
         let thread = std::thread::Builder::new().name("committer".to_owned());
         let thread = thread.spawn(move || {
+            let _last_word = last_word;
             run(taken, told);
-            bell.push((), 0);
         });
         Ok(Committer { commits, done, ended, under_way: 0, thread: Some(thread?) })
     }
@@ -392,5 +414,22 @@ impl Queue {
             }
             self.done.push(Done::Committed(Box::new(mark)), 0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Once, a committer whose thread panicked was waited for without end, deaf to signals.
+    #[test]
+    fn a_panic_is_told() {
+        let mut committer = Committer::start(|_, _| panic!("as a test wants it")).expect("starts");
+        let ended = committer.ended();
+        let mut fds = [PollFd::new(&committer, PollFlags::IN)];
+        wait::poll(&mut fds, None).expect("polls");
+        assert!(matches!(committer.take(), Some(Done::Failed(CommitError::Panicked))));
+        let mut fds = [PollFd::new(&ended, PollFlags::IN)];
+        wait::poll(&mut fds, None).expect("polls");
     }
 }

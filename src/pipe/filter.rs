@@ -151,7 +151,7 @@ impl Tail {
 
 /// Takes output that is there; false at the end.
 fn take_output(from: &OwnedFd, into: &mut Vec<u8>) -> Result<bool, Errno> {
-    while into.len() <= limits::MESSAGE_BYTES_MAX {
+    while into.len() <= limits::PIPE_OUTPUT_BYTES_MAX {
         if into.capacity() - into.len() < READ_BYTES {
             into.reserve(READ_BYTES.max(into.capacity()));
         }
@@ -318,7 +318,7 @@ impl Run {
         {
             self.stdout = None;
         }
-        if self.output.len() > limits::MESSAGE_BYTES_MAX {
+        if self.output.len() > limits::PIPE_OUTPUT_BYTES_MAX {
             self.end_output();
         }
         if let Some(stderr) = &self.stderr
@@ -407,7 +407,7 @@ pub fn run(
             bytes += run.output.len();
             // All of it is to be committed at once, so that more is of no use to anyone; not of one
             // either that has just ended.
-            if bytes > limits::MESSAGE_BYTES_MAX && run.ended_for.is_none() {
+            if bytes > limits::PIPE_OUTPUT_BYTES_MAX && run.ended_for.is_none() {
                 bytes -= run.output.len();
                 run.end_output();
             }

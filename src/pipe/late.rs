@@ -22,8 +22,6 @@ use crate::units::Offset;
 
 /// The header that says why a message is there.
 const WHY: &str = "mq-late";
-/// The header with the key of a message that had one.
-const KEY: &str = "mq-key";
 /// The header with the offset that it had in the source.
 const OFFSET: &str = "mq-offset";
 
@@ -48,32 +46,7 @@ impl LateSink {
         if message.offset < self.mark.next {
             return;
         }
-        let mut attributes = Vec::new();
-        let why = if fate == Fate::Untimed { "no time" } else { "late" };
-        let key = message.attributes.key.map(String::from_utf8_lossy);
-        let ours = [
-            (WHY, Some(why.into())),
-            (OFFSET, Some(message.offset.to_string().into())),
-            (KEY, key),
-        ];
-        for (name, value) in ours {
-            if let Some(value) = value {
-                push_header(name, &value, &mut attributes).expect("the name is short");
-            }
-        }
-        if let Some(time) = message.attributes.event_time {
-            push_attribute(&mut attributes, tags::EVENT_TIME, &time.0.to_le_bytes());
-        }
-        for (name, value) in message.attributes.headers() {
-            let (name, value) = (String::from_utf8_lossy(name), String::from_utf8_lossy(value));
-            // Those of a message that was late before say nothing any more.
-            if ![WHY, OFFSET, KEY].contains(&&*name) {
-                push_header(&name, &value, &mut attributes).expect("it was a header before");
-            }
-        }
-        if attributes.len() > limits::ATTRIBUTE_BYTES_MAX {
-            attributes.clear();
-        }
+        let attributes = attributes_of(message, fate);
         let record = Record { attribute_bytes: &attributes, body: message.body };
         let fits = |last: &Vec<u8>| last.len() + message.body.len() <= limits::PIPE_BATCH_BYTES;
         match self.waiting.last_mut().filter(|last| fits(last)) {
@@ -84,6 +57,14 @@ impl LateSink {
                 self.waiting.push(first);
             }
         }
+    }
+
+    /// Whether a message of so many bytes may be taken before what waits is committed: all that
+    /// waits is committed at once.
+    #[must_use]
+    pub fn has_room(&self, bytes: usize) -> bool {
+        let waiting = self.waiting.iter().map(Vec::len).sum::<usize>();
+        waiting == 0 || waiting + bytes <= limits::MESSAGE_BYTES_MAX
     }
 
     /// Whether any wait for a commit.
@@ -134,5 +115,77 @@ impl LateSink {
                 }
             }
         }
+    }
+}
+
+/// What goes with a late message: why it is late and where it was, its event time, its key, and its
+/// headers as far as there is room.
+fn attributes_of(message: &Message<'_>, fate: Fate) -> Vec<u8> {
+    let mut attributes = Vec::new();
+    let why = if fate == Fate::Untimed { "no time" } else { "late" };
+    push_fitting(WHY, why, &mut attributes);
+    push_fitting(OFFSET, &message.offset.to_string(), &mut attributes);
+    if let Some(time) = message.attributes.event_time {
+        push_attribute(&mut attributes, tags::EVENT_TIME, &time.0.to_le_bytes());
+    }
+    if let Some(key) = message.attributes.key.filter(|key| key.len() <= limits::KEY_BYTES_MAX) {
+        push_attribute(&mut attributes, tags::KEY, key);
+    }
+    for (name, value) in message.attributes.headers() {
+        let (name, value) = (String::from_utf8_lossy(name), String::from_utf8_lossy(value));
+        // Those of a message that was late before say nothing any more.
+        if ![WHY, OFFSET].contains(&&*name) {
+            push_fitting(&name, &value, &mut attributes);
+        }
+    }
+    attributes
+}
+
+/// Adds a header, unless there is no room for it. Bytes that are no UTF-8 become longer as text, so
+/// that what was a header may not be one any more.
+fn push_fitting(name: &str, value: &str, attributes: &mut Vec<u8>) {
+    let before = attributes.len();
+    let pushed = push_header(name, value, attributes);
+    if pushed.is_err() || attributes.len() > limits::ATTRIBUTE_BYTES_MAX {
+        attributes.truncate(before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::delivery::Origin;
+    use crate::client::envelope::Attributes;
+    use crate::units::{Attempts, LeaseNumber, Name, QueueId, WallTime};
+
+    /// Once, a header whose name became too long for one as text ended the pipe with a panic, and
+    /// one too many headers took along what says why the message is there.
+    #[test]
+    fn headers_of_any_bytes_and_number_do_no_harm() {
+        let origin = Origin {
+            queue: &Name::default(),
+            queue_id: QueueId::default(),
+            group: &Name::default(),
+            attempt: Attempts(0),
+            lease: LeaseNumber(0),
+        };
+        let mut bytes = Vec::new();
+        let bad = [&60_000u16.to_le_bytes()[..], &[0xff; 60_000], b"value"].concat();
+        push_attribute(&mut bytes, tags::HEADER, &bad);
+        push_header("good", "value", &mut bytes).expect("a header");
+        push_header("long", &"x".repeat(limits::ATTRIBUTE_BYTES_MAX), &mut bytes).expect("one");
+        push_attribute(&mut bytes, tags::KEY, b"k");
+        let attributes = Attributes::parse(&bytes);
+        let (offset, time) = (Offset(0), WallTime(0));
+        let late =
+            attributes_of(&Message { origin, offset, time, attributes, body: b"" }, Fate::Late);
+        assert!(late.len() <= limits::ATTRIBUTE_BYTES_MAX);
+        let late = Attributes::parse(&late);
+        assert_eq!(late.key, Some(&b"k"[..]));
+        let headers: Vec<(&[u8], &[u8])> = late.headers().collect();
+        assert_eq!(
+            headers,
+            [(&b"mq-late"[..], &b"late"[..]), (b"mq-offset", b"0"), (b"good", b"value")]
+        );
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::state::StateMark;
 use super::window::Checkpoint;
 use crate::limits;
-use crate::units::{Offset, QueueId};
+use crate::units::{Offset, QueueId, WallTime};
 use crate::wire::PipeFigures;
 
 /// The version that this build writes; a newer one is refused.
@@ -28,6 +28,9 @@ pub struct Mark {
     /// The incarnation of that queue; absent before the first batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub src_id: Option<QueueId>,
+    /// The turn of the pipe's group in which that was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub turn: Option<Turn>,
     /// The next offset to read.
     pub next: Offset,
     /// Everything below has no more to give: the source lets go of it.
@@ -48,6 +51,24 @@ pub struct Mark {
     /// What was done so far.
     #[serde(default)]
     pub figures: PipeFigures,
+}
+
+/// A turn of the pipe's group: later ones of the same group have higher numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turn {
+    /// When the group was made.
+    pub born: WallTime,
+    /// Its number.
+    pub epoch: u64,
+}
+
+impl Turn {
+    /// Whether the group stands where it stood in an earlier turn, as far as others are concerned.
+    #[must_use]
+    pub fn follows(self, earlier: Turn) -> bool {
+        let place = |turn: Turn| turn.epoch / limits::TURNS_PER_PLACE_MAX;
+        place(self) == place(earlier)
+    }
 }
 
 /// What a mark says of windows.
@@ -85,6 +106,7 @@ impl Mark {
             name: name.to_owned(),
             src: src.to_owned(),
             src_id: None,
+            turn: None,
             next: Offset(0),
             floor: Offset(0),
             dead: Vec::new(),

@@ -17,7 +17,8 @@
 //!
 //! # Map
 //!
-//! `order` what to do · `run` the loop over sessions and batches · `opening` what a session begins
+//! `order` what to do · `run` the loop over sessions and batches,
+//! `waiting` for what · `opening` what a session begins
 //! with, and what does not fit · `source`, `committer` the two threads, `lane` between them · `load`
 //! the messages of a batch · `trial` retries, halving, dead letters: pure · `filter`, `stay`
 //! processes · `output` cut into batches · `mark` what a commit says · `file` a file as a destination
@@ -47,6 +48,7 @@ pub mod state;
 pub mod stay;
 pub mod time;
 pub mod trial;
+mod waiting;
 pub mod window;
 mod windowed;
 

@@ -10,7 +10,7 @@ use rustix::event::PollFlags;
 use super::committer::{CHANNEL, Commit, Committer, Done};
 use super::file::Journalled;
 use super::late::LateSink;
-use super::mark::Mark;
+use super::mark::{Mark, Turn};
 use super::order::{Destination, Origin};
 use super::output::Cut;
 use super::report::{Host, Misfit, PipeError};
@@ -85,9 +85,8 @@ impl<H: Host> Pipe<'_, H> {
         };
         let mut connection = self.dial()?;
         let resets = self.resets || mark.reset;
-        if !known && keeps && !resets && self.has_group(&mut connection, &queue)? {
-            let name = self.order.name.to_string();
-            return Err(Misfit::DestinationGone(self.order.destination.to_string(), name).into());
+        if !resets {
+            self.check_position(&mut connection, &queue, known.then_some(&mark), keeps)?;
         }
         let state = self.open_state(&opened, &mark, resets)?;
         let late = self.open_late(&mark, resets)?;
@@ -103,8 +102,9 @@ impl<H: Host> Pipe<'_, H> {
         if resets || !known {
             self.commit_now(&mut committer, mark.clone())?;
         }
+        // A group that was read from is never made again: what became of its messages?
         let from = self.order.from.unwrap_or(Start::Oldest);
-        let mut reading = Reading::new(queue, self.group(), from);
+        let mut reading = Reading::new(queue, self.group(), mark.turn.is_none().then_some(from));
         reading.open.until_end = self.order.until_end;
         reading.floor = mark.floor;
         reading.dead.clone_from(&mark.dead);
@@ -260,15 +260,38 @@ impl<H: Host> Pipe<'_, H> {
         })
     }
 
-    /// Whether the source knows the pipe.
-    fn has_group(&self, connection: &mut Connection, queue: &Name) -> Result<bool, PipeError> {
+    /// Looks at the source before anything is made there: whether it fits the position, or, without
+    /// one, knows the pipe already.
+    fn check_position(
+        &self,
+        connection: &mut Connection,
+        queue: &Name,
+        mark: Option<&Mark>,
+        keeps: bool,
+    ) -> Result<(), PipeError> {
         let group = self.group();
         let shown: Result<QueueInfo, ClientError> =
             self.request(connection, Admin::Show { queue: queue.clone() });
-        match shown {
-            Ok(info) => Ok(info.groups.iter().any(|known| known.group == group)),
-            Err(error) if error.code() == Some(ErrorCode::NotFound) => Ok(false),
-            Err(error) => Err(error.into()),
+        let info = match shown {
+            Ok(info) => info,
+            // That is found out, or waited for, when it is opened.
+            Err(error) if error.code() == Some(ErrorCode::NotFound) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let has_group = info.groups.iter().any(|known| known.group == group);
+        match mark {
+            None if keeps && has_group => {
+                let name = self.order.name.to_string();
+                Err(Misfit::DestinationGone(self.order.destination.to_string(), name).into())
+            }
+            None => Ok(()),
+            Some(mark) => {
+                self.check_source(mark, Some(info.id))?;
+                match mark.turn {
+                    Some(_) if !has_group => Err(self.group_gone().into()),
+                    _ => Ok(()),
+                }
+            }
         }
     }
 
@@ -309,6 +332,22 @@ impl<H: Host> Pipe<'_, H> {
             (Some(known), Some(id)) if known != id => Err(Misfit::SourceReplaced(src, name)),
             _ => Ok(()),
         }
+    }
+
+    /// Whether the group of the source is the one of before, and stands where it was left.
+    pub(super) fn check_turn(&self, mark: &Mark, turn: Option<Turn>) -> Result<(), Misfit> {
+        let (Some(known), Some(turn)) = (mark.turn, turn) else { return Ok(()) };
+        if turn.born != known.born {
+            return Err(self.group_gone());
+        }
+        if !turn.follows(known) {
+            return Err(Misfit::Sought(self.group().to_string(), self.src()));
+        }
+        Ok(())
+    }
+
+    pub(super) fn group_gone(&self) -> Misfit {
+        Misfit::GroupGone(self.group().to_string(), self.src())
     }
 
     /// Whether a start error is the filter's own: told before anything is opened.

@@ -66,9 +66,14 @@ pub fn parts(cut: Cut, output: &mut Vec<u8>, size: usize) -> Result<Vec<Part>, O
         Cut::Records => {
             limits::MESSAGE_BYTES_MAX + limits::ATTRIBUTE_BYTES_MAX + RECORD_HEADER_BYTES
         }
-        Cut::Delimited(_) | Cut::Whole => limits::MESSAGE_BYTES_MAX,
+        Cut::Delimited(_) => limits::PIPE_OUTPUT_BYTES_MAX,
+        Cut::Whole => limits::MESSAGE_BYTES_MAX,
     };
-    if output.len() > most {
+    let ends = match cut {
+        Cut::Delimited(byte) => output.last() != Some(&byte),
+        Cut::Whole | Cut::Records => false,
+    };
+    if output.len() + usize::from(ends) > most {
         return Err(OutputError::TooLarge);
     }
     if output.is_empty() {
@@ -79,7 +84,7 @@ pub fn parts(cut: Cut, output: &mut Vec<u8>, size: usize) -> Result<Vec<Part>, O
         Cut::Whole => record(&mut parts, 0..output.len()),
         Cut::Records => records(&mut parts, output, size),
         Cut::Delimited(byte) => {
-            if output.last() != Some(&byte) {
+            if ends {
                 output.push(byte);
             }
             delimited(&mut parts, byte, output, size);
@@ -213,7 +218,13 @@ mod tests {
         let mut whole = b"a\nb\n".to_vec();
         let parts = parts(Cut::Whole, &mut whole, 1).unwrap();
         assert_eq!((parts.len(), parts[0].count, parts[0].len()), (1, 1, 12));
-        let mut huge = vec![0; limits::MESSAGE_BYTES_MAX + 1];
+        let mut huge = vec![b'x'; limits::MESSAGE_BYTES_MAX];
+        huge.push(b'\n');
+        let largest = super::parts(Cut::Delimited(b'\n'), &mut huge, 1).unwrap();
+        assert_eq!(largest.iter().map(|part| part.count).sum::<u32>(), 1);
+        huge[limits::MESSAGE_BYTES_MAX] = b'x';
+        let cut = Cut::Delimited(b'\n');
+        assert_eq!(super::parts(cut, &mut huge, 1), Err(OutputError::TooLarge));
         assert_eq!(super::parts(Cut::Whole, &mut huge, 1), Err(OutputError::TooLarge));
     }
 }

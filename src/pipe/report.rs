@@ -122,6 +122,18 @@ pub enum Misfit {
         "queue {0} was removed and made anew since pipe {1} read from it: the position is one in the old queue"
     )]
     SourceReplaced(String, String),
+    /// The pipe's group in the source was removed, or made anew.
+    #[error(
+        "group {0} of queue {1}, by which the pipe reads, was removed since: what became of the \
+         messages that it had not read is not known"
+    )]
+    GroupGone(String, String),
+    /// The pipe's group was set to another place.
+    #[error(
+        "group {0} of queue {1}, by which the pipe reads, was set to another place since: the \
+         messages there do not follow on those that were read"
+    )]
+    Sought(String, String),
     /// The windows are not those of before.
     #[error(
         "pipe {name} has windows of another kind open: it was run with {had}, and now with {wanted}"

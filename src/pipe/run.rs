@@ -4,13 +4,11 @@ use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
-
-use super::committer::{Commit, Committer, Done};
+use super::committer::{Commit, Committer};
 use super::filter::{self, Finished, How, Job, Stdin};
 use super::lane::Lane;
 use super::load::{Division, Load, Loader};
-use super::mark::Mark;
+use super::mark::{Mark, Turn};
 use super::opening::Ends;
 use super::order::{GROUP_PREFIX, Order, Origin};
 use super::report::{End, Host, Note, PipeError};
@@ -19,9 +17,9 @@ use super::state::StateDir;
 use super::stay::{ADVICE, Answer, Staying};
 use super::trial::{Ran, Rules, Step, Trial};
 use super::windowed::Windowing;
+use crate::client::Dialer;
 use crate::client::command::{Program, StartError};
 use crate::client::delivery::{Batch, DeliveryError};
-use crate::client::{Dialer, wait};
 use crate::limits;
 use crate::units::{Micros, Name, Offset, OffsetRange, QueueId};
 use crate::wire::ErrorCode;
@@ -53,8 +51,8 @@ pub struct Pipe<'h, H: Host> {
     pub(super) lost: Option<bool>,
     staying: Option<Staying>,
     /// Commits so far, by which it is seen whether sessions get anywhere.
-    commits: u64,
-    complaints: u32,
+    pub(super) commits: u64,
+    pub(super) complaints: u32,
     /// The last failure of the filter.
     pub(super) failure: Failure,
 }
@@ -68,9 +66,10 @@ pub(super) struct Failure {
 /// What a session's batches go by.
 pub(super) struct Session {
     pub source: Source,
-    committer: Committer,
+    pub(super) committer: Committer,
     pub mark: Mark,
     pub id: Option<QueueId>,
+    turn: Option<Turn>,
     loader: Loader,
     pub ended: bool,
     pub windowing: Option<Windowing>,
@@ -174,6 +173,9 @@ impl<'h, H: Host> Pipe<'h, H> {
             return if self.complaints < limits::COMPLAINTS_MAX { Ok(false) } else { Err(error) };
         }
         let Some(client) = error.client() else { return Err(error) };
+        if matches!(error, PipeError::Source(_)) && client.code() == Some(ErrorCode::NotFound) {
+            return Err(self.group_gone().into());
+        }
         // What was read from standard input cannot be read again.
         let again = self.order.source != Origin::Stdin;
         match client.code() {
@@ -202,6 +204,7 @@ impl<'h, H: Host> Pipe<'h, H> {
             committer,
             mark,
             id: None,
+            turn: None,
             loader,
             ended: false,
             windowing,
@@ -213,20 +216,40 @@ impl<'h, H: Host> Pipe<'h, H> {
             Some(_) => self.windows(&mut session),
             None => self.batches(&mut session),
         };
-        match &ended {
-            Ok(()) => {}
-            // What was handed over is waited for, as far as a second signal lets us.
+        let signal = match ended {
+            Ok(()) => None,
+            Err(PipeError::Interrupted) => match self.host.take_signal() {
+                Some(signal) => Some(signal),
+                // It was not a signal: nothing more is committed.
+                None => {
+                    self.hear(&mut session)?;
+                    return Err(PipeError::Interrupted);
+                }
+            },
+            Err(error) => return Err(error),
+        };
+        match self.wind_up(session, signal) {
+            // A second one: nothing more is waited for.
             Err(PipeError::Interrupted) => {
-                self.drain(&mut session, Some(Instant::now() + END_PATIENCE))?;
+                Ok(End::Signal(self.host.take_signal().or(signal).unwrap_or_default()))
             }
-            Err(_) => return ended.map(|()| End::Done),
+            other => other,
         }
-        let in_step = self.staying.take().is_none_or(Staying::end);
+    }
+
+    /// Ends a session in order. After a signal what was handed over is waited for, for a while.
+    fn wind_up(&mut self, mut session: Session, signal: Option<i32>) -> Result<End, PipeError> {
+        if signal.is_some() {
+            self.drain(&mut session, Some(Instant::now() + END_PATIENCE))?;
+        }
+        let host = [self.host.as_fd()];
+        let in_step = self.staying.take().map_or(Ok(true), |staying| staying.end(&host))?;
         session.source.close();
-        if ended.is_ok() && !in_step {
-            return Err(PipeError::OutOfStep);
+        match signal {
+            Some(signal) => Ok(End::Signal(signal)),
+            None if !in_step => Err(PipeError::OutOfStep),
+            None => Ok(End::Done),
         }
-        ended.map(|()| End::Done)
     }
 
     fn batches(&mut self, session: &mut Session) -> Result<(), PipeError> {
@@ -291,14 +314,20 @@ impl<'h, H: Host> Pipe<'h, H> {
             }
             // Said of everyone first; who is alone has its turn at once.
             Input::Waiting => self.wait_for_turn(session)?,
-            Input::Open(id, limit) => {
+            Input::Open(id, turn, limit) => {
                 session.limit = limit;
                 if self.order.source != Origin::Stdin {
                     self.check_source(&session.mark, Some(id))?;
+                    self.check_turn(&session.mark, turn)?;
                     session.id = Some(id);
+                    session.turn = turn;
                 }
             }
-            Input::Failed(error) => return Err(error.into()),
+            Input::Failed(error) => {
+                // Who takes over may take the group away too: then that is the reason.
+                self.hear(session)?;
+                return Err(error.into());
+            }
             Input::Batch(_) | Input::Clock(_) => unreachable!("no news"),
         }
         Ok(())
@@ -430,7 +459,7 @@ impl<'h, H: Host> Pipe<'h, H> {
             }
         }
         let bytes: usize = outputs.iter().map(Vec::len).sum();
-        if worst == Ran::Well && bytes > limits::MESSAGE_BYTES_MAX {
+        if worst == Ran::Well && bytes > limits::PIPE_OUTPUT_BYTES_MAX {
             self.failure = Failure { reason: How::TooMuch.to_string(), stderr: Vec::new() };
             worst = Ran::TooMuch;
         }
@@ -563,6 +592,7 @@ impl<'h, H: Host> Pipe<'h, H> {
             mark.state = Some(state.seal()?);
         }
         mark.src_id = session.id;
+        mark.turn = session.turn;
         mark.figures.batches += 1;
         mark.figures.read += read;
         let mark = Mark { next, floor, ..mark.clone() };
@@ -582,93 +612,6 @@ impl<'h, H: Host> Pipe<'h, H> {
             stderr: String::from_utf8_lossy(stderr).into_owned(),
         };
         session.source.words().push(Word::Bury(letter), 0);
-    }
-
-    /// Takes what the committer says.
-    pub(super) fn hear(&mut self, session: &mut Session) -> Result<(), PipeError> {
-        while let Some(done) = session.committer.take() {
-            match done {
-                Done::Committed(mark) => {
-                    self.commits += 1;
-                    self.complaints = 0;
-                    if let (Some(state), Some(named)) = (&mut session.state, &mark.state) {
-                        state.committed(named)?;
-                    }
-                    self.host.progress(&mark.figures);
-                }
-                Done::Held(fault) => self.host.note(Note::Held(&fault)),
-                Done::Failed(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Waits until everything that was handed over is committed.
-    pub(super) fn drain(
-        &mut self,
-        session: &mut Session,
-        until: Option<Instant>,
-    ) -> Result<(), PipeError> {
-        loop {
-            self.hear(session)?;
-            if session.committer.is_idle() || until.is_some_and(|until| Instant::now() >= until) {
-                return Ok(());
-            }
-            match until {
-                None => self.wait_committer(session, None)?,
-                // A signal has come: only another one is looked for, by the patience.
-                Some(_) => {
-                    let mut fds = [PollFd::new(&session.committer, PollFlags::IN)];
-                    wait::poll(&mut fds, until)?;
-                }
-            }
-        }
-    }
-
-    // ---- waiting ----
-
-    pub(super) fn wait(&self, session: &Session, until: Option<Instant>) -> Result<(), PipeError> {
-        let mut fds = [
-            PollFd::from_borrowed_fd(self.host.as_fd(), PollFlags::IN),
-            PollFd::new(&session.source, PollFlags::IN),
-            PollFd::new(&session.committer, PollFlags::IN),
-        ];
-        wait::poll(&mut fds, until)?;
-        if fds[0].revents().is_empty() { Ok(()) } else { Err(PipeError::Interrupted) }
-    }
-
-    fn wait_committer(&self, session: &Session, until: Option<Instant>) -> Result<(), PipeError> {
-        let mut fds = [
-            PollFd::from_borrowed_fd(self.host.as_fd(), PollFlags::IN),
-            PollFd::new(&session.committer, PollFlags::IN),
-        ];
-        wait::poll(&mut fds, until)?;
-        if fds[0].revents().is_empty() { Ok(()) } else { Err(PipeError::Interrupted) }
-    }
-
-    /// Nothing for so long; true when a signal came.
-    pub(super) fn pause(
-        &mut self,
-        pause: Duration,
-        mut session: Option<&mut Session>,
-    ) -> Result<bool, PipeError> {
-        let until = Instant::now() + pause;
-        loop {
-            if let Some(session) = session.as_deref_mut() {
-                self.hear(session)?;
-            }
-            let mut fds = vec![PollFd::from_borrowed_fd(self.host.as_fd(), PollFlags::IN)];
-            fds.extend(
-                session.as_deref().map(|session| PollFd::new(&session.committer, PollFlags::IN)),
-            );
-            wait::poll(&mut fds, Some(until))?;
-            if !fds[0].revents().is_empty() {
-                return Ok(true);
-            }
-            if Instant::now() >= until {
-                return Ok(false);
-            }
-        }
     }
 }
 

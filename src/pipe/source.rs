@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags};
 
 use super::lane::Lane;
+use super::mark::Turn;
 use crate::batch::{self, BatchError, BatchHeader, Framing, Place};
 use crate::client::buffers::Buffers;
 use crate::client::connection::unexpected;
@@ -54,8 +55,8 @@ pub enum Input {
     /// Another instance has the pipe's group.
     Waiting,
     /// It is our turn, on this incarnation of the queue; and the attempts after which a message is
-    /// given up there, if ever.
-    Open(QueueId, Option<u32>),
+    /// given up there, if ever. Standard input has no turns.
+    Open(QueueId, Option<Turn>, Option<u32>),
     /// Messages.
     Batch(Batch),
     /// What time it is, as was asked.
@@ -78,6 +79,20 @@ pub enum SourceError {
     /// Standard input cannot be read.
     #[error("cannot read standard input: {0}")]
     Stdin(std::io::Error),
+    /// Its thread is gone.
+    #[error("the thread that reads has panicked: that is a fault in mq-pipe itself")]
+    Panicked,
+}
+
+/// What is said of a panic: nobody is to wait for a thread that is gone.
+struct LastWord(Lane<Input>);
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.push(Input::Failed(SourceError::Panicked), 0);
+        }
+    }
 }
 
 /// What a source is told.
@@ -120,12 +135,13 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Of a queue, for a group that is made at `from` if it is not there.
+    /// Of a queue, for a group that is made at `from`, if that is said, when it is not there.
     #[must_use]
-    pub fn new(queue: Name, group: Name, from: crate::settings::Start) -> Reading {
+    pub fn new(queue: Name, group: Name, from: Option<crate::settings::Start>) -> Reading {
         let open = OpenReceive {
-            from: Some(from),
+            from,
             exclusive: true,
+            durable: true,
             tries: true,
             ..OpenReceive::new(queue, group, crate::wire::ReceiveMode::Take)
         };
@@ -247,7 +263,9 @@ struct Reader {
 
 impl Reader {
     fn run(mut self) {
+        let _last_word = LastWord(self.inputs.clone());
         self.connection.push(CHANNEL, &Request::OpenReceive(self.reading.open.clone()));
+        self.connection.push(CHANNEL, &Request::Credit(CREDIT));
         if let Err(error) = self.go_on() {
             self.inputs.push(Input::Failed(error), 0);
         }
@@ -302,11 +320,10 @@ impl Reader {
                     let input = match (receiving.queue_id, receiving.epoch) {
                         (None, _) => Input::NoQueue,
                         (Some(_), None) => Input::Waiting,
-                        (Some(id), Some(_)) if self.unpacker.is_none() => {
+                        (Some(id), Some(epoch)) if self.unpacker.is_none() => {
                             self.unpacker = Some(Unpacker::new(id));
-                            // What is said before the group is there is not heard.
-                            self.connection.push(CHANNEL, &Request::Credit(CREDIT));
-                            Input::Open(id, receiving.delivery_limit)
+                            let turn = receiving.born.map(|born| Turn { born, epoch });
+                            Input::Open(id, turn, receiving.delivery_limit)
                         }
                         // The delivery limit has changed.
                         (Some(_), Some(_)) => continue,
@@ -516,8 +533,9 @@ pub fn split(batch: Batch, count: u64) -> Result<(Batch, Batch), BatchError> {
 
 /// Reads standard input to its end. Its messages have offsets of their own, and no time.
 fn read_stdin(delimiter: u8, inputs: &Lane<Input>, words: &Lane<Word>) {
+    let _last_word = LastWord(inputs.clone());
     let id = QueueId::default();
-    inputs.push(Input::Open(id, None), 0);
+    inputs.push(Input::Open(id, None, None), 0);
     let mut next = Offset(0);
     let mut hand_over = |bytes: Vec<u8>| {
         let count = memchr::memchr_iter(delimiter, &bytes).count() as u32;
@@ -553,6 +571,7 @@ fn read_stdin(delimiter: u8, inputs: &Lane<Input>, words: &Lane<Word>) {
             }
         }
         pending.reserve(limits::SEND_BATCH_BYTES);
+        let known = pending.len();
         let room = rustix::buffer::spare_capacity(&mut pending);
         match rustix::io::read(rustix::stdio::stdin(), room) {
             Ok(0) => break,
@@ -563,8 +582,9 @@ fn read_stdin(delimiter: u8, inputs: &Lane<Input>, words: &Lane<Word>) {
                 return;
             }
         }
-        if let Some(at) = memchr::memrchr(delimiter, &pending) {
-            let rest = pending.split_off(at + 1);
+        // What was there before holds none.
+        if let Some(at) = memchr::memrchr(delimiter, &pending[known..]) {
+            let rest = pending.split_off(known + at + 1);
             hand_over(std::mem::replace(&mut pending, rest));
         } else if pending.len() > limits::MESSAGE_BYTES_MAX {
             let why = std::io::Error::other("a message is over 64 MiB");

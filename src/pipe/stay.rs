@@ -107,7 +107,7 @@ impl Staying {
             if answered == lines && fed {
                 return Ok(Answer::Lines(output));
             }
-            if ended || output.len() > limits::MESSAGE_BYTES_MAX {
+            if ended || output.len() > limits::PIPE_OUTPUT_BYTES_MAX {
                 let why = if ended {
                     let how = self.await_end(others)?;
                     format!("{how} after {answered} of {lines} lines")
@@ -181,7 +181,7 @@ impl Staying {
             output.reserve(64 << 10);
             match rustix::io::read(&self.stdout, rustix::buffer::spare_capacity(output)) {
                 Ok(0) => return Ok(false),
-                Ok(_) if output.len() > limits::MESSAGE_BYTES_MAX => return Ok(true),
+                Ok(_) if output.len() > limits::PIPE_OUTPUT_BYTES_MAX => return Ok(true),
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Ok(true),
                 Err(errno) => return Err(system("read from")(errno)),
@@ -212,16 +212,15 @@ impl Staying {
 
     /// Lets it end by itself: its input ends, and it has a moment. False when it still said
     /// something that nobody had asked for.
-    #[must_use]
-    pub fn end(mut self) -> bool {
-        self.stdin = None;
-        let mut fds = [PollFd::from_borrowed_fd(self.exit.as_fd(), PollFlags::IN)];
-        let until = Instant::now() + limits::COMMAND_GRACE.to_duration();
-        let _ = wait::poll(&mut fds, Some(until));
+    ///
+    /// # Errors
+    /// [`Broken::Interrupted`] when one of `others` is readable.
+    pub fn end(mut self, others: &[BorrowedFd<'_>]) -> Result<bool, Broken> {
+        self.await_end(others)?;
         self.hear();
         let mut rest = Vec::new();
         let _ = self.take(&mut rest);
-        rest.is_empty()
+        Ok(rest.is_empty())
     }
 }
 
@@ -260,7 +259,7 @@ mod tests {
             }
             assert!(!sed.is_out_of_step());
         }
-        assert!(sed.end());
+        assert!(sed.end(&[]).expect("waits"));
     }
 
     #[test]
@@ -272,7 +271,11 @@ mod tests {
         assert!(reason(staying(&["sort"])).contains("0 of 2 lines"), "it waits for the end");
         let mut double = staying(&["sed", "-u", "p"]);
         let answer = ask(&mut double, "a\nb\n", 10_000);
-        assert!(matches!(answer, Answer::TooMuch) || double.is_out_of_step() || !double.end());
+        assert!(
+            matches!(answer, Answer::TooMuch)
+                || double.is_out_of_step()
+                || !double.end(&[]).expect("waits")
+        );
         assert!(reason(staying(&["head", "-c0"])).contains("it ended"));
     }
 

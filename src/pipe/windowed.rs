@@ -277,6 +277,9 @@ impl<H: Host> Pipe<'_, H> {
                     _ => figures.untimed += 1,
                 }
                 if let Some(late) = &mut windowing.late {
+                    if !late.has_room(body.len()) {
+                        late.commit(*offset, &[self.host.as_fd()])?;
+                    }
                     late.push(message, fate);
                 }
                 return Ok(false);
@@ -360,7 +363,7 @@ impl<H: Host> Pipe<'_, H> {
                 bytes += output.len();
                 outputs.push(output);
             }
-            if bytes > limits::MESSAGE_BYTES_MAX {
+            if bytes > limits::PIPE_OUTPUT_BYTES_MAX {
                 return Err(PipeError::WindowsTooMuch);
             }
         }

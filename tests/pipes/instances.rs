@@ -135,3 +135,83 @@ fn an_instance_whose_filter_hangs_gives_way() {
     eventually("the second works", || (store.show("b")?["end"] == 10).then_some(()));
     assert!(!second.has_ended());
 }
+
+/// Once, an instance with `-e` that took over from a running one, which held all that there was, was
+/// at its end at once: it ended with 0 and had done nothing, and the older one was gone.
+#[test]
+fn an_instance_that_takes_over_with_an_end_does_the_work() {
+    let store = Store::new();
+    store.send("a", &seq(1, 10));
+    let hangs = ["--name", "p", "a", "b", "--", "sh", "-c", "touch begun; exec sleep 1000"];
+    let mut first = store.spawn("mq-pipe", &hangs);
+    eventually("the filter runs", || store.beside("begun").exists().then_some(()));
+    once(&store).ok();
+    assert_eq!(first.await_end(), 1);
+    assert_eq!(store.receive("b"), seq(1, 10));
+}
+
+/// Once, a pipe whose group had been set to another place went on: what lay between was passed over,
+/// and called purged. One whose group had been removed made it again.
+#[test]
+fn a_group_that_was_sought_or_removed_is_refused_until_reset() {
+    let store = Store::new();
+    store.run("mq-admin", &["declare", "--retain", "log", "a"], b"").ok();
+    store.send("a", &seq(1, 10));
+    once(&store).ok();
+    let admin = |args: &[&str]| store.run("mq-admin", args, b"");
+    for (to, expected) in [("newest", seq(21, 30)), ("oldest", seq(1, 50)), ("2", seq(1, 70))] {
+        store.send("a", &seq(store.number("a", "end") + 1, store.number("a", "end") + 10));
+        admin(&["group", "seek", "--to", to, "a", "pipe.p"]).ok();
+        once(&store).exits(1).says("set to another place").says("--reset");
+        once(&store).exits(1).says("set to another place");
+        store.receive("b");
+        let mut args =
+            vec!["-e", "--reset", "--from", if to == "newest" { "20" } else { "oldest" }];
+        args.extend(CAT);
+        store.send("a", &seq(store.number("a", "end") + 1, store.number("a", "end") + 10));
+        pipe(&store, &args).ok();
+        assert_eq!(store.receive("b"), expected, "after a seek to {to}");
+        once(&store).ok().quietly();
+    }
+    let end = store.number("b", "end");
+    admin(&["group", "rm", "a", "pipe.p"]).ok();
+    for _ in 0..3 {
+        once(&store).exits(1).says("was removed").says("--reset");
+    }
+    admin(&["group", "add", "a", "pipe.p"]).ok();
+    for _ in 0..3 {
+        once(&store).exits(1).says("was removed").says("--reset");
+    }
+    assert_eq!(store.number("b", "end"), end);
+    reset(&store).ok();
+}
+
+/// While a pipe runs, its group stays where it is.
+#[test]
+fn the_group_of_a_pipe_that_runs_is_not_sought() {
+    let store = Store::new();
+    store.send("a", &seq(1, 10));
+    let mut running = store.spawn("mq-pipe", &CAT);
+    eventually("it works", || (store.show("b")?["end"] == 10).then_some(()));
+    let seek = store.run("mq-admin", &["group", "seek", "--to", "oldest", "a", "pipe.p"], b"");
+    seek.exits(75).says("has receivers");
+    store.run("mq-admin", &["group", "rm", "a", "pipe.p"], b"").ok();
+    assert_eq!(running.await_end(), 1);
+    assert!(running.last_words().contains("was removed since"), "{}", running.stderr());
+}
+
+/// A pipe that is refused leaves nothing in the queue that it is refused for.
+#[test]
+fn a_pipe_that_is_refused_makes_nothing() {
+    let store = Store::new();
+    store.send("a", &seq(1, 10));
+    once(&store).ok();
+    store.run("mq-admin", &["rm", "a"], b"").ok();
+    store.send("a", &seq(1, 3));
+    once(&store).exits(1).says("made anew");
+    let groups = store.show("a").expect("it is there")["groups"].clone();
+    assert_eq!(groups, serde_json::json!([]), "the new queue has no group of the pipe");
+    store.run("mq-admin", &["rm", "a"], b"").ok();
+    store.run("mq-admin", &["declare", "a"], b"").ok();
+    once(&store).exits(1).says("made anew");
+}

@@ -3,6 +3,7 @@
 mod args;
 mod terminal;
 
+use std::io::ErrorKind;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -58,13 +59,18 @@ fn unstartable(error: &StartError) -> Failure {
     Failure::new(status, error.to_string())
 }
 
+/// Whether what failed may succeed once somebody has made room.
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}
+
 /// What the user is told.
 fn failure(error: PipeError, args: &Args) -> Outcome {
     let text = error.to_string();
     let (status, remedy) = match error {
         // The reader of our output is gone: as a program that a signal ends, without a word.
         PipeError::Commit(CommitError::File { source, .. })
-            if source.kind() == std::io::ErrorKind::BrokenPipe =>
+            if source.kind() == ErrorKind::BrokenPipe =>
         {
             return Ok(Status::Signal(SIGPIPE));
         }
@@ -78,14 +84,22 @@ fn failure(error: PipeError, args: &Args) -> Outcome {
             Status::Failure,
             Some("one instance at a time; --name gives a pipe of its own".to_owned()),
         ),
-        PipeError::State(error) => (
-            if matches!(error, StateError::Busy { .. }) {
-                Status::TryAgain
-            } else {
-                Status::Failure
-            },
-            error.remedy(),
-        ),
+        PipeError::State(error) => {
+            let passes = match &error {
+                StateError::Busy { .. } => true,
+                StateError::Io { error, .. } => is_full(error),
+                _ => false,
+            };
+            (if passes { Status::TryAgain } else { Status::Failure }, error.remedy())
+        }
+        PipeError::Commit(CommitError::File { source, .. })
+        | PipeError::File(FileError::Io { source, .. })
+        | PipeError::System { source, .. }
+            if is_full(&source) =>
+        {
+            (Status::TryAgain, None)
+        }
+        PipeError::File(FileError::Busy(_)) => (Status::TryAgain, None),
         PipeError::Misfit(Misfit::OtherWindows { .. }) => {
             let text = "the windows, time and key of before, another --name, or --reset";
             (Status::Failure, Some(text.to_owned()))
@@ -104,6 +118,10 @@ fn failure(error: PipeError, args: &Args) -> Outcome {
         PipeError::Misfit(Misfit::OtherSource { .. }) => {
             (Status::Failure, Some("another --name, or --reset to begin anew".to_owned()))
         }
+        PipeError::Misfit(Misfit::Sought(..)) => {
+            let text = "the same with --reset, and --from to say where it begins anew";
+            (Status::Failure, Some(text.to_owned()))
+        }
         PipeError::Misfit(_) | PipeError::Mark { .. } | PipeError::File(FileError::Cut { .. }) => {
             let text = "the same with --reset: it begins anew, at the oldest message or at --from";
             (Status::Failure, Some(text.to_owned()))
@@ -114,7 +132,9 @@ fn failure(error: PipeError, args: &Args) -> Outcome {
             (Status::CommandFailed, args.ok_hint())
         }
         PipeError::OutOfStep => (Status::CommandFailed, None),
-        PipeError::TooMuch(_) | PipeError::WindowsTooMuch => (Status::BadInput, None),
+        PipeError::TooMuch(_)
+        | PipeError::WindowsTooMuch
+        | PipeError::Commit(CommitError::Output(_)) => (Status::BadInput, None),
         _ => (Status::Failure, None),
     };
     Err(Failure { status, message: text, remedy }.while_doing(&args.doing()))

@@ -92,8 +92,12 @@ fn bar() -> ProgressBar {
     bar
 }
 
-fn seconds(pause: Duration) -> String {
-    format!("{} s", (pause.as_secs_f64() * 10.0).round() / 10.0)
+/// A pause, in milliseconds where it is short.
+fn span(pause: Duration) -> String {
+    match pause.as_millis() {
+        0..1000 => format!("{} ms", pause.as_millis()),
+        _ => format!("{} s", (pause.as_secs_f64() * 10.0).round() / 10.0),
+    }
 }
 
 impl AsFd for Terminal {
@@ -128,7 +132,7 @@ impl Host for Terminal {
                 "the filter failed on {} messages of {} ({messages}): {reason}; again in {}",
                 cli::human_count(count),
                 self.source,
-                seconds(pause)
+                span(pause)
             ),
             Note::Dead { offset, reason } => {
                 format!("message {offset} of {} is a dead letter: {reason}", self.source)
@@ -138,7 +142,7 @@ impl Host for Terminal {
                 if count == 1 { "a window".to_owned() } else { format!("{count} windows") },
                 self.source,
                 if count == 1 { "" } else { " and others" },
-                seconds(pause)
+                span(pause)
             ),
             Note::DeadWindow { messages, count, reason } => format!(
                 "the {} messages of a window of {} ({messages}) are dead letters: {reason}",

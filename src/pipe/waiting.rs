@@ -1,0 +1,97 @@
+//! Waiting in a session: for input, for commits, for the end of a pause; a signal ends all of it.
+//!
+//! Nothing here decides anything. Called by `run` and [`windowed`](super::windowed).
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags};
+
+use super::committer::Done;
+use super::report::{Host, Note, PipeError};
+use super::run::{Pipe, Session};
+use crate::client::wait;
+
+impl<H: Host> Pipe<'_, H> {
+    /// Takes what the committer says.
+    pub(super) fn hear(&mut self, session: &mut Session) -> Result<(), PipeError> {
+        while let Some(done) = session.committer.take() {
+            match done {
+                Done::Committed(mark) => {
+                    self.commits += 1;
+                    self.complaints = 0;
+                    if let (Some(state), Some(named)) = (&mut session.state, &mark.state) {
+                        state.committed(named)?;
+                    }
+                    self.host.progress(&mark.figures);
+                }
+                Done::Held(fault) => self.host.note(Note::Held(&fault)),
+                Done::Failed(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until everything that was handed over is committed.
+    pub(super) fn drain(
+        &mut self,
+        session: &mut Session,
+        until: Option<Instant>,
+    ) -> Result<(), PipeError> {
+        loop {
+            self.hear(session)?;
+            if session.committer.is_idle() || until.is_some_and(|until| Instant::now() >= until) {
+                return Ok(());
+            }
+            self.wait_committer(session, until)?;
+        }
+    }
+
+    pub(super) fn wait(&self, session: &Session, until: Option<Instant>) -> Result<(), PipeError> {
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.host.as_fd(), PollFlags::IN),
+            PollFd::new(&session.source, PollFlags::IN),
+            PollFd::new(&session.committer, PollFlags::IN),
+        ];
+        wait::poll(&mut fds, until)?;
+        if fds[0].revents().is_empty() { Ok(()) } else { Err(PipeError::Interrupted) }
+    }
+
+    pub(super) fn wait_committer(
+        &self,
+        session: &Session,
+        until: Option<Instant>,
+    ) -> Result<(), PipeError> {
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.host.as_fd(), PollFlags::IN),
+            PollFd::new(&session.committer, PollFlags::IN),
+        ];
+        wait::poll(&mut fds, until)?;
+        if fds[0].revents().is_empty() { Ok(()) } else { Err(PipeError::Interrupted) }
+    }
+
+    /// Nothing for so long; true when a signal came.
+    pub(super) fn pause(
+        &mut self,
+        pause: Duration,
+        mut session: Option<&mut Session>,
+    ) -> Result<bool, PipeError> {
+        let until = Instant::now() + pause;
+        loop {
+            if let Some(session) = session.as_deref_mut() {
+                self.hear(session)?;
+            }
+            let mut fds = vec![PollFd::from_borrowed_fd(self.host.as_fd(), PollFlags::IN)];
+            fds.extend(
+                session.as_deref().map(|session| PollFd::new(&session.committer, PollFlags::IN)),
+            );
+            wait::poll(&mut fds, Some(until))?;
+            if !fds[0].revents().is_empty() {
+                return Ok(true);
+            }
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+        }
+    }
+}
