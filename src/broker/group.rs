@@ -98,6 +98,11 @@ impl Bounds {
 }
 
 impl Group {
+    /// How many of its messages are not settled.
+    fn unsettled(&self) -> Count {
+        Count(self.ready.span() + self.leased + self.resting.ranges().span() + self.dying.span())
+    }
+
     /// Everything below is settled.
     fn floor(&self) -> Offset {
         self.settled.first().filter(|first| first.start == Offset(0)).map_or(Offset(0), |r| r.end)
@@ -465,11 +470,38 @@ impl Broker {
     /// # Errors
     /// [`Refusal::HasReceivers`] while consumers take from it.
     pub fn reset_group(&mut self, g: GroupKey, state: GroupState) -> Result<(), Refusal> {
+        let group = self.reset(g, state)?;
+        let q = group.queue;
+        *self.group_mut(g) = group;
+        let extent = self.queue(q).extent();
+        self.rewatch_group(g);
+        self.recheck_queue(q, extent);
+        self.retime(g);
+        self.group_changed(g);
+        self.queue_changed(q);
+        Ok(())
+    }
+
+    /// What [`reset_group`](Broker::reset_group) would make of a group: what its journal has to
+    /// keep then, and how many messages would be unsettled. Nothing changes, so that the journal
+    /// can be written first.
+    ///
+    /// # Errors
+    /// As for [`reset_group`](Broker::reset_group).
+    pub fn group_after_reset(
+        &self,
+        g: GroupKey,
+        state: GroupState,
+    ) -> Result<(GroupState, Count), Refusal> {
+        let group = self.reset(g, state)?;
+        Ok((self.state_of(&group), group.unsettled()))
+    }
+
+    fn reset(&self, g: GroupKey, state: GroupState) -> Result<Group, Refusal> {
         let group = self.group(g);
         if group.consumers > 0 {
             return Err(Refusal::HasReceivers { name: group.name.clone() });
         }
-        let q = group.queue;
         let mut group = group.clone();
         let epoch = group.exclusives.epoch.max(state.epoch);
         let place = epoch / limits::TURNS_PER_PLACE_MAX + 1;
@@ -480,14 +512,7 @@ impl Broker {
         group.leases = Timed::new();
         group.dying = RangeSet::new();
         self.load(&mut group, GroupState { epoch, ..state });
-        *self.group_mut(g) = group;
-        let extent = self.queue(q).extent();
-        self.rewatch_group(g);
-        self.recheck_queue(q, extent);
-        self.retime(g);
-        self.group_changed(g);
-        self.queue_changed(q);
-        Ok(())
+        Ok(group)
     }
 
     /// The group's name.
@@ -518,7 +543,10 @@ impl Broker {
     /// What a journal has to keep of a group. Walks its holes.
     #[must_use]
     pub fn group_state(&self, g: GroupKey) -> GroupState {
-        let group = self.group(g);
+        self.state_of(self.group(g))
+    }
+
+    fn state_of(&self, group: &Group) -> GroupState {
         let leases = group.leases.ranges().iter();
         GroupState {
             settled: group.settled.iter().collect(),

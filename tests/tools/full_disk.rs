@@ -1,6 +1,8 @@
 //! G10: a full disk is an answer. Needs root, for a small file system in memory.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mq::units::{Name, Offset, OffsetRange};
 use mq::wire::{Kind, OpenReceive, ReceiveMode, Request};
@@ -25,7 +27,7 @@ impl SmallDisk {
 
     fn fill(&self) -> PathBuf {
         let path = self.at.join("filler");
-        let script = "head -c 1G /dev/zero > \"$0\"";
+        let script = "head -c 1G /dev/zero >> \"$0\"";
         let mut command = self.store.shell(script);
         command.arg(&path);
         assert_ne!(process::run(command, b"").code, 0, "the disk is full now");
@@ -173,4 +175,43 @@ fn a_full_disk_does_not_keep_a_server_from_starting() {
     let taken = store.receive("q");
     std::fs::remove_file(filler).expect("ours");
     assert_eq!(taken, seq(1, 1000));
+}
+
+/// The server told the broker before the journal could refuse, and had to end itself then.
+#[test]
+fn a_group_that_cannot_be_set_back_on_a_full_disk_stays_where_it_is() {
+    let Some(disk) = SmallDisk::mount(16) else {
+        return skip("a_group_that_cannot_be_set_back...", "needs root and the right to mount");
+    };
+    let store = &disk.store;
+    store.run("mq-admin", &["declare", "q", "--retain", "log"], b"").ok();
+    store.send("q", &seq(1, 100));
+    assert_eq!(store.run("mq-recv", &["-n", "100", "q"], b"").ok().stdout, seq(1, 100));
+    let server = store.server();
+    let seek =
+        |to: &str| store.run("mq-admin", &["group", "seek", "q", "default", "--to", to], b"");
+    // What the queue keeps for a journal serves for the first one, and each leaves room behind for
+    // another: someone else has to take that before the server does.
+    let filler = disk.fill();
+    let over = AtomicBool::new(false);
+    let refused = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut file = std::fs::File::options().append(true).open(&filler).expect("ours");
+            while !over.load(Ordering::Relaxed) {
+                let _ = file.write(&[0; 4096]);
+            }
+        });
+        let refused = (0..200).map(|n| seek(&(n % 50).to_string())).find(|done| done.code != 0);
+        over.store(true, Ordering::Relaxed);
+        refused.expect("the disk is full")
+    });
+    assert_eq!(refused.code, 75, "{}", refused.stderr);
+    assert!(refused.stderr.contains("cannot set group default of queue q"), "{}", refused.stderr);
+    let taken = store.run("mq-recv", &["-e", "q"], b"").ok().stdout;
+    assert!(seq(1, 100).ends_with(&taken), "what is behind where it was set last");
+    std::fs::remove_file(filler).expect("ours");
+    seek("oldest").ok();
+    assert_eq!(store.receive("q"), seq(1, 100));
+    assert_eq!(store.server(), server, "the same server");
+    store.run("mq-admin", &["check"], b"").ok();
 }

@@ -1,7 +1,7 @@
 //! Operations: each does the same to the broker and to the model, and compares the answers.
 
 use super::*;
-use crate::units::Ending;
+use crate::units::{Count, Ending};
 
 /// How long what had its last attempt rests after a restart, so that its holder can come back.
 const GRACE: u64 = 5;
@@ -166,13 +166,18 @@ impl Model {
 
     pub(super) fn reset_group(&mut self, g: GroupKey, state: GroupState) {
         let made = self.group_of_state(Some(&state));
+        let foreseen = self.broker.group_after_reset(g, state.clone());
         let reset = self.broker.reset_group(g, state);
         let takes = |c: &ModelConsumer| c.group == Some(g) && c.kind.mode == Mode::Take;
         if self.consumers.values().any(takes) {
             assert!(matches!(reset, Err(Refusal::HasReceivers { .. })));
+            assert_eq!(foreseen.map(drop), reset);
             return;
         }
         assert_eq!(reset, Ok(()));
+        let counts = self.broker.counts(g);
+        let unsettled = counts.ready.0 + counts.leased.0 + counts.resting.0 + counts.dying.0;
+        assert_eq!(foreseen, Ok((self.broker.group_state(g), Count(unsettled))));
         let old = &self.groups[&g];
         let epoch = ((made.epoch.max(old.epoch) >> 32) + 1) << 32;
         // Nobody is told again of what died before.

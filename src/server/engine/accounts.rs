@@ -23,7 +23,17 @@ impl<S: Storage> Hosted<S> {
 
     /// The account of a group that begins now: what it has not settled is all of it.
     pub fn account_start(&self, broker: &Broker, group: GroupKey, wall: WallTime) -> AccountStart {
-        let base = Count(self.stored(broker).0 - unsettled(broker, group));
+        self.account_start_with(broker, unsettled(broker, group), wall)
+    }
+
+    /// The account of a group that begins now with so many messages that it has not settled.
+    pub fn account_start_with(
+        &self,
+        broker: &Broker,
+        unsettled: Count,
+        wall: WallTime,
+    ) -> AccountStart {
+        let base = Count(self.stored(broker).0 - unsettled.0);
         AccountStart { born: wall, base }
     }
 
@@ -81,9 +91,9 @@ impl<S: Storage> Hosted<S> {
 }
 
 /// Messages of the group that are there.
-fn unsettled(broker: &Broker, group: GroupKey) -> u64 {
+fn unsettled(broker: &Broker, group: GroupKey) -> Count {
     let counts = broker.counts(group);
-    counts.ready.0 + counts.leased.0 + counts.resting.0 + counts.dying.0
+    Count(counts.ready.0 + counts.leased.0 + counts.resting.0 + counts.dying.0)
 }
 
 impl<S: Storage> Engine<S> {
@@ -118,7 +128,7 @@ impl<S: Storage> Engine<S> {
         for hosted in self.hosted.values() {
             for (group, name) in self.broker.groups(hosted.key) {
                 let account = hosted.account(&self.broker, group);
-                let (settled, there) = (account.settled().0, unsettled(&self.broker, group));
+                let (settled, there) = (account.settled().0, unsettled(&self.broker, group).0);
                 if account.stored.0 != settled + there {
                     let queue = &hosted.name;
                     return Err(format!("group {name} of {queue}: {account:?}, {there} are there"));

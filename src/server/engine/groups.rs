@@ -114,7 +114,7 @@ pub(super) fn state_of(
 }
 
 /// What a journal has to keep of a group.
-fn position_of(
+pub(super) fn position_of(
     state: GroupState,
     lease_counter: u32,
     ledger: Ledger,

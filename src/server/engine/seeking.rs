@@ -7,7 +7,7 @@ use crate::settings::Start;
 use crate::units::{Name, Offset, OffsetRange};
 use crate::wire::{Admin, ErrorCode, Fault, Reply};
 
-use super::groups::{journal_clock, whole};
+use super::groups::{journal_clock, position_of, whole};
 use super::hosting::log_fault;
 use super::session::Channel;
 use super::{ConnectionId, Engine, QueueNumber, Trouble, Work, fault, fault_with};
@@ -160,8 +160,8 @@ impl<S: Storage> Engine<S> {
         let Some(start) = self.beginning(number, to, waiter)? else { return Ok(false) };
         let handed = self.broker.counts(group).handed;
         let state = GroupState { handed, ..self.state_from(number, start) };
-        let ended = self.broker.tally(group);
-        self.broker.reset_group(group, state).map_err(|refusal| match refusal {
+        let after = self.broker.group_after_reset(group, state.clone());
+        let (after, unsettled) = after.map_err(|refusal| match refusal {
             Refusal::HasReceivers { .. } => fault_with(
                 ErrorCode::Busy,
                 format!("group {name} of queue {queue} has receivers"),
@@ -169,22 +169,25 @@ impl<S: Storage> Engine<S> {
             ),
             other => fault(ErrorCode::Usage, other.to_string()),
         })?;
+        let clock = self.clock;
+        let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        let mut ledger = hosted.books.ledgers.get(&group).copied().unwrap_or_default();
+        // The account begins anew; the group is the same.
+        ledger.start.base = hosted.account_start_with(&self.broker, unsettled, clock.wall).base;
+        ledger.before += self.broker.tally(group);
+        let counter = hosted.books.lease_counters.get(&group).copied().unwrap_or(0);
+        let position = position_of(after, counter, ledger, journal_clock(clock, &hosted.log));
+        let file = hosted.groups[&group];
+        // The journal first: when it has no room, the group stays where it is.
+        hosted.log.reset_group(file, &position).map_err(|error| {
+            log_fault(&format!("cannot set group {name} of queue {queue} to another place"), &error)
+        })?;
+        hosted.books.ledgers.insert(group, ledger);
+        let reset = self.broker.reset_group(group, state);
+        assert!(reset.is_ok(), "it was allowed a moment ago");
         self.forget_failures(group, &[OffsetRange::new(Offset(0), Offset(u64::MAX))]);
         self.count_group_moved(number, group);
         let hosted = self.hosted.get_mut(&number).expect("a live queue");
-        let start = hosted.account_start(&self.broker, group, self.clock.wall);
-        if let Some(ledger) = hosted.books.ledgers.get_mut(&group) {
-            // The account begins anew; the group is the same.
-            ledger.start.base = start.base;
-            ledger.before += ended;
-        }
-        let file = hosted.groups[&group];
-        let clock = journal_clock(self.clock, &hosted.log);
-        let position = whole(&self.broker, &hosted.books, group, clock);
-        if let Err(error) = hosted.log.reset_group(file, &position) {
-            // The broker is there already, and the journal is not: a failing disk.
-            self.failed.get_or_insert_with(|| error.to_string());
-        }
         hosted.books.made.push((file, group, waiter));
         self.drop_gone_segments(number, None);
         self.roll_if_gone(number);

@@ -23,6 +23,8 @@ pub(super) struct Requeue<S: Storage> {
     channel: (ConnectionId, u16),
     pub group: GroupKey,
     pub consumer: ConsumerKey,
+    /// The end of what is looked at.
+    until: Offset,
     wanted: RequeueWanted,
     /// How many more may be moved, and how many were.
     pub left: u64,
@@ -85,13 +87,15 @@ impl<S: Storage> Engine<S> {
             return Ok(());
         }
         let key = self.hosted[&number].key;
-        let kind = Kind { until: Some(self.broker.visible_end(key)), ..Kind::TAKE };
+        let until = self.broker.visible_end(key);
+        let kind = Kind { until: Some(until), ..Kind::TAKE };
         let (consumer, _) = self.broker.add_consumer(key, Some(group), kind, &[]);
         self.movers.consumers.insert(consumer, lane);
         let request = Requeue {
             channel: (connection, channel),
             group,
             consumer,
+            until,
             left: wanted.count.map_or(u64::MAX, |count| count.0),
             moved: 0,
             wanted,
@@ -126,7 +130,7 @@ impl<S: Storage> Engine<S> {
             if let Some(look) = request.in_hand.take() {
                 return self.look_in_hand(lane, look);
             }
-            let (consumer, left) = (request.consumer, request.left);
+            let (consumer, left, until) = (request.consumer, request.left, request.until);
             let waited_for = self.is_waited_for(lane);
             if let Some(why) = &self.hosted[&number].trouble {
                 let fault = damaged(&self.hosted[&number].name, why);
@@ -134,6 +138,12 @@ impl<S: Storage> Engine<S> {
             }
             if left == 0 || !waited_for {
                 return Ok(Look::End);
+            }
+            let log = &mut self.hosted.get_mut(&number).expect("its source").log;
+            if until > log.durable_end() {
+                // Else a power loss could take a letter from here that is at home again.
+                log.want_durable();
+                return Err(Hitch::WaitFor(number));
             }
             self.broker.credit(consumer, u64::MAX);
             let Some(offer) = self.broker.offer(consumer, u64::MAX) else {
