@@ -2,9 +2,10 @@
 //! and after each of them everything that can be asked.
 //!
 //! Here is what the model knows; `operations` do the same to both sides and compare the answers,
-//! `checks` ask everything, `steps` makes operations out of random numbers.
+//! `groups` are made and removed, `checks` ask everything, `steps` makes operations out of random numbers.
 
 mod checks;
+mod groups;
 mod operations;
 mod steps;
 
