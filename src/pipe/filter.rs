@@ -418,6 +418,9 @@ pub fn run(
         let now = Instant::now();
         if deadline.is_some_and(|deadline| deadline <= now) {
             runs.iter_mut().filter(|run| !run.is_over()).for_each(|run| run.end(How::TimedOut));
+            if runs.iter().all(Run::is_over) {
+                continue;
+            }
         }
         runs.iter_mut().for_each(|run| run.insist(now));
         let mut fds: Vec<PollFd<'_>> =
@@ -472,6 +475,16 @@ mod tests {
         let mut slow = program(&["sh", "-c", "sleep 100 & sleep 100"]);
         let timeout = Some(Duration::from_millis(50));
         let done = run(&mut slow, vec![job(b"")], timeout, &[]).expect("runs");
+        assert_eq!(done[0].how, How::TimedOut);
+    }
+
+    /// Once, the output of a filter that had ended was waited for without end, time limit or not,
+    /// when somebody in another session held it.
+    #[test]
+    fn an_output_that_is_held_open_is_waited_for_no_longer_than_allowed() {
+        let mut leaves = program(&["sh", "-c", "setsid sleep 30 & echo early"]);
+        let timeout = Some(Duration::from_millis(300));
+        let done = run(&mut leaves, vec![job(b"")], timeout, &[]).expect("runs");
         assert_eq!(done[0].how, How::TimedOut);
     }
 

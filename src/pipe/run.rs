@@ -537,6 +537,11 @@ impl<'h, H: Host> Pipe<'h, H> {
                 Ok(Ran::Well)
             }
             Answer::TooMuch => Err(PipeError::OutOfStep),
+            Answer::TooLarge => {
+                self.staying = None;
+                self.failure = Failure { reason: How::TooMuch.to_string(), stderr: Vec::new() };
+                Ok(Ran::TooMuch)
+            }
             Answer::Failed(why, stderr) => {
                 self.staying = None;
                 self.failure = Failure { reason: format!("{why} ({ADVICE})"), stderr };

@@ -27,6 +27,8 @@ pub enum Answer {
     Lines(Vec<u8>),
     /// More than that: it does not keep to what a filter that stays has to.
     TooMuch,
+    /// More than is committed at once. It is of no use any more, and may do well with fewer lines.
+    TooLarge,
     /// None that can be used: why, and what it said last on stderr.
     Failed(String, Vec<u8>),
 }
@@ -104,17 +106,15 @@ impl Staying {
             if answered > lines || (answered == lines && output.last() != Some(&DELIMITER)) {
                 return Ok(Answer::TooMuch);
             }
+            if output.len() > limits::PIPE_OUTPUT_BYTES_MAX {
+                return Ok(Answer::TooLarge);
+            }
             if answered == lines && fed {
                 return Ok(Answer::Lines(output));
             }
-            if ended || output.len() > limits::PIPE_OUTPUT_BYTES_MAX {
-                let why = if ended {
-                    let how = self.await_end(others)?;
-                    format!("{how} after {answered} of {lines} lines")
-                } else {
-                    "its answers are larger than what is committed at once".to_owned()
-                };
-                return Ok(self.failed(why));
+            if ended {
+                let how = self.await_end(others)?;
+                return Ok(self.failed(format!("{how} after {answered} of {lines} lines")));
             }
             if Instant::now() >= until {
                 let seconds = patience.as_secs_f64();

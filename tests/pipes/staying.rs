@@ -56,3 +56,20 @@ fn one_message_is_quick() {
     }
     assert!(best < Duration::from_millis(20), "the best of 20 took {best:?}");
 }
+
+/// Once, answers that were too much for one commit ended the pipe, though fewer lines would have done.
+#[test]
+fn answers_that_are_too_large_come_in_smaller_batches() {
+    let store = Store::new();
+    store.run("mq-admin", &["declare", "--retain", "log", "a"], b"").ok();
+    store.send("a", &seq(1, 4));
+    let grow = |bytes: u64| {
+        format!("while read -r n; do head -c {bytes} /dev/zero | tr '\\0' x; echo; done")
+    };
+    let fits = grow(20_000_000);
+    pipe(&store, &["-e", "--stay", "a", "b", "--", "sh", "-c", &fits]).ok();
+    assert_eq!(store.number("b", "end"), 4);
+    let never = grow(70_000_000);
+    pipe(&store, &["-e", "--stay", "a", "c", "--", "sh", "-c", &never]).exits(65).says("64 MiB");
+    assert_eq!(store.number("c", "end"), 0);
+}

@@ -103,6 +103,12 @@ pub enum StateError {
         /// What is named.
         name: String,
     },
+    /// The filter has put something else in its place.
+    #[error("the filter removed {}, its state, or put something else there", path.display())]
+    NoDirectory {
+        /// Where it was.
+        path: PathBuf,
+    },
     /// Too much to be copied for each run.
     #[error(
         "{} holds more than {} files, all of which are copied for each run of the filter",
@@ -142,6 +148,9 @@ impl StateError {
                     .to_owned(),
             ),
             StateError::TooMany { .. } => Some("one file, such as an sqlite3 database".to_owned()),
+            StateError::NoDirectory { .. } => Some(
+                "a filter that changes what is in $MQ_STATE, not the directory itself".to_owned(),
+            ),
             StateError::Io { .. } | StateError::Busy { .. } | StateError::TooDeep { .. } => None,
         }
     }
@@ -335,10 +344,15 @@ impl StateDir {
     /// The filter has succeeded: its copy is the newest state of the part.
     ///
     /// # Errors
-    /// A state that is not needed any more cannot be removed.
+    /// It is no directory any more; a state that is not needed any more cannot be removed.
     pub fn keep(&mut self, part: usize) -> Result<(), StateError> {
         let state = &mut self.parts[part];
         let working = state.working.take().expect("a filter has worked on the part");
+        let path = self.path(part, working);
+        if !fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
+            return Err(StateError::NoDirectory { path });
+        }
+        let state = &mut self.parts[part];
         match state.kept.replace(working) {
             Some(old) => tree::remove(&self.path(part, old)),
             None => Ok(()),

@@ -263,6 +263,21 @@ fn a_committed_state_that_is_gone_is_missed() {
     assert!(matches!(error, StateError::Missing { .. }), "{error}");
 }
 
+/// Once, a filter could put a link in the place of its state, which was committed, and could not be
+/// copied ever after.
+#[test]
+fn a_state_that_is_no_directory_is_not_kept() {
+    let mut bench = Bench::new(1);
+    let mut state = bench.open();
+    let path = state.begin(0).expect("begun");
+    fs::remove_dir(&path).expect("removed");
+    std::os::unix::fs::symlink("/etc", &path).expect("linked");
+    assert!(matches!(state.keep(0), Err(StateError::NoDirectory { .. })));
+    let path = state.begin(0).expect("begun");
+    fs::remove_dir(&path).expect("removed");
+    assert!(matches!(state.keep(0), Err(StateError::NoDirectory { .. })));
+}
+
 #[test]
 fn a_mark_reads_back_as_it_was_written() {
     let name = Name { epoch: Epoch(3), number: 17 };
