@@ -4,10 +4,11 @@
 //! Pure. What is not asked for is not judged, but a queue or group that stands still, which is
 //! always critical.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use super::format;
-use crate::units::{Micros, WallTime};
+use crate::units::{Micros, Name, WallTime};
 use crate::wire::QueuePattern;
 use crate::wire::stat::{QueueFigures, Slice};
 
@@ -161,6 +162,15 @@ impl Figure {
     }
 }
 
+/// The queues that were asked for by name in `wanted` and are not among `there`, for a sentence.
+#[must_use]
+pub fn missing<'a>(there: impl Iterator<Item = &'a Name>, wanted: &[QueuePattern]) -> String {
+    let there: BTreeSet<&Name> = there.collect();
+    let wanted = wanted.iter().filter_map(QueuePattern::as_name);
+    let missing = wanted.filter(|name| !there.contains(name)).map(|name| name.to_string());
+    missing.collect::<Vec<_>>().join(", ")
+}
+
 /// Judges the figures of the queues that were asked for with `wanted`.
 #[must_use]
 pub fn judge(
@@ -169,14 +179,9 @@ pub fn judge(
     wanted: &[QueuePattern],
     limits: &Limits,
 ) -> Verdict {
-    let missing: Vec<String> = wanted
-        .iter()
-        .filter_map(QueuePattern::as_name)
-        .filter(|name| !queues.iter().any(|figures| figures.queue == *name))
-        .map(|name| name.to_string())
-        .collect();
+    let missing = missing(queues.iter().map(|figures| &figures.queue), wanted);
     if !missing.is_empty() {
-        return unknown(&format!("there is no queue {}", missing.join(", ")));
+        return unknown(&format!("there is no queue {missing}"));
     }
     let mut judged: Vec<(Severity, Vec<String>, &QueueFigures)> = queues
         .iter()

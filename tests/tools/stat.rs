@@ -245,3 +245,18 @@ fn checks_end_as_plug_ins_do() {
     let done = store.run("mq-stat", &["--max-ready", "1,2"], b"").exits(2);
     assert!(done.stderr.contains("--check"), "{}", done.stderr);
 }
+
+/// Lines of zeros, and nothing else, were printed for a name that was mistyped.
+#[test]
+fn a_queue_that_is_not_there_is_named() {
+    let store = Store::new();
+    store.send("jobs", b"x\n");
+    let done = store.run("mq-stat", &["-n", "1", "josb", "jobs"], b"").ok();
+    assert_eq!(done.stderr, "mq-stat: there is no queue josb yet; it is shown when there is\n");
+    assert!(done.text().contains(" jobs"), "the other is shown: {}", done.text());
+    store.run("mq-stat", &["-q", "-J", "-n", "1", "josb"], b"").ok().quietly();
+    store.run("mq-stat", &["-n", "1", "jo*"], b"").ok().quietly();
+    let done = store.run("mq-stat", &["--since", "1h", "josb"], b"").exits(1);
+    assert!(done.stderr.contains("there is no queue josb"), "{}", done.stderr);
+    assert!(done.stdout.is_empty());
+}

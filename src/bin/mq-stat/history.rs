@@ -1,11 +1,11 @@
 //! What happened before anybody looked: the server's own history.
 
 use jiff::tz::TimeZone;
-use mq::cli::{self, Outcome, Status};
+use mq::cli::{self, Failure, Outcome, Status};
 use mq::client::figures::figures;
 use mq::limits;
 use mq::units::{Micros, Name};
-use mq::view::{json, lines};
+use mq::view::{check, json, lines};
 use mq::wire::stat::{FiguresWanted, QueueFigures, ServerFigures, Slice};
 
 use crate::args::Args;
@@ -28,6 +28,12 @@ pub fn run(args: &Args, long: Micros) -> Outcome {
         ..FiguresWanted::default()
     };
     let (server, queues) = figures(&mut connection, &wanted, patience()).map_err(failed)?;
+    let missing = check::missing(queues.iter().map(|figures| &figures.queue), &args.queues);
+    if !missing.is_empty() {
+        let remedy = "list the queues with `mq-admin ls`";
+        let message = format!("there is no queue {missing}, and so no history of it");
+        return Err(Failure::new(Status::Failure, message).with_remedy(remedy));
+    }
     let slices = chosen(&queues, &server, long, is_fine);
     let unit = if is_fine { SECOND } else { MINUTE };
     let mut text = String::new();

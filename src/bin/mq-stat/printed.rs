@@ -1,18 +1,20 @@
 //! Lines and JSON, a look at a time.
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use jiff::tz::TimeZone;
 use mq::cli::{self, Outcome, Status};
 use mq::client::figures::{Follower, News};
 use mq::limits;
+use mq::view::check;
 use mq::view::columns::Column;
 use mq::view::interval::{Interval, Together};
 use mq::view::model::{Model, Row, Span};
 use mq::view::{json, lines};
 
 use crate::args::Args;
-use crate::{failed, patience, reach};
+use crate::{TOOL, failed, patience, reach};
 
 /// Prints look after look, until there were enough.
 pub fn run(args: &Args) -> Outcome {
@@ -25,6 +27,9 @@ pub fn run(args: &Args) -> Outcome {
     let began = Instant::now();
     for look in 1u32.. {
         let news = follower.ask(&mut connection, patience()).map_err(failed)?;
+        if look == 1 {
+            tell_missing(args, &news);
+        }
         cli::print(printer.look(news).as_bytes())?;
         if args.count.is_some_and(|count| u64::from(look) >= count) {
             break;
@@ -32,6 +37,16 @@ pub fn run(args: &Args) -> Outcome {
         wait_for(began, args.step().to_duration(), look);
     }
     Ok(Status::Done)
+}
+
+/// Says once that a queue of this name is not there: a mistyped name shows nothing for ever.
+fn tell_missing(args: &Args, first: &News) {
+    let missing = check::missing(first.queues.iter().map(|figures| &figures.queue), &args.queues);
+    if !missing.is_empty() && !args.shared.quiet {
+        // A stderr that is closed changes nothing.
+        let text = format!("{TOOL}: there is no queue {missing} yet; it is shown when there is\n");
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
 }
 
 /// Until the moment of a look; at once when it has passed.
