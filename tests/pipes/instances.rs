@@ -90,6 +90,27 @@ fn what_the_source_gave_up_is_told() {
     assert_eq!(store.receive("b"), [seq(1, 10), seq(21, 30)].concat());
 }
 
+/// The same of a source that drops its oldest for want of room.
+#[test]
+fn what_retention_took_is_told() {
+    let store = Store::new();
+    let limits = ["declare", "--max-messages", "10", "--overflow", "drop-oldest", "a"];
+    store.run("mq-admin", &limits, b"").ok();
+    store.send("a", &seq(1, 10));
+    once(&store).ok();
+    store.send("a", &seq(11, 40));
+    once(&store).ok().says("messages 10..30 of a are not there any more");
+    assert_eq!(store.receive("b"), [seq(1, 10), seq(31, 40)].concat());
+    store.run("mq-admin", &["declare", "--retain", "log", "--max-messages", "10", "l"], b"").ok();
+    store.send("l", &seq(1, 10));
+    let from_log = ["-e", "--name", "l", "l", "b", "--", "cat"];
+    pipe(&store, &from_log).ok();
+    store.send("l", &seq(11, 5000));
+    pipe(&store, &from_log).ok();
+    let got = String::from_utf8(store.receive("b")).expect("UTF-8");
+    assert!(got.ends_with("\n4999\n5000\n"), "what is left of a log goes through");
+}
+
 /// A pipe that reads another queue has another position.
 #[test]
 fn a_name_belongs_to_one_source() {
