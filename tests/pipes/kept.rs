@@ -5,7 +5,7 @@
 use rustix::process::Signal;
 
 use crate::harness::{Random, Running, Store, eventually};
-use crate::size;
+use crate::{Kills, kill_filter, size};
 
 /// Lines that are sent before each kill.
 const LINES: u64 = 300;
@@ -35,6 +35,7 @@ fn rounds(seed: u64, flags: &[&str], last: &[&str], script: &str, is_sorted: boo
     };
     let mut running: Option<Running> = None;
     let mut sent = 0;
+    let mut kills = Kills::default();
     for _ in 0..size("MQ_ROUNDS", 8) {
         let text = lines(&mut random, sent, LINES);
         sent += LINES;
@@ -48,15 +49,20 @@ fn rounds(seed: u64, flags: &[&str], last: &[&str], script: &str, is_sorted: boo
         eventually("it gets on", || (next()? >= least).then_some(()));
         std::thread::sleep(std::time::Duration::from_micros(random.below(5000)));
         match random.below(3) {
-            0 => store.kill_server(),
+            0 => {
+                store.kill_server();
+                kills.server += 1;
+            }
             1 => {
                 pipe.signal(Signal::KILL);
                 pipe.await_end();
                 running = None;
+                kills.pipe += 1;
             }
-            _ => kill_filter(&pids),
+            _ => kills.filter += u64::from(kill_filter(&pids)),
         }
     }
+    kills.tell(&flags.join(" "), size("MQ_ROUNDS", 8));
     drop(running);
     let mut outputs = [&store, &calm].map(|store| {
         store.run("mq-pipe", &args(store, &[&["-e"], last].concat()), b"").ok();
@@ -71,19 +77,6 @@ fn rounds(seed: u64, flags: &[&str], last: &[&str], script: &str, is_sorted: boo
     let differs = disturbed.iter().zip(&undisturbed).find(|(one, other)| one != other);
     assert_eq!((disturbed.len(), differs), (undisturbed.len(), None));
     assert!(store.show("a.pipe.p.dead").is_none(), "a kill makes no dead letter");
-}
-
-/// The number may have been given anew.
-fn kill_filter(pids: &std::path::Path) {
-    let text = std::fs::read_to_string(pids).unwrap_or_default();
-    let pid = text.trim().parse().ok().and_then(rustix::process::Pid::from_raw);
-    let is_shell = |pid: &rustix::process::Pid| {
-        let path = format!("/proc/{}/cmdline", pid.as_raw_nonzero());
-        std::fs::read(path).is_ok_and(|line| line.starts_with(b"sh\0"))
-    };
-    if let Some(pid) = pid.filter(is_shell) {
-        let _ = rustix::process::kill_process(pid, Signal::KILL);
-    }
 }
 
 /// One line for a window: its key, its place, how many messages, and a checksum of them in order.
