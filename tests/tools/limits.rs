@@ -89,3 +89,22 @@ fn limits_are_set_shown_and_taken_away() {
     store.run("mq-send", &["q"], &seq(1, 100_000)).ok();
     assert!(!store.run("mq-admin", &["show", "q"], b"").ok().text().contains("max-bytes"));
 }
+
+/// Only the number of messages that wait for their time was counted, not their bytes.
+#[test]
+fn messages_that_wait_for_their_time_count_against_a_limit_of_bytes() {
+    let store = limited(&["--max-bytes", "10KiB", "--overflow", "reject"]);
+    let body = [b"x".repeat(1000), b"\n".to_vec()].concat();
+    let done = store.run("mq-send", &["--delay", "1h", "q"], &body.repeat(20)).exits(75);
+    let delayed = store.number("q", "delayed");
+    assert!((8..=10).contains(&delayed), "{delayed} are delayed: {}", done.stderr);
+    assert!(done.stderr.contains(&format!("confirmed: {delayed} leading")), "{}", done.stderr);
+    store.run("mq-send", &["q"], &body.repeat(3)).exits(75);
+    // Also in another life of the server.
+    store.kill_server();
+    store.run("mq-send", &["q"], &body.repeat(3)).exits(75);
+    let there = store.number("q", "ready") + store.number("q", "delayed");
+    store.run("mq-admin", &["purge", "q"], b"").ok();
+    store.run("mq-send", &["q"], &body.repeat(8)).ok();
+    assert!((8..=10).contains(&there), "{there} were there");
+}

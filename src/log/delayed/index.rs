@@ -24,6 +24,8 @@ pub(in crate::log) struct Spot {
 #[derive(Debug, Default)]
 pub(super) struct Index {
     entries: BTreeMap<Due, Spot>,
+    /// Of their records.
+    bytes: u64,
 }
 
 impl Index {
@@ -31,8 +33,15 @@ impl Index {
         self.entries.len()
     }
 
+    /// Bytes of the records.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub fn insert(&mut self, due: Due, spot: Spot) {
-        self.entries.insert(due, spot);
+        let before = self.entries.insert(due, spot);
+        self.bytes += u64::from(spot.bytes);
+        self.bytes -= before.map_or(0, |spot| u64::from(spot.bytes));
     }
 
     pub fn first(&self) -> Option<Due> {
@@ -44,13 +53,15 @@ impl Index {
     }
 
     pub fn pop(&mut self) -> Option<(Due, Spot)> {
-        self.entries.pop_first()
+        let first = self.entries.pop_first();
+        self.bytes -= first.map_or(0, |(_, spot)| u64::from(spot.bytes));
+        first
     }
 
     /// Gives all entries to a run.
     pub fn freeze(&mut self) -> Frozen {
-        let entries = std::mem::take(&mut self.entries);
-        Frozen { entries: Arc::new(entries.into_iter().collect()), taken: 0 }
+        let Index { entries, bytes } = std::mem::take(self);
+        Frozen { entries: Arc::new(entries.into_iter().collect()), taken: 0, bytes }
     }
 }
 
@@ -60,7 +71,9 @@ pub(super) struct Frozen {
     /// In the order in which they come due.
     pub entries: Arc<Vec<(Due, Spot)>>,
     /// So many were taken since.
-    pub taken: usize,
+    taken: usize,
+    /// Of the records of those that are left.
+    bytes: u64,
 }
 
 impl Frozen {
@@ -68,8 +81,24 @@ impl Frozen {
         self.entries.len() - self.taken
     }
 
+    /// Bytes of the records that are left.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How many were taken since.
+    pub fn taken(&self) -> u64 {
+        self.taken as u64
+    }
+
     pub fn first(&self) -> Option<(Due, Spot)> {
         self.entries.get(self.taken).copied()
+    }
+
+    /// The first was taken.
+    pub fn advance(&mut self) {
+        self.bytes -= self.first().map_or(0, |(_, spot)| u64::from(spot.bytes));
+        self.taken += 1;
     }
 }
 

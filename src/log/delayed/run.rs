@@ -207,6 +207,11 @@ impl<F: StorageFile> Reader<F> {
         self.extent.end.saturating_sub(self.position)
     }
 
+    /// Of these, those of the records.
+    pub fn record_bytes_left(&self) -> u64 {
+        self.bytes_left().saturating_sub(self.left() * ENTRY_BYTES)
+    }
+
     fn damage<T>(&self, what: &'static str) -> Result<T, Bad> {
         Err(Bad::Damage { position: self.position, what })
     }

@@ -30,6 +30,8 @@ struct Pending {
     /// Bytes that must be durable first.
     needs: Bytes,
     entries: Vec<(Due, Spot)>,
+    /// Of their records.
+    bytes: u64,
 }
 
 /// A run that is taken from.
@@ -144,6 +146,16 @@ impl<S: Storage> Delays<S> {
         Count((pending + frozen + self.index.len()) as u64 + runs + ready)
     }
 
+    /// Bytes of the records that wait, those included that are on their way.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> Bytes {
+        let pending: u64 = self.pending.iter().map(|pending| pending.bytes).sum();
+        let frozen = self.frozen.as_ref().map_or(0, Frozen::bytes);
+        let runs: u64 = self.runs.iter().map(|run| run.reader.record_bytes_left()).sum();
+        let ready = self.ready.as_ref().map_or(0, |batch| batch.payload.len() as u64);
+        Bytes(pending + frozen + self.index.bytes() + runs + ready)
+    }
+
     /// Messages that were purged before their time, over the life of the queue. As exact as the
     /// purges themselves: both are told by the annex.
     #[must_use]
@@ -194,7 +206,8 @@ impl<S: Storage> Delays<S> {
         let entries: Vec<(Due, Spot)> = entries.collect();
         assert!(entries.len() == batch.count as usize, "the payload was checked");
         let needs = self.log.written_bytes();
-        self.pending.push_back(Pending { end: range.end, needs, entries });
+        let bytes = entries.iter().map(|(_, spot)| u64::from(spot.bytes)).sum();
+        self.pending.push_back(Pending { end: range.end, needs, entries, bytes });
         // Nothing is taken before it is durable, whatever the policy.
         self.log.want_durable();
         Ok(range)
@@ -481,7 +494,7 @@ impl<S: Storage> Delays<S> {
             return Ok(Some(read));
         }
         match source {
-            Source::Frozen => self.frozen.as_mut().expect("it is there").taken += 1,
+            Source::Frozen => self.frozen.as_mut().expect("it is there").advance(),
             _ => drop(self.index.pop()),
         }
         Ok(None)

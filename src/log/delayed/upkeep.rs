@@ -294,7 +294,7 @@ impl<S: Storage> Delays<S> {
         if frozen.len() == 0 {
             self.upkeep.discard(made.path);
         } else {
-            self.install(made, frozen.taken as u64);
+            self.install(made, frozen.taken());
         }
         self.settle();
     }

@@ -109,6 +109,11 @@ impl<S: Storage> Hosted<S> {
         self.delay.open().map_or(Count(0), |waiting| waiting.delays.len())
     }
 
+    /// Bytes of the messages that wait for their time, their attributes included.
+    pub fn delayed_bytes(&self) -> Bytes {
+        self.delay.open().map_or(Bytes(0), |waiting| waiting.delays.waiting_bytes())
+    }
+
     /// Delayed messages that were purged before their time, ever.
     pub fn delayed_purged(&self) -> Count {
         self.delay.open().map_or(Count(0), |waiting| waiting.delays.purged())

@@ -1,7 +1,7 @@
 //! Limits: how much a queue may hold, and what happens at that limit.
 //!
 //! What counts is what is not gone, and what waits for its time; bytes by the share of a segment's
-//! messages that are not gone. A sender that finds no room waits (`block`), with the word HELD, or
+//! messages that are not gone, and by the records of those that wait. A sender that finds no room waits (`block`), with the word HELD, or
 //! is refused (`reject`); or the oldest messages go (`drop-oldest`), those in no one's hands. Called
 //! by `sending`, and in each turn of a queue with limits.
 
@@ -34,6 +34,8 @@ pub(super) struct Occupied {
     written: u64,
     /// Messages that waited for their time then: those that came since are added as well.
     delayed: u64,
+    /// The same in bytes of their records, where bytes are limited.
+    delayed_bytes: u64,
     /// Up to where messages were visible: for a queue that drops the oldest only those count.
     visible: Offset,
 }
@@ -63,12 +65,13 @@ impl<S: Storage> Hosted<S> {
         let hidden = if drops { 0 } else { end.0 - broker.visible_end(self.key).0 };
         let delayed = self.delayed().0;
         let messages = broker.counts_without_group(self.key).0 + hidden + delayed;
-        let bytes = match self.log.settings().max_bytes {
-            Some(_) => present_bytes(&self.log, broker, self.key, !drops),
-            None => 0,
+        let (present, delayed_bytes) = match self.log.settings().max_bytes {
+            Some(_) => (present_bytes(&self.log, broker, self.key, !drops), self.delayed_bytes().0),
+            None => (0, 0),
         };
+        let bytes = present + delayed_bytes;
         let visible = broker.visible_end(self.key);
-        Occupied { messages, bytes, end, written, delayed, visible }
+        Occupied { messages, bytes, end, written, delayed, delayed_bytes, visible }
     }
 
     /// About how many bytes the messages have that are not gone.
@@ -81,7 +84,12 @@ impl<S: Storage> Hosted<S> {
         let limits = self.limits();
         let waiting = self.delayed().0.saturating_sub(occupied.delayed);
         let messages = occupied.messages + (self.log.written_end().0 - occupied.end.0) + waiting;
-        let bytes = occupied.bytes + (self.log.written_bytes().0 - occupied.written);
+        let waiting_bytes = match limits.bytes {
+            u64::MAX => 0,
+            _ => self.delayed_bytes().0.saturating_sub(occupied.delayed_bytes),
+        };
+        let written = self.log.written_bytes().0 - occupied.written;
+        let bytes = occupied.bytes + written + waiting_bytes;
         Room {
             messages: limits.messages.saturating_sub(messages),
             bytes: limits.bytes.saturating_sub(bytes),
