@@ -22,6 +22,9 @@ use crate::units::Offset;
 
 /// The header that says why a message is there.
 const WHY: &str = "mq-late";
+/// The header with the key of a message that had one: what is committed has no keys of its own, as
+/// they could keep it from being stored.
+const KEY: &str = "mq-key";
 /// The header with the offset that it had in the source.
 const OFFSET: &str = "mq-offset";
 
@@ -128,13 +131,13 @@ fn attributes_of(message: &Message<'_>, fate: Fate) -> Vec<u8> {
     if let Some(time) = message.attributes.event_time {
         push_attribute(&mut attributes, tags::EVENT_TIME, &time.0.to_le_bytes());
     }
-    if let Some(key) = message.attributes.key.filter(|key| key.len() <= limits::KEY_BYTES_MAX) {
-        push_attribute(&mut attributes, tags::KEY, key);
+    if let Some(key) = message.attributes.key {
+        push_fitting(KEY, &String::from_utf8_lossy(key), &mut attributes);
     }
     for (name, value) in message.attributes.headers() {
         let (name, value) = (String::from_utf8_lossy(name), String::from_utf8_lossy(value));
         // Those of a message that was late before say nothing any more.
-        if ![WHY, OFFSET].contains(&&*name) {
+        if ![WHY, OFFSET, KEY].contains(&&*name) {
             push_fitting(&name, &value, &mut attributes);
         }
     }
@@ -181,11 +184,9 @@ mod tests {
             attributes_of(&Message { origin, offset, time, attributes, body: b"" }, Fate::Late);
         assert!(late.len() <= limits::ATTRIBUTE_BYTES_MAX);
         let late = Attributes::parse(&late);
-        assert_eq!(late.key, Some(&b"k"[..]));
         let headers: Vec<(&[u8], &[u8])> = late.headers().collect();
-        assert_eq!(
-            headers,
-            [(&b"mq-late"[..], &b"late"[..]), (b"mq-offset", b"0"), (b"good", b"value")]
-        );
+        let expected: [(&[u8], &[u8]); 4] =
+            [(b"mq-late", b"late"), (b"mq-offset", b"0"), (b"mq-key", b"k"), (b"good", b"value")];
+        assert_eq!(headers, expected);
     }
 }

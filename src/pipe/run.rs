@@ -369,6 +369,8 @@ impl<'h, H: Host> Pipe<'h, H> {
         };
         let mut trial = Trial::new(load.count(), rules);
         let mut outputs = Vec::new();
+        // Given up, and named by no commit yet.
+        let mut dead = 0;
         loop {
             match trial.step() {
                 Step::Run(range) => {
@@ -381,9 +383,11 @@ impl<'h, H: Host> Pipe<'h, H> {
                 }
                 Step::Commit(range) => {
                     let outputs = std::mem::take(&mut outputs);
-                    self.commit(session, &load.part(range), outputs)?;
+                    let read = range.end - range.start + std::mem::take(&mut dead);
+                    self.commit(session, &load.part(range), read, outputs)?;
                 }
                 Step::Dead(range, attempts) => {
+                    dead += range.end - range.start;
                     for n in range {
                         self.bury(session, &load.part(n..n + 1), attempts);
                     }
@@ -402,6 +406,7 @@ impl<'h, H: Host> Pipe<'h, H> {
                     self.drain(session, None)?;
                     return Err(PipeError::GaveUp { messages, reason });
                 }
+                Step::Done if dead > 0 => return self.commit(session, load, dead, Vec::new()),
                 Step::Done => return Ok(()),
             }
         }
@@ -567,14 +572,16 @@ impl<'h, H: Host> Pipe<'h, H> {
 
     // ---- output ----
 
+    /// Commits the outputs of a part, up to its end, after so many messages more.
     fn commit(
         &mut self,
         session: &mut Session,
         part: &Load,
+        read: u64,
         outputs: Vec<Vec<u8>>,
     ) -> Result<(), PipeError> {
         let next = part.end().expect("what ran had messages");
-        self.commit_at(session, (next, next), part.count(), outputs)
+        self.commit_at(session, (next, next), read, outputs)
     }
 
     /// Hands over a commit that goes on at `next` and holds the source at `floor`, after so many

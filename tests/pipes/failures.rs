@@ -22,6 +22,8 @@ fn a_poisonous_message_alone_is_given_up() {
     done.says("cannot");
     let expected: Vec<u8> = [seq(1, 576), seq(578, 1000)].concat();
     assert_eq!(store.receive("b"), expected);
+    // It is on its way when the pipe ends.
+    store.await_number("a.pipe.p.dead", "ready", 1);
     let letters = store.run("mq-recv", &["-e", "-J", "a.pipe.p.dead"], b"").ok();
     let letter: serde_json::Value =
         serde_json::from_slice(&letters.stdout).expect("one letter, as JSON");
@@ -38,6 +40,13 @@ fn what_can_never_succeed_is_given_up_at_once() {
     let filter = "awk '/^7$/ { exit 65 } { print }'";
     pipe(&store, &["-e", "--backoff", "1h", "a", "b", "--", "sh", "-c", filter]).ok();
     assert_eq!(store.receive("b"), [seq(1, 6), seq(8, 20)].concat());
+    let figures = || store.show("b").expect("it is there")["pipes"][0]["figures"].clone();
+    assert_eq!((&figures()["read"], &figures()["dead"]), (&20.into(), &1.into()));
+    // Once, dead letters at the end of a batch were in no commit, nor was the position behind them.
+    store.send("a", b"7\n7\n");
+    pipe(&store, &["-e", "--backoff", "1h", "a", "b", "--", "sh", "-c", filter]).ok();
+    assert_eq!((&figures()["read"], &figures()["dead"]), (&22.into(), &3.into()));
+    assert_eq!(store.show("b").expect("it is there")["pipes"][0]["next"], 22);
 }
 
 /// A database that is down makes no dead letters: 123, and nothing has moved.

@@ -182,3 +182,23 @@ fn a_long_pointer_does_no_harm() {
     let args = ["-e", "--name", "p", "--window", "3", "--key", &other, "a", "b", "--", "wc", "-l"];
     pipe(&store, &args).exits(1).says("windows of another kind");
 }
+
+/// What is late keeps what it came with, its key as a header.
+#[test]
+fn a_late_message_keeps_what_it_came_with() {
+    let store = Store::new();
+    send(&store, &[(70, "x", "a"), (130, "x", "b")]);
+    let args = ["-k", "ada", "-H", "host=web-1", "a"];
+    store.run("mq-send", &args, line(5, "x", "late").as_bytes()).ok();
+    let flags = ["--window", "1m", "--key", "key", "--late", "late"];
+    windows(&store, &flags);
+    store.run("mq-send", &args, b"no time at all\n").ok();
+    windows(&store, &flags);
+    let late = store.run("mq-recv", &["-e", "-J", "late"], b"").ok();
+    let text = late.text();
+    let envelopes: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("an envelope")).collect();
+    let headers: Vec<&serde_json::Value> = envelopes.iter().map(|one| &one["headers"]).collect();
+    let headers_of = |why: &str, offset: &str| serde_json::json!({"mq-late": why, "mq-offset": offset, "mq-key": "ada", "host": "web-1"});
+    assert_eq!(headers, [&headers_of("late", "2"), &headers_of("no time", "3")]);
+}

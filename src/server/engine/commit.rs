@@ -104,6 +104,8 @@ impl<S: Storage> Engine<S> {
         let hosted = self.hosted.get_mut(&source.number).expect("a sender's queue");
         match hosted.log.append_internal(moment.now, moment.wall, &new) {
             Ok(committed) => {
+                let sender = self.sender(source).expect("it sends");
+                sender.share.add(count, frame.messages.len() as u64);
                 self.await_commit(source, head.sequence, committed.mark, committed.range.end);
                 self.let_go(source.connection, source.channel);
                 Ok(())
@@ -234,6 +236,8 @@ impl<S: Storage> Engine<S> {
         match hosted.log.append_commit(moment.wall, &gathering.gathered, &commit) {
             Ok(()) => {
                 hosted.chain = Some(ChainOwner::Commit(connection, channel, sequence));
+                let sender = self.sender(source).expect("it sends");
+                sender.share.add(gathering.count, gathering.gathered.bytes());
                 self.let_go(connection, channel);
                 self.touch(number);
                 Ok(())
