@@ -40,6 +40,7 @@ fn what_a_failing_filter_changed_never_was() {
     sum(&store, &[], &script).ok();
     let out = String::from_utf8(store.receive("b")).expect("UTF-8");
     assert_eq!(out.lines().last(), Some("31"), "all but the 5: {out}");
+    store.await_number("a.pipe.p.dead", "ready", 1);
     assert_eq!(store.receive("a.pipe.p.dead"), b"5\n");
 }
 
