@@ -37,6 +37,20 @@ pub const JSON_BYTES_MAX: usize = 256 * KIB;
 /// Bytes that the server puts into one DELIVER frame, if more than one batch fits.
 pub const DELIVER_BYTES: usize = 512 * KIB;
 
+/// Bytes of batches in one EXTENT: few frames, and an end that comes soon enough.
+pub const EXTENT_BYTES: usize = 8 * MIB;
+
+/// Fewer bytes than this are delivered as bytes: a receiver that reads a file has to ask for each
+/// header and each payload.
+pub const EXTENT_BYTES_MIN: u64 = 64 * KIB as u64;
+
+/// Batches that are passed over to find what is delivered at once: more than fit a DELIVER, so that
+/// it bounds only how long an EXTENT of tiny batches takes to be put together.
+pub const BATCHES_PER_DELIVERY_MAX: usize = 8 * KIB;
+
+/// EXTENTs that are under way to one receiver, whatever it asks for: each may hold a descriptor.
+pub const EXTENTS_UNDER_WAY_MAX: u64 = 16;
+
 /// Bytes that a socket of the server may hold on its way to a client, if the system grants so
 /// much: several batches, so that server and receiver need not take turns.
 pub const SOCKET_BYTES: usize = MIB;
@@ -271,6 +285,25 @@ pub const PIPE_BATCH_BYTES: usize = 8 * MIB;
 /// Bytes of messages that a pipe reads ahead of its filter.
 pub const PIPE_AHEAD_BYTES: usize = 2 * PIPE_BATCH_BYTES;
 
+/// Bytes of messages of one batch that a pipe leaves in its file until the filter takes them: below,
+/// a few system calls cost more than the bytes; above, it does not fit the pipe in which it is
+/// held while it is verified, whose pages are not all full.
+pub const STORED_BYTES_MIN: usize = 16 * KIB;
+/// See [`STORED_BYTES_MIN`].
+pub const STORED_BYTES_MAX: usize = 512 * KIB;
+
+/// Bytes that are in files count so much less, in [`PIPE_AHEAD_BYTES`], than bytes in memory: they
+/// take none, and what is bounded is how far ahead of its commits a pipe takes messages.
+pub const PIPE_STORED_WEIGHT: usize = 4;
+
+/// Bytes of messages in one batch of a pipe at most, if they are in files and the filter is quick
+/// and writes little: each start of a filter costs about a millisecond. When such a batch fails, all
+/// of it is read into memory.
+pub const PIPE_BATCH_BYTES_MAX: usize = 4 * PIPE_BATCH_BYTES;
+
+/// EXTENTs under way to a pipe: one is taken apart while the next comes.
+pub const PIPE_EXTENTS: u32 = 2;
+
 /// Receive buffers that a pipe keeps for use again: as many as hold what is read ahead and in the
 /// filter, in deliveries of the usual size.
 pub const PIPE_BUFFERS: usize = (PIPE_AHEAD_BYTES + PIPE_BATCH_BYTES) / DELIVER_BYTES + 2;
@@ -491,6 +524,10 @@ pub const LOOK_MAX: Micros = Micros::from_secs(3600);
 
 const _: () = {
     assert!(SEND_BATCH_BYTES <= BATCH_PAYLOAD_BYTES_MAX);
+    assert!(PIPE_EXTENTS as u64 <= EXTENTS_UNDER_WAY_MAX);
+    assert!(SEND_BATCH_BYTES <= STORED_BYTES_MAX && STORED_BYTES_MAX <= BATCH_PAYLOAD_BYTES_MAX);
+    // What is ahead makes up a batch.
+    assert!(PIPE_AHEAD_BYTES * PIPE_STORED_WEIGHT >= PIPE_BATCH_BYTES_MAX);
     assert!(BATCH_PAYLOAD_BYTES_MAX + 4 * KIB <= FRAME_BODY_BYTES_MAX);
     assert!(DELIVER_BYTES + 4 * KIB <= FRAME_BODY_BYTES_MAX);
     assert!(RANGES_PER_FRAME_MAX * 16 + 64 <= FRAME_BODY_BYTES_MAX);

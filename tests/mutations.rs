@@ -134,12 +134,14 @@ fn requests() -> Vec<Vec<u8>> {
             holding: ranges.clone(),
             lease: Some(Micros(20_000)),
             backoff: Some(Backoff::default()),
+            extents: 2,
             ..OpenReceive::new(name, Name::default(), ReceiveMode::Take)
         }),
         Request::Nack(Nack { ranges: ranges.clone(), attempt: Attempts(2), ..Nack::default() }),
         Request::Begin(ranges.clone()),
         Request::Ack(ranges),
         Request::Credit(77),
+        Request::Extents(3),
         Request::Complain(SegmentNumber(1), Position(2)),
     ];
     let encode = |request: &Request<'_>| {

@@ -4,12 +4,14 @@
 //! [`Connection::handshake`] and [`Connection::answer`], and never reconnects. The sender, the
 //! receiver and the administrative calls use it.
 
+use std::collections::VecDeque;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::PollFlags;
-use rustix::net::{AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::ClientError;
 use super::wait::Patience;
@@ -73,6 +75,8 @@ pub struct Connection {
     output: Vec<u8>,
     written: usize,
     server: ServerInfo,
+    /// Descriptors that came and were not taken; none where none are expected.
+    descriptors: Option<VecDeque<OwnedFd>>,
 }
 
 impl Connection {
@@ -119,7 +123,18 @@ impl Connection {
                 producer_retry: Micros(0),
                 cannot: Vec::new(),
             },
+            descriptors: None,
         }
+    }
+
+    /// From now on descriptors that come with frames are kept, to be taken when the frame is.
+    pub fn expect_descriptors(&mut self) {
+        self.descriptors.get_or_insert_default();
+    }
+
+    /// The descriptor that came first of those that were not taken.
+    pub fn take_descriptor(&mut self) -> Option<OwnedFd> {
+        self.descriptors.as_mut()?.pop_front()
     }
 
     /// The server, as it said in the handshake.
@@ -294,9 +309,13 @@ impl Connection {
         let room = wanted.min(self.input.len() - self.end);
         assert!(room > 0, "the receive buffer is full of frames that were not taken");
         let space = &mut self.input[self.end..self.end + room];
-        match rustix::net::recv(&self.stream, space, rustix::net::RecvFlags::empty()) {
-            Ok((0, _)) | Err(rustix::io::Errno::CONNRESET) => Ok(Filled::Closed),
-            Ok((bytes, _)) => {
+        let received = match &mut self.descriptors {
+            None => rustix::net::recv(&self.stream, space, RecvFlags::empty()).map(|(n, _)| n),
+            Some(descriptors) => receive(&self.stream, space, descriptors),
+        };
+        match received {
+            Ok(0) | Err(rustix::io::Errno::CONNRESET) => Ok(Filled::Closed),
+            Ok(bytes) => {
                 self.end += bytes;
                 Ok(Filled::Data(bytes))
             }
@@ -387,6 +406,28 @@ impl AsFd for Connection {
     }
 }
 
+/// Receives bytes, and the descriptors that are sent with them.
+fn receive(
+    stream: &OwnedFd,
+    space: &mut [u8],
+    descriptors: &mut VecDeque<OwnedFd>,
+) -> rustix::io::Result<usize> {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, recvmsg};
+    let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut room);
+    let mut parts = [io::IoSliceMut::new(space)];
+    // More descriptors than one at a time are nothing that a server sends: the system closes them.
+    let received = recvmsg(stream, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights);
+        }
+    }
+    // Nor are so many that nobody waits for.
+    let are_too_many = descriptors.len() as u64 > limits::EXTENTS_UNDER_WAY_MAX;
+    if are_too_many { Err(rustix::io::Errno::PROTO) } else { Ok(received.bytes) }
+}
+
 /// How many bytes the socket took; `None` when it takes none now.
 fn write_some(stream: &OwnedFd, bytes: &[u8]) -> io::Result<Option<usize>> {
     use rustix::io::Errno;
@@ -411,6 +452,7 @@ pub fn unexpected(reply: &Reply<'_>) -> ClientError {
         Reply::Held(_) => "HELD",
         Reply::Receiving(_) => "RECEIVING",
         Reply::Deliver(..) => "DELIVER",
+        Reply::Extent(_) => "EXTENT",
         Reply::End => "END",
         Reply::Closed => "CLOSED",
     };

@@ -184,7 +184,7 @@ fn announced_bytes(payload: &[u8]) -> usize {
     total.min(CHAIN_BYTES_MAX)
 }
 
-fn verify(bytes: &[u8], place: &Place) -> Result<BatchHeader, BatchError> {
+pub(super) fn verify(bytes: &[u8], place: &Place) -> Result<BatchHeader, BatchError> {
     let header = BatchHeader::decode(bytes, place)?;
     let payload = bytes.get(HEADER_BYTES..header.length() as usize).ok_or(BatchError::Short)?;
     header.verify(payload)?;
@@ -192,7 +192,11 @@ fn verify(bytes: &[u8], place: &Place) -> Result<BatchHeader, BatchError> {
 }
 
 /// The messages' bytes of a verified batch that begins at `at`.
-fn messages_of(header: &BatchHeader, batches: &Slice, at: usize) -> Result<Slice, BatchError> {
+pub(super) fn messages_of(
+    header: &BatchHeader,
+    batches: &Slice,
+    at: usize,
+) -> Result<Slice, BatchError> {
     let end = at + header.length() as usize;
     let payload = &batches.bytes()[at + HEADER_BYTES..end];
     let messages = header.messages_part(payload)?.len();

@@ -26,6 +26,7 @@ pub mod delivery;
 pub mod dispositions;
 pub mod envelope;
 pub mod error;
+pub mod extent;
 pub mod figures;
 pub mod format;
 pub mod given;

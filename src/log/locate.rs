@@ -256,7 +256,10 @@ impl<F: StorageFile> Walk<'_, F> {
         let time = header.time;
         let (start, mut bytes, mut end) = (position, header.length(), header.end());
         let mut behind = position + bytes;
-        while end < limit && behind < self.end && behind - start < max_bytes {
+        for _ in 1..limits::BATCHES_PER_DELIVERY_MAX {
+            if end >= limit || behind >= self.end || behind - start >= max_bytes {
+                break;
+            }
             let header = self.checked(behind, end)?;
             if header.offset != end {
                 return Err(Lost::Damage { position: behind, what: format!("not offset {end}") });

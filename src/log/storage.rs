@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -133,6 +133,10 @@ pub trait StorageFile: Send + Sync + 'static {
 
     /// The descriptor for `sendfile`; none on a simulated disk.
     fn descriptor(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Another descriptor of the same file, through which it can only be read, to be given away;
+    /// none where there are no such descriptors.
+    fn reader(&self) -> Option<OwnedFd>;
 }
 
 /// The real disk below one store directory.
@@ -284,5 +288,13 @@ impl StorageFile for DiskFile {
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         Some(self.file.as_fd())
+    }
+
+    fn reader(&self) -> Option<OwnedFd> {
+        use rustix::fs::{Mode, OFlags};
+        // By way of /proc it is found wherever it lies, and also when it has no name any more. A
+        // duplicate would be open for writing too.
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()
     }
 }

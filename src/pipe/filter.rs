@@ -6,7 +6,7 @@
 //! the `run` loop.
 
 use std::ffi::OsString;
-use std::io::{IoSlice, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -17,8 +17,9 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+use super::feed::{Chunk, Feed};
 use crate::client::command::{Ends, Program, StartError};
-use crate::client::piece::Slice;
+use crate::client::delivery::DeliveryError;
 use crate::client::wait;
 use crate::limits;
 
@@ -28,6 +29,12 @@ const READ_BYTES: usize = 64 << 10;
 /// What is read of a stderr at once.
 const STDERR_READ_BYTES: usize = 4 << 10;
 
+/// How long output may wait while input is waited to be taken.
+const HELD_OFF: Duration = Duration::from_millis(1);
+
+/// Input up to this size is in the pipe before the filter starts.
+const FED_FIRST_BYTES: usize = 64 << 10;
+
 /// The bytes of the pipes to and from a filter, if the system grants it.
 const FILTER_PIPE_BYTES: usize = 1 << 20;
 
@@ -35,7 +42,7 @@ const FILTER_PIPE_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub enum Stdin {
     /// These bytes, by a pipe.
-    Bytes(Vec<Slice>),
+    Fed(Vec<Chunk>),
     /// A file, from where it stands.
     File(OwnedFd),
 }
@@ -97,6 +104,9 @@ pub enum Broken {
     /// The filter could not be started.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// What it was to be given is damaged.
+    #[error(transparent)]
+    Damaged(#[from] DeliveryError),
     /// A system call failed.
     #[error("cannot {doing} a filter: {source}")]
     System {
@@ -157,66 +167,14 @@ fn take_output(from: &OwnedFd, into: &mut Vec<u8>) -> Result<bool, Errno> {
         }
         match rustix::io::read(from, rustix::buffer::spare_capacity(into)) {
             Ok(0) => return Ok(false),
+            // Seldom more than that: the next poll tells.
+            Ok(read) if read < READ_BYTES / 2 => return Ok(true),
             Ok(_) | Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => return Ok(true),
             Err(errno) => return Err(errno),
         }
     }
     Ok(true)
-}
-
-/// Input on its way into a process.
-#[derive(Debug)]
-pub(super) struct Feed {
-    slices: Vec<Slice>,
-    /// The first that is not wholly written, and how much of it is.
-    at: (usize, usize),
-}
-
-impl Feed {
-    pub fn new(slices: Vec<Slice>) -> Feed {
-        Feed { slices, at: (0, 0) }
-    }
-
-    /// Writes what there is room for; true when nothing is left to do.
-    pub fn write(&mut self, to: &OwnedFd) -> bool {
-        loop {
-            while self.slices.get(self.at.0).is_some_and(|s| s.bytes().len() == self.at.1) {
-                self.at = (self.at.0 + 1, 0);
-            }
-            if self.at.0 >= self.slices.len() {
-                return true;
-            }
-            let rest = &self.slices[self.at.0..];
-            let slices: Vec<IoSlice<'_>> = rest
-                .iter()
-                .take(limits::SLICES_PER_WRITE_MAX)
-                .enumerate()
-                .map(|(n, slice)| {
-                    IoSlice::new(&slice.bytes()[if n == 0 { self.at.1 } else { 0 }..])
-                })
-                .collect();
-            match rustix::io::writev(to, &slices) {
-                Ok(written) => self.advance(written),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return false,
-                // It does not read its input: that is its own affair.
-                Err(_) => return true,
-            }
-        }
-    }
-
-    fn advance(&mut self, mut written: usize) {
-        while written > 0 {
-            let left = self.slices[self.at.0].bytes().len() - self.at.1;
-            if written < left {
-                self.at.1 += written;
-                return;
-            }
-            written -= left;
-            self.at = (self.at.0 + 1, 0);
-        }
-    }
 }
 
 /// A process with its pipes. Dropped before its end, its group is killed.
@@ -236,6 +194,27 @@ struct Run {
     ended_for: Option<How>,
     /// When it is killed then, if it has not ended.
     kill_at: Option<Instant>,
+    ready: Ready,
+    /// Its output is not waited for, but looked at soon.
+    holds_off: bool,
+}
+
+/// What of a run is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watched {
+    Stdin,
+    Stdout,
+    Stderr,
+    Exit,
+}
+
+/// What may be done without waiting.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ready {
+    stdin: bool,
+    stdout: bool,
+    stderr: bool,
+    exit: bool,
 }
 
 impl Run {
@@ -243,12 +222,13 @@ impl Run {
         let (output, stdout) = pipe(true).map_err(system("make a pipe for"))?;
         let (report, stderr) = pipe(true).map_err(system("make a pipe for"))?;
         let (stdin, input, feed) = match job.input {
-            Stdin::File(file) => (file, None, Feed::new(Vec::new())),
-            Stdin::Bytes(slices) => {
+            Stdin::File(file) => (file, None, Feed::new(Vec::<Chunk>::new())),
+            Stdin::Fed(chunks) => {
                 let (stdin, input) = pipe(false).map_err(system("make a pipe for"))?;
-                let mut feed = Feed::new(slices);
-                // What fits goes in before it runs, so that a small batch costs no turn.
-                let all_in = feed.write(&input);
+                let mut feed = Feed::new(chunks);
+                // A small batch goes in before it runs, and costs no turn; more than that goes in
+                // while it starts.
+                let all_in = feed.bytes() <= FED_FIRST_BYTES && feed.write(&input)?;
                 (stdin, (!all_in).then_some(input), feed)
             }
         };
@@ -269,6 +249,8 @@ impl Run {
             tail: Tail::default(),
             ended_for: None,
             kill_at: None,
+            ready: Ready { stdin: true, stdout: true, stderr: true, exit: true },
+            holds_off: false,
         };
         run.output.reserve(READ_BYTES);
         Ok(run)
@@ -307,26 +289,32 @@ impl Run {
         }
     }
 
-    fn turn(&mut self) -> Result<(), Errno> {
-        if let Some(stdin) = &self.stdin
-            && self.feed.write(stdin)
+    /// Does what there is to be done now.
+    fn turn(&mut self) -> Result<(), Broken> {
+        let Ready { stdin, mut stdout, stderr, exit } = std::mem::take(&mut self.ready);
+        stdout |= std::mem::take(&mut self.holds_off);
+        if let Some(stdin) = self.stdin.as_ref().filter(|_| stdin)
+            && self.feed.write(stdin)?
         {
             self.stdin = None;
         }
-        if let Some(stdout) = &self.stdout
-            && !take_output(stdout, &mut self.output)?
-        {
-            self.stdout = None;
+        if let Some(stdout) = self.stdout.as_ref().filter(|_| stdout) {
+            let before = self.output.len();
+            if !take_output(stdout, &mut self.output).map_err(system("read from"))? {
+                self.stdout = None;
+            }
+            // It is fed, and writes a little each time: that can wait until it is to be fed again.
+            self.holds_off = self.stdin.is_some() && self.output.len() > before;
         }
         if self.output.len() > limits::PIPE_OUTPUT_BYTES_MAX {
             self.end_output();
         }
-        if let Some(stderr) = &self.stderr
+        if let Some(stderr) = self.stderr.as_ref().filter(|_| stderr)
             && !self.tail.take(stderr)
         {
             self.stderr = None;
         }
-        if self.status.is_none() {
+        if self.status.is_none() && exit {
             self.status = match self.process.try_wait() {
                 Ok(status) => status,
                 // Somebody else took its status. What is not known is no success.
@@ -334,6 +322,7 @@ impl Run {
             };
             if self.status.is_some() {
                 self.stdin = None;
+                self.holds_off = false;
                 if let Some(stderr) = &self.stderr {
                     self.tail.take(stderr);
                 }
@@ -342,19 +331,27 @@ impl Run {
         Ok(())
     }
 
-    fn watch<'a>(&'a self, fds: &mut Vec<PollFd<'a>>) {
-        let mut add = |fd: BorrowedFd<'a>, flags| fds.push(PollFd::from_borrowed_fd(fd, flags));
-        if let Some(stdin) = &self.stdin {
-            add(stdin.as_fd(), PollFlags::OUT);
-        }
-        if let Some(stdout) = &self.stdout {
-            add(stdout.as_fd(), PollFlags::IN);
-        }
-        if self.status.is_none() {
-            if let Some(stderr) = &self.stderr {
-                add(stderr.as_fd(), PollFlags::IN);
-            }
-            add(self.exit.as_fd(), PollFlags::IN);
+    /// What is waited for.
+    fn watch(&self) -> impl Iterator<Item = (Watched, BorrowedFd<'_>)> {
+        let runs = self.status.is_none();
+        let stdout = self.stdout.as_ref().filter(|_| !self.holds_off);
+        let all = [
+            (Watched::Stdin, self.stdin.as_ref()),
+            (Watched::Stdout, stdout),
+            (Watched::Stderr, self.stderr.as_ref().filter(|_| runs)),
+            (Watched::Exit, Some(&self.exit).filter(|_| runs)),
+        ];
+        all.into_iter().filter_map(|(what, fd)| Some((what, fd?.as_fd())))
+    }
+
+    /// One of these is ready.
+    fn polled(&mut self, what: Watched) {
+        let ready = &mut self.ready;
+        match what {
+            Watched::Stdin => ready.stdin = true,
+            Watched::Stdout => ready.stdout = true,
+            Watched::Stderr => ready.stderr = true,
+            Watched::Exit => ready.exit = true,
         }
     }
 
@@ -403,7 +400,7 @@ pub fn run(
         let mut bytes: usize = runs.iter().map(|run| run.output.len()).sum();
         for run in &mut runs {
             bytes -= run.output.len();
-            run.turn().map_err(system("read from"))?;
+            run.turn()?;
             bytes += run.output.len();
             // All of it is to be committed at once, so that more is of no use to anyone; not of one
             // either that has just ended.
@@ -425,15 +422,31 @@ pub fn run(
         runs.iter_mut().for_each(|run| run.insist(now));
         let mut fds: Vec<PollFd<'_>> =
             others.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
-        runs.iter().for_each(|run| run.watch(&mut fds));
+        let mut watched = Vec::with_capacity(4 * runs.len());
+        for (n, run) in runs.iter().enumerate() {
+            for (what, fd) in run.watch() {
+                let writes = what == Watched::Stdin;
+                let flags = if writes { PollFlags::OUT } else { PollFlags::IN };
+                fds.push(PollFd::from_borrowed_fd(fd, flags));
+                watched.push((n, what));
+            }
+        }
         let kills = runs.iter().filter(|run| run.status.is_none()).filter_map(|run| run.kill_at);
-        let until = kills.chain(deadline.filter(|at| *at > now)).min();
+        let soon = runs.iter().any(|run| run.holds_off).then(|| now + HELD_OFF);
+        let until = kills.chain(deadline.filter(|at| *at > now)).chain(soon).min();
         wait::poll(&mut fds, until).map_err(|error| Broken::System {
             doing: "wait for",
             source: std::io::Error::other(error.to_string()),
         })?;
-        if fds[..others.len()].iter().any(|fd| !fd.revents().is_empty()) {
+        let events: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();
+        let (others, of_runs) = events.split_at(others.len());
+        if others.iter().any(|events| !events.is_empty()) {
             return Err(Broken::Interrupted);
+        }
+        for ((n, what), events) in watched.into_iter().zip(of_runs) {
+            if !events.is_empty() {
+                runs[n].polled(what);
+            }
         }
     }
 }
@@ -441,6 +454,7 @@ pub fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::piece::Slice;
 
     fn program(words: &[&str]) -> Program {
         let argv: Vec<OsString> = words.iter().map(OsString::from).collect();
@@ -449,7 +463,8 @@ mod tests {
     }
 
     fn job(input: &[u8]) -> Job {
-        Job { input: Stdin::Bytes(vec![Slice::whole(input.to_vec())]), env: Vec::new() }
+        let input = Slice::whole(input.to_vec());
+        Job { input: Stdin::Fed(vec![input.into()]), env: Vec::new() }
     }
 
     #[test]

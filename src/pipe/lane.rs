@@ -52,6 +52,9 @@ impl<T> Lane<T> {
         let mut things = self.things();
         things.waiting.push_back((thing, weight));
         things.weight += weight;
+        // Who is woken takes the lock first thing. It may have taken the thing before: then the bell
+        // rings once for nothing.
+        drop(things);
         self.ring();
     }
 

@@ -1,6 +1,8 @@
 //! The load: the messages of one batch, as the filter reads them, and where each stands.
 //!
-//! Cut without copying where batches are delimited as the filter wants them. Computes only.
+//! Cut without copying where batches are delimited as the filter wants them. What is stored in a
+//! file stays there as long as the load is not cut finer than that ([`Load::read_in`]). Computes
+//! only, but for that.
 
 use std::ops::Range;
 
@@ -8,11 +10,12 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::key::Spec;
 use crate::batch::BatchError;
-use crate::client::delivery::{Batch, Origin};
+use crate::client::delivery::{Batch, DeliveryError, Origin};
 use crate::client::envelope;
+use crate::client::extent::Stored;
 use crate::client::format::{Format, Shape};
-use crate::client::piece::{Piece, Slice};
-use crate::units::{Attempts, LeaseNumber, Name, Offset, QueueId};
+use crate::client::piece::{Ends, Piece, Slice};
+use crate::units::{Attempts, LeaseNumber, Name, Offset, OffsetRange, QueueId};
 
 /// What a filter's messages end with.
 pub const DELIMITER: u8 = b'\n';
@@ -61,7 +64,7 @@ impl Loader {
                 (xxh3_64(&key.unwrap_or_default()) % *parts as u64) as u16
             }));
         }
-        self.format.pieces(&origin, batch, |piece| to.push(piece))
+        self.format.pieces(&origin, batch, |piece| to.push(Portion::Here(piece)))
     }
 
     /// Whether a message with a delimiter inside has come; told once.
@@ -70,21 +73,92 @@ impl Loader {
     }
 }
 
+/// Messages that follow each other.
+#[derive(Clone, Debug)]
+pub enum Portion {
+    /// Verified, and in memory.
+    Here(Piece),
+    /// In a file, as the filter reads them.
+    Stored(Stored),
+}
+
+impl Portion {
+    fn range(&self) -> OffsetRange {
+        match self {
+            Portion::Here(piece) => piece.range(),
+            Portion::Stored(stored) => stored.range(),
+        }
+    }
+
+    fn count(&self) -> u64 {
+        self.range().span()
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Portion::Here(piece) => piece.len(),
+            Portion::Stored(stored) => stored.len(),
+        }
+    }
+
+    /// The messages in memory. Panics when they are not: the load was to be [read
+    /// in](Load::read_in).
+    fn piece(&self) -> &Piece {
+        match self {
+            Portion::Here(piece) => piece,
+            Portion::Stored(_) => panic!("a batch in a file is cut"),
+        }
+    }
+}
+
 /// See the module's page.
 #[derive(Clone, Debug, Default)]
 pub struct Load {
-    pieces: Vec<Piece>,
+    portions: Vec<Portion>,
     /// Which filter gets each message, if that goes by key.
     divided: Vec<u16>,
     count: u64,
     bytes: usize,
+    /// Of these, in memory.
+    bytes_here: usize,
 }
 
 impl Load {
-    fn push(&mut self, piece: Piece) {
-        self.count += piece.count();
-        self.bytes += piece.len();
-        self.pieces.push(piece);
+    fn push(&mut self, portion: Portion) {
+        self.count += portion.count();
+        self.bytes += portion.len();
+        if let Portion::Here(piece) = &portion {
+            self.bytes_here += piece.len();
+        }
+        self.portions.push(portion);
+    }
+
+    /// Adds messages that are divided by no key, and end with [`DELIMITER`].
+    pub fn add_stored(&mut self, stored: Stored) {
+        assert!(self.divided.is_empty(), "a key is looked for in messages that are here");
+        self.push(Portion::Stored(stored));
+    }
+
+    /// Reads everything into memory, and verifies it, so that it can be cut anywhere.
+    ///
+    /// # Errors
+    /// What is stored is damaged.
+    pub fn read_in(&mut self) -> Result<(), DeliveryError> {
+        for portion in &mut self.portions {
+            let Portion::Stored(stored) = portion else { continue };
+            let batch = stored.read()?;
+            let (first, count) = (batch.header.offset, u64::from(batch.header.count));
+            self.bytes_here += batch.payload.bytes().len();
+            let piece = Piece::new(batch.payload, first, count, Ends::Delimited(DELIMITER));
+            *portion = Portion::Here(piece);
+        }
+        Ok(())
+    }
+
+    /// Bytes of it that are in memory.
+    #[must_use]
+    pub fn bytes_here(&self) -> usize {
+        self.bytes_here
     }
 
     /// Messages.
@@ -102,29 +176,29 @@ impl Load {
     /// The offset of its first message; of an empty one there is none.
     #[must_use]
     pub fn first(&self) -> Option<Offset> {
-        self.pieces.first().map(|piece| piece.range().start)
+        self.portions.first().map(|portion| portion.range().start)
     }
 
     /// The first offset behind its last message.
     #[must_use]
     pub fn end(&self) -> Option<Offset> {
-        self.pieces.last().map(|piece| piece.range().end)
+        self.portions.last().map(|portion| portion.range().end)
     }
 
-    /// Some of its messages, counted from its first.
+    /// Some of its messages, counted from its first. Panics when that cuts a batch in a file.
     #[must_use]
     pub fn part(&self, range: Range<u64>) -> Load {
         assert!(range.start <= range.end && range.end <= self.count, "messages of the load");
         let mut part = Load::default();
         let mut at = 0;
-        for piece in &self.pieces {
-            let (from, to) = (range.start.max(at), range.end.min(at + piece.count()));
-            if from == at && to == at + piece.count() {
-                part.push(piece.clone());
+        for portion in &self.portions {
+            let (from, to) = (range.start.max(at), range.end.min(at + portion.count()));
+            if from == at && to == at + portion.count() {
+                part.push(portion.clone());
             } else if from < to {
-                part.push(piece.messages(from - at..to - at));
+                part.push(Portion::Here(portion.piece().messages(from - at..to - at)));
             }
-            at += piece.count();
+            at += portion.count();
         }
         if !self.divided.is_empty() {
             part.divided = self.divided[range.start as usize..range.end as usize].to_vec();
@@ -138,8 +212,8 @@ impl Load {
         assert_eq!(self.divided.len() as u64, self.count, "each message has its part");
         let mut inputs = vec![Vec::new(); parts];
         let mut whose = self.divided.iter();
-        for piece in &self.pieces {
-            let mut from = 0;
+        for portion in &self.portions {
+            let (piece, mut from) = (portion.piece(), 0);
             for end in piece.ends() {
                 let part = whose.next().expect("each message has its part");
                 inputs[usize::from(*part)].extend_from_slice(&piece.bytes()[from..end]);
@@ -150,7 +224,7 @@ impl Load {
     }
 
     /// The same in `parts` parts of about as many bytes, in order; fewer if there are not so many
-    /// messages.
+    /// messages. Batches in a file are not cut for that.
     #[must_use]
     pub fn split(&self, parts: usize) -> Vec<Load> {
         let mut loads = Vec::with_capacity(parts);
@@ -169,40 +243,50 @@ impl Load {
     /// How many messages end within the first `bytes` bytes.
     fn messages_in(&self, bytes: u64) -> u64 {
         let (mut left, mut count) = (bytes as usize, 0);
-        for piece in &self.pieces {
-            if piece.len() > left {
-                return count + piece.count_ended(0, 0, left);
+        for portion in &self.portions {
+            if portion.len() > left {
+                return count
+                    + match portion {
+                        Portion::Here(piece) => piece.count_ended(0, 0, left),
+                        Portion::Stored(stored) if left > stored.len() / 2 => portion.count(),
+                        Portion::Stored(_) => 0,
+                    };
             }
-            left -= piece.len();
-            count += piece.count();
+            left -= portion.len();
+            count += portion.count();
         }
         count
     }
 
-    /// What the filter reads.
+    /// What the filter reads, in order.
+    pub fn into_portions(self) -> impl Iterator<Item = Portion> {
+        self.portions.into_iter()
+    }
+
+    /// What the filter reads, all of it in memory.
     #[must_use]
     pub fn slices(&self) -> Vec<Slice> {
-        self.pieces.iter().map(|piece| piece.clone().into_slice()).collect()
+        self.portions.iter().map(|portion| portion.piece().clone().into_slice()).collect()
     }
 
     /// How many lines that is; more than messages when some hold a delimiter.
     #[must_use]
     pub fn lines(&self) -> u64 {
         let lines = |piece: &Piece| memchr::memchr_iter(DELIMITER, piece.bytes()).count() as u64;
-        self.pieces.iter().map(lines).sum()
+        self.portions.iter().map(|portion| lines(portion.piece())).sum()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::piece::Ends;
 
     fn load() -> Load {
         let mut load = Load::default();
         for (first, bytes, count) in [(5, &b"a\nbb\n"[..], 2), (9, b"c\n\ndd\n", 3)] {
             let slice = Slice::whole(bytes.to_vec());
-            load.push(Piece::new(slice, Offset(first), count, Ends::Delimited(b'\n')));
+            let piece = Piece::new(slice, Offset(first), count, Ends::Delimited(b'\n'));
+            load.push(Portion::Here(piece));
         }
         load
     }

@@ -17,11 +17,11 @@
 //!
 //! # Map
 //!
-//! `order` what to do · `run` the loop over sessions and batches,
-//! `waiting` for what · `opening` what a session begins
-//! with, and what does not fit · `source`, `committer` the two threads, `lane` between them · `load`
-//! the messages of a batch · `trial` retries, halving, dead letters: pure · `filter`, `stay`
-//! processes · `output` cut into batches · `mark` what a commit says · `file` a file as a destination
+//! `order` what to do · `run` the loop over sessions and batches, `waiting` for what · `opening` what a
+//! session begins with, and what does not fit · `source`, `committer` the two threads, `lane` between
+//! them, `stdin` the other source · `load` the messages of a batch, `pace` how many · `trial` retries,
+//! halving, dead letters: pure · `filter`, `stay` processes, `feed` what they read · `output` cut into
+//! batches · `mark` what a commit says · `file` a file as a destination
 //!
 //! `window` which messages belong together, and when no more of them will come: pure · `windowed` the
 //! loop over windows, `spool` the bytes of open ones, `late` where messages go whose windows are
@@ -29,6 +29,7 @@
 //! of its body · `state` what a filter keeps from run to run: private copies, named by commits
 
 pub mod committer;
+pub mod feed;
 pub mod file;
 pub mod filter;
 pub mod key;
@@ -39,6 +40,7 @@ pub mod mark;
 mod opening;
 mod order;
 pub mod output;
+mod pace;
 pub mod place;
 mod report;
 mod run;
@@ -46,6 +48,7 @@ pub mod source;
 pub mod spool;
 pub mod state;
 pub mod stay;
+mod stdin;
 pub mod time;
 pub mod trial;
 mod waiting;

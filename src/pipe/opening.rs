@@ -108,6 +108,9 @@ impl<H: Host> Pipe<'_, H> {
         reading.open.until_end = self.order.until_end;
         reading.floor = mark.floor;
         reading.dead.clone_from(&mark.dead);
+        if self.order.hands_on() {
+            reading.keep_stored();
+        }
         let source = Source::start(connection, reading, words)
             .map_err(PipeError::system("start a thread"))?;
         Ok(Ends { source, committer, mark, late, state })

@@ -83,6 +83,15 @@ pub struct Order {
     pub state: Option<PathBuf>,
 }
 
+impl Order {
+    /// Whether the filter gets the messages as they come, without a look at any.
+    #[must_use]
+    pub fn hands_on(&self) -> bool {
+        let looks = self.stay || self.key.is_some() || self.windows.is_some();
+        !looks && self.batch.is_none()
+    }
+}
+
 /// A name for a pipe that was not given one: from what it does. `shown` stands for the destination
 /// where that is no name.
 #[must_use]

@@ -279,6 +279,7 @@ impl From<Broken> for PipeError {
             Broken::Interrupted => PipeError::Interrupted,
             Broken::Start(error) => PipeError::Start(error),
             Broken::System { doing, source } => PipeError::System { doing, source },
+            Broken::Damaged(error) => SourceError::Garbled(error).into(),
         }
     }
 }

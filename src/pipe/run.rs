@@ -1,5 +1,6 @@
 //! The loop of a pipe: sessions, and in each of them batch after batch.
 
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -11,15 +12,19 @@ use super::load::{Division, Load, Loader};
 use super::mark::{Mark, Turn};
 use super::opening::Ends;
 use super::order::{GROUP_PREFIX, Order, Origin};
+use super::pace::Pace;
 use super::report::{End, Host, Note, PipeError};
 use super::source::{Input, Letter, Source, SourceError, Word, alone, split};
 use super::state::StateDir;
 use super::stay::{ADVICE, Answer, Staying};
 use super::trial::{Ran, Rules, Step, Trial};
 use super::windowed::Windowing;
+use crate::batch::{BatchError, Place};
 use crate::client::Dialer;
 use crate::client::command::{Program, StartError};
-use crate::client::delivery::{Batch, DeliveryError};
+use crate::client::delivery::DeliveryError;
+use crate::client::extent::Found;
+use crate::client::piece::Slice;
 use crate::limits;
 use crate::units::{Micros, Name, Offset, OffsetRange, QueueId};
 use crate::wire::ErrorCode;
@@ -55,6 +60,7 @@ pub struct Pipe<'h, H: Host> {
     pub(super) complaints: u32,
     /// The last failure of the filter.
     pub(super) failure: Failure,
+    pace: Pace,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -108,6 +114,7 @@ impl<'h, H: Host> Pipe<'h, H> {
             commits: 0,
             complaints: 0,
             failure: Failure::default(),
+            pace: Pace::default(),
         };
         pipe.check_filter()?;
         Ok(pipe)
@@ -254,7 +261,7 @@ impl<'h, H: Host> Pipe<'h, H> {
 
     fn batches(&mut self, session: &mut Session) -> Result<(), PipeError> {
         while let Some(load) = self.collect(session)? {
-            self.deal_with(session, &load)?;
+            self.deal_with(session, load).map_err(|error| Self::complain(session, error))?;
         }
         self.drain(session, None)
     }
@@ -269,25 +276,25 @@ impl<'h, H: Host> Pipe<'h, H> {
             self.hear(session)?;
             match session.source.next() {
                 Some(Input::Batch(batch)) => {
-                    self.look_for_gap(session, &batch);
-                    let garbled = |batch: &Batch, error| {
-                        SourceError::Garbled(DeliveryError::of(&batch.place, error))
-                    };
                     let room = most - load.count();
                     let batch = if u64::from(batch.header.count) > room {
-                        let copy = batch.clone();
-                        let (first, rest) =
-                            split(batch, room).map_err(|error| garbled(&copy, error))?;
+                        let place = batch.place;
+                        let (first, rest) = split(batch, room).map_err(garbled(&place))?;
                         session.source.put_back(rest);
                         first
                     } else {
                         batch
                     };
-                    session.mark.next = batch.header.end();
-                    let copy = batch.clone();
-                    session.loader.add(batch, &mut load).map_err(|error| garbled(&copy, error))?;
-                    if load.count() == most || load.bytes() >= limits::PIPE_BATCH_BYTES {
-                        return Ok(Some(load));
+                    self.add(session, Found::Here(batch), &mut load)?;
+                }
+                Some(Input::Extent(extent)) => {
+                    let mut extent = VecDeque::from(extent);
+                    while !self.pace.is_enough(&load) {
+                        let Some(first) = extent.pop_front() else { break };
+                        self.add(session, first, &mut load)?;
+                    }
+                    if !extent.is_empty() {
+                        session.source.put_back_rest(extent.into());
                     }
                 }
                 Some(other) => self.take_news(session, other)?,
@@ -295,7 +302,30 @@ impl<'h, H: Host> Pipe<'h, H> {
                 None if session.ended => return Ok(None),
                 None => self.wait(session, None)?,
             }
+            if load.count() == most || self.pace.is_enough(&load) {
+                return Ok(Some(load));
+            }
         }
+    }
+
+    /// Messages are read.
+    fn add(
+        &mut self,
+        session: &mut Session,
+        found: Found,
+        load: &mut Load,
+    ) -> Result<(), PipeError> {
+        let OffsetRange { start, end } = found.range();
+        self.look_for_gap(session, start);
+        session.mark.next = end;
+        match found {
+            Found::Here(batch) => {
+                let place = batch.place;
+                session.loader.add(batch, load).map_err(garbled(&place))?;
+            }
+            Found::Stored(stored) => load.add_stored(stored),
+        }
+        Ok(())
     }
 
     /// What a source says that is no message.
@@ -328,7 +358,7 @@ impl<'h, H: Host> Pipe<'h, H> {
                 self.hear(session)?;
                 return Err(error.into());
             }
-            Input::Batch(_) | Input::Clock(_) => unreachable!("no news"),
+            Input::Batch(_) | Input::Extent(_) | Input::Clock(_) => unreachable!("no news"),
         }
         Ok(())
     }
@@ -344,9 +374,8 @@ impl<'h, H: Host> Pipe<'h, H> {
     }
 
     /// Offsets that were passed over belong to messages that are gone.
-    pub(super) fn look_for_gap(&mut self, session: &mut Session, batch: &Batch) {
+    pub(super) fn look_for_gap(&mut self, session: &mut Session, start: Offset) {
         let Some(expected) = Self::expected(&session.mark) else { return };
-        let start = batch.header.offset;
         let is_known = |offset: u64| session.mark.dead.contains(&Offset(offset));
         if start > expected && !session.told_gone && !(expected.0..start.0).take(1000).all(is_known)
         {
@@ -357,7 +386,26 @@ impl<'h, H: Host> Pipe<'h, H> {
 
     // ---- one batch ----
 
-    fn deal_with(&mut self, session: &mut Session, load: &Load) -> Result<(), PipeError> {
+    /// What is found damaged as it is given to the filter the server is told of, whose word counts.
+    fn complain(session: &mut Session, error: PipeError) -> PipeError {
+        let PipeError::Source(SourceError::Garbled(DeliveryError::Damaged {
+            segment,
+            position,
+            ..
+        })) = &error
+        else {
+            return error;
+        };
+        session.source.complain(*segment, *position);
+        while let Some(input) = session.source.next() {
+            if let Input::Failed(said) = input {
+                return said.into();
+            }
+        }
+        error
+    }
+
+    fn deal_with(&mut self, session: &mut Session, mut load: Load) -> Result<(), PipeError> {
         if session.loader.take_ambiguous() {
             self.host.note(Note::Ambiguous);
         }
@@ -372,7 +420,13 @@ impl<'h, H: Host> Pipe<'h, H> {
         // Given up, and named by no commit yet.
         let mut dead = 0;
         loop {
-            match trial.step() {
+            let step = trial.step();
+            if let Step::Run(range) | Step::Commit(range) | Step::Dead(range, _) = &step
+                && *range != (0..load.count())
+            {
+                load.read_in().map_err(SourceError::Garbled)?;
+            }
+            match step {
                 Step::Run(range) => {
                     let part = load.part(range);
                     let ran = self.try_on(session, &part, &mut outputs)?;
@@ -393,7 +447,7 @@ impl<'h, H: Host> Pipe<'h, H> {
                     }
                 }
                 Step::Pause(pause) => {
-                    let messages = range_of(load);
+                    let messages = range_of(&load);
                     let pause = pause.to_duration();
                     let (count, reason) = (load.count(), self.failure.reason.as_str());
                     self.host.note(Note::Failed { messages, count, reason, pause });
@@ -402,11 +456,11 @@ impl<'h, H: Host> Pipe<'h, H> {
                     }
                 }
                 Step::GiveUp => {
-                    let (messages, reason) = (range_of(load), self.failure.reason.clone());
+                    let (messages, reason) = (range_of(&load), self.failure.reason.clone());
                     self.drain(session, None)?;
                     return Err(PipeError::GaveUp { messages, reason });
                 }
-                Step::Done if dead > 0 => return self.commit(session, load, dead, Vec::new()),
+                Step::Done if dead > 0 => return self.commit(session, &load, dead, Vec::new()),
                 Step::Done => return Ok(()),
             }
         }
@@ -421,6 +475,7 @@ impl<'h, H: Host> Pipe<'h, H> {
     ) -> Result<Ran, PipeError> {
         outputs.clear();
         let began = Instant::now();
+        let bytes = part.bytes();
         let ran = if self.order.stay {
             self.ask(&session.ended(), part, outputs)?
         } else {
@@ -429,6 +484,8 @@ impl<'h, H: Host> Pipe<'h, H> {
         let figures = &mut session.mark.figures;
         figures.filter_us.0 += u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         figures.retries += u64::from(ran != Ran::Well);
+        let written = outputs.iter().map(Vec::len).sum();
+        self.pace.ran(ran, bytes, written, began.elapsed());
         Ok(ran)
     }
 
@@ -483,17 +540,18 @@ impl<'h, H: Host> Pipe<'h, H> {
         if self.order.key.is_some() {
             let inputs = part.divide(parallel).into_iter().enumerate();
             let inputs = inputs.filter(|(_, input)| !input.bytes().is_empty());
-            let job = |(n, input)| {
-                let input = Stdin::Bytes(vec![input]);
+            let job = |(n, input): (usize, Slice)| {
+                let input = Stdin::Fed(vec![input.into()]);
                 (n, Job { input, env: self.facts(Some(part), n) })
             };
             return inputs.map(job).collect();
         }
         let loads = if parallel == 1 { vec![part.clone()] } else { part.split(parallel) };
-        let loads = loads.iter().enumerate();
-        let job = |(n, load): (usize, &Load)| {
-            let input = Stdin::Bytes(load.slices());
-            (n, Job { input, env: self.facts(Some(load), n) })
+        let loads = loads.into_iter().enumerate();
+        let job = |(n, load): (usize, Load)| {
+            let env = self.facts(Some(&load), n);
+            let input = Stdin::Fed(load.into_portions().map(Into::into).collect());
+            (n, Job { input, env })
         };
         loads.map(job).collect()
     }
@@ -625,6 +683,11 @@ impl<'h, H: Host> Pipe<'h, H> {
         };
         session.source.words().push(Word::Bury(letter), 0);
     }
+}
+
+/// The messages of the batch at this place do not come out as it says.
+fn garbled(place: &Place) -> impl FnOnce(BatchError) -> SourceError {
+    move |error| SourceError::Garbled(DeliveryError::of(place, error))
 }
 
 fn range_of(load: &Load) -> OffsetRange {

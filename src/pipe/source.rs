@@ -6,29 +6,31 @@
 //! filter up to a bound and never decides anything. Made for each session by `run`;
 //! standard input, which keeps nothing, is the other source.
 
+use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 
 use super::lane::Lane;
+use super::load::DELIMITER;
 use super::mark::Turn;
-use crate::batch::{self, BatchError, BatchHeader, Framing, Place};
+use super::stdin;
+use crate::batch::{self, BatchError, BatchHeader};
 use crate::client::buffers::Buffers;
 use crate::client::connection::unexpected;
 use crate::client::delivery::{Batch, DeliveryError, Unpacker};
+use crate::client::extent::{self, Found};
 use crate::client::piece::Slice;
 use crate::client::wait::{self, Patience};
 use crate::client::{ClientError, Connection, Filled};
 use crate::limits;
-use crate::units::{
-    Attempts, Count, Epoch, Name, Offset, OffsetRange, Position, ProducerId, QueueId,
-    SegmentNumber, Sequence, WallTime,
-};
+use crate::units::{Attempts, Count, Name, Offset, OffsetRange, Position, QueueId, SegmentNumber};
 use crate::wire::{
-    Admin, ClockInfo, DELIVER_HEAD_BYTES, DeliverHead, Kind, Nack, OpenReceive, Reply, Request,
-    WireError,
+    Admin, ClockInfo, DELIVER_HEAD_BYTES, DeliverHead, ExtentHead, Kind, Nack, OpenReceive, Reply,
+    Request, WireError,
 };
 
 /// Its channel; the one below has served for requests before.
@@ -59,6 +61,8 @@ pub enum Input {
     Open(QueueId, Option<Turn>, Option<u32>),
     /// Messages.
     Batch(Batch),
+    /// Messages of which some lie in a file, to be verified when they are read.
+    Extent(Vec<Found>),
     /// What time it is, as was asked.
     Clock(ClockInfo),
     /// Nothing is left of what was ready at the start.
@@ -85,7 +89,7 @@ pub enum SourceError {
 }
 
 /// What is said of a panic: nobody is to wait for a thread that is gone.
-struct LastWord(Lane<Input>);
+pub(super) struct LastWord(pub Lane<Input>);
 
 impl Drop for LastWord {
     fn drop(&mut self) {
@@ -104,6 +108,8 @@ pub enum Word {
     Bury(Letter),
     /// What time it is there, once all that was said has been heard.
     AskClock,
+    /// The batch at this place, which was told of, is damaged; it ends once the server has looked.
+    Complain(SegmentNumber, Position),
     /// It ends, once all that was said is done.
     Close,
     /// The same at once.
@@ -135,6 +141,11 @@ pub struct Reading {
 }
 
 impl Reading {
+    /// What can be is left in its file: [`Input::Extent`] may come.
+    pub fn keep_stored(&mut self) {
+        self.open.extents = limits::PIPE_EXTENTS;
+    }
+
     /// Of a queue, for a group that is made at `from`, if that is said, when it is not there.
     #[must_use]
     pub fn new(queue: Name, group: Name, from: Option<crate::settings::Start>) -> Reading {
@@ -163,17 +174,22 @@ impl Source {
     /// # Errors
     /// The system has no room for it.
     pub fn start(
-        connection: Connection,
+        mut connection: Connection,
         reading: Reading,
         words: Lane<Word>,
     ) -> std::io::Result<Source> {
         let inputs = Lane::new()?;
+        if reading.open.extents > 0 {
+            connection.expect_descriptors();
+        }
         let reader = Reader {
             connection,
             reading,
             unpacker: None,
             held: Vec::new(),
             came: 0,
+            file: None,
+            extents: (0, 0),
             buffers: Buffers::new(limits::PIPE_BUFFERS),
             inputs: inputs.clone(),
             words: words.clone(),
@@ -194,7 +210,7 @@ impl Source {
         let (into, told) = (inputs.clone(), words.clone());
         let thread = std::thread::Builder::new().name("source".to_owned());
         // It may sit in a read for ever: nobody waits for it.
-        thread.spawn(move || read_stdin(delimiter, &into, &told))?;
+        thread.spawn(move || stdin::read(delimiter, &into, &told))?;
         Ok(Source { inputs, words, thread: None })
     }
 
@@ -213,6 +229,21 @@ impl Source {
     pub fn put_back(&self, batch: Batch) {
         let weight = batch.payload.bytes().len();
         self.inputs.put_back(Input::Batch(batch), weight);
+    }
+
+    /// The same of an extent.
+    pub fn put_back_rest(&self, rest: Vec<Found>) {
+        let weight = weight_of(&rest);
+        self.inputs.put_back(Input::Extent(rest), weight);
+    }
+
+    /// A batch that it told of is damaged: the server is made to look for itself, which is waited
+    /// for. The source has ended then.
+    pub fn complain(&mut self, segment: SegmentNumber, position: Position) {
+        self.words.push(Word::Complain(segment, position), 0);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 
     /// Where words to it go.
@@ -245,6 +276,15 @@ impl Drop for Source {
     }
 }
 
+/// What counts of messages of which some are in files.
+fn weight_of(extent: &[Found]) -> usize {
+    let weight = |found: &Found| match found {
+        Found::Here(batch) => batch.payload.bytes().len(),
+        Found::Stored(stored) => stored.len() / limits::PIPE_STORED_WEIGHT,
+    };
+    extent.iter().map(weight).sum()
+}
+
 /// The thread's own.
 struct Reader {
     connection: Connection,
@@ -254,6 +294,10 @@ struct Reader {
     held: Vec<OffsetRange>,
     /// Messages that came since the credit was said last.
     came: u64,
+    /// Where the extent that came last lies.
+    file: Option<Arc<File>>,
+    /// Extents that came, and as many as were said to be done with.
+    extents: (u64, u64),
     buffers: Buffers,
     inputs: Lane<Input>,
     words: Lane<Word>,
@@ -274,7 +318,7 @@ impl Reader {
     fn go_on(&mut self) -> Result<(), SourceError> {
         loop {
             while let Some(word) = self.words.pop() {
-                self.hear(word);
+                self.hear(word)?;
             }
             if self.quits {
                 return Ok(());
@@ -304,6 +348,11 @@ impl Reader {
 
     /// Takes what has come; false when there is nothing now.
     fn take(&mut self) -> Result<bool, SourceError> {
+        // There is room for what comes next.
+        if self.extents.0 != self.extents.1 {
+            self.extents.1 = self.extents.0;
+            self.connection.push(CHANNEL, &Request::Extents(self.extents.0));
+        }
         let mut any = false;
         while let Some(frame) =
             self.connection.take_frame(|| self.buffers.spare()).map_err(ClientError::from)?
@@ -316,6 +365,7 @@ impl Reader {
                     let slice = Slice::new(self.buffers.lend(frame.buffer), range);
                     self.delivered(&head, &slice)?;
                 }
+                Reply::Extent(extent) => self.told(&extent)?,
                 Reply::Receiving(receiving) => {
                     let input = match (receiving.queue_id, receiving.epoch) {
                         (None, _) => Input::NoQueue,
@@ -361,26 +411,62 @@ impl Reader {
         for batch in batches {
             self.came(batch)?;
         }
-        if let Err(DeliveryError::Damaged { segment, position, .. }) = &unpacked {
-            self.connection.push(CHANNEL, &Request::Complain(*segment, *position));
-            let patience = Patience::lasting(CLOSE_PATIENCE, None);
-            // Let it look for itself, and say what it found before we end.
-            self.connection.push(CHANNEL, &Request::Close);
-            self.connection
-                .answer(patience, |_, reply| Ok((reply == Reply::Closed).then_some(())))?;
+        self.check(unpacked)
+    }
+
+    /// Messages are where the extent says.
+    fn told(&mut self, extent: &ExtentHead) -> Result<(), SourceError> {
+        let unexpected = |what: &str| ClientError::Unexpected(what.to_owned());
+        if extent.opens {
+            let none = || unexpected("an extent without its descriptor");
+            let file = self.connection.take_descriptor().ok_or_else(none)?;
+            self.file = Some(Arc::new(File::from(file)));
         }
-        Ok(unpacked?)
+        let file = self.file.clone().ok_or_else(|| unexpected("an extent of no file"))?;
+        let too_soon = || unexpected("messages before it is our turn");
+        let queue = self.unpacker.as_ref().ok_or_else(too_soon)?.queue_id();
+        self.extents.0 += 1;
+        let keeps = |header: &BatchHeader| extent::is_worth_keeping(header, DELIMITER);
+        let mut found = Vec::new();
+        let walked = extent::walk(extent, queue, &file, keeps, |batch| found.push(batch));
+        let floor = self.reading.floor;
+        let known = found.partition_point(|found| found.range().start < floor);
+        let new = found.split_off(known);
+        for found in found {
+            match found {
+                Found::Here(batch) => self.came(batch)?,
+                Found::Stored(stored) => match stored.read() {
+                    Ok(batch) => self.came(batch)?,
+                    Err(error) => return self.check(Err(error)),
+                },
+            }
+        }
+        if !new.is_empty() {
+            new.iter().for_each(|found| self.hold(found.range()));
+            let weight = weight_of(&new);
+            self.inputs.push(Input::Extent(new), weight);
+        }
+        self.check(walked)
+    }
+
+    /// What is damaged the server looks at for itself.
+    fn check(&mut self, result: Result<(), DeliveryError>) -> Result<(), SourceError> {
+        if let Err(DeliveryError::Damaged { segment, position, .. }) = &result {
+            self.complain(*segment, *position)?;
+        }
+        Ok(result?)
+    }
+
+    /// Lets the server look at a batch, and say what it found before we end.
+    fn complain(&mut self, segment: SegmentNumber, position: Position) -> Result<(), SourceError> {
+        self.connection.push(CHANNEL, &Request::Complain(segment, position));
+        self.close()
     }
 
     /// A batch: what an earlier session dealt with is settled, the rest goes on.
     fn came(&mut self, batch: Batch) -> Result<(), SourceError> {
         let range = OffsetRange::new(batch.header.offset, batch.header.end());
-        push_range(&mut self.held, range);
-        self.came += range.span();
-        if self.came >= CREDIT_EVERY {
-            self.came = 0;
-            self.connection.push(CHANNEL, &Request::Credit(CREDIT));
-        }
+        self.hold(range);
         let floor = self.reading.floor;
         if range.end <= floor {
             self.again(range);
@@ -399,6 +485,16 @@ impl Reader {
         Ok(())
     }
 
+    /// Messages are ours.
+    fn hold(&mut self, range: OffsetRange) {
+        push_range(&mut self.held, range);
+        self.came += range.span();
+        if self.came >= CREDIT_EVERY {
+            self.came = 0;
+            self.connection.push(CHANNEL, &Request::Credit(CREDIT));
+        }
+    }
+
     /// What was dealt with before came again: the source did not know of it any more.
     fn again(&mut self, range: OffsetRange) {
         let mut dead: Vec<Offset> =
@@ -412,7 +508,7 @@ impl Reader {
         self.settle_below(range.end);
     }
 
-    fn hear(&mut self, word: Word) {
+    fn hear(&mut self, word: Word) -> Result<(), SourceError> {
         match word {
             Word::Settle(floor) => self.settle_below(floor),
             Word::Bury(letter) => self.bury(&letter),
@@ -421,9 +517,14 @@ impl Reader {
                 let clock = Admin::Clock { queue: queue.clone(), group: group.clone() };
                 self.connection.push(CLOCK_CHANNEL, &Request::Admin(clock));
             }
+            Word::Complain(segment, position) => {
+                self.quits = true;
+                self.complain(segment, position)?;
+            }
             Word::Close => self.is_closing = true,
             Word::Quit => self.quits = true,
         }
+        Ok(())
     }
 
     fn settle_below(&mut self, floor: Offset) {
@@ -529,74 +630,6 @@ pub fn split(batch: Batch, count: u64) -> Result<(Batch, Batch), BatchError> {
         ..header
     };
     Ok((first, Batch { header, payload: rest, place }))
-}
-
-/// Reads standard input to its end. Its messages have offsets of their own, and no time.
-fn read_stdin(delimiter: u8, inputs: &Lane<Input>, words: &Lane<Word>) {
-    let _last_word = LastWord(inputs.clone());
-    let id = QueueId::default();
-    inputs.push(Input::Open(id, None, None), 0);
-    let mut next = Offset(0);
-    let mut hand_over = |bytes: Vec<u8>| {
-        let count = memchr::memchr_iter(delimiter, &bytes).count() as u32;
-        let header = BatchHeader {
-            payload_bytes: bytes.len() as u32,
-            framing: Framing::Delimited(delimiter),
-            flags: 0,
-            offset: next,
-            count,
-            payload_crc: 0,
-            mark: Offset(0),
-            time: WallTime(0),
-            producer: ProducerId(0),
-            sequence: Sequence(0),
-            epoch: Epoch(0),
-        };
-        next = header.end();
-        let place = Place { queue: id, segment: SegmentNumber(0), position: Position(0) };
-        let weight = bytes.len();
-        inputs.push(Input::Batch(Batch { header, payload: Slice::whole(bytes), place }), weight);
-    };
-    let mut pending: Vec<u8> = Vec::new();
-    loop {
-        while inputs.weight() >= limits::PIPE_AHEAD_BYTES {
-            let mut fds = [PollFd::new(words, PollFlags::IN)];
-            if wait::poll(&mut fds, None).is_err() {
-                return;
-            }
-            while let Some(word) = words.pop() {
-                if matches!(word, Word::Close | Word::Quit) {
-                    return;
-                }
-            }
-        }
-        pending.reserve(limits::SEND_BATCH_BYTES);
-        let known = pending.len();
-        let room = rustix::buffer::spare_capacity(&mut pending);
-        match rustix::io::read(rustix::stdio::stdin(), room) {
-            Ok(0) => break,
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(errno) => {
-                inputs.push(Input::Failed(SourceError::Stdin(errno.into())), 0);
-                return;
-            }
-        }
-        // What was there before holds none.
-        if let Some(at) = memchr::memrchr(delimiter, &pending[known..]) {
-            let rest = pending.split_off(known + at + 1);
-            hand_over(std::mem::replace(&mut pending, rest));
-        } else if pending.len() > limits::MESSAGE_BYTES_MAX {
-            let why = std::io::Error::other("a message is over 64 MiB");
-            inputs.push(Input::Failed(SourceError::Stdin(why)), 0);
-            return;
-        }
-    }
-    if !pending.is_empty() {
-        pending.push(delimiter);
-        hand_over(pending);
-    }
-    inputs.push(Input::End, 0);
 }
 
 #[cfg(test)]

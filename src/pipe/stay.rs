@@ -13,7 +13,8 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::filter::{Broken, Feed, Tail, pipe};
+use super::feed::Feed;
+use super::filter::{Broken, Tail, pipe};
 use super::load::DELIMITER;
 use crate::client::command::{Ends, Program};
 use crate::client::piece::Slice;
@@ -94,7 +95,7 @@ impl Staying {
         let mut until = Instant::now() + patience;
         loop {
             let stdin = self.stdin.as_ref().expect("it is open until the end");
-            fed = fed || feed.write(stdin);
+            fed = fed || feed.write(stdin)?;
             let before = output.len();
             let ended = !self.take(&mut output)?;
             let came = &output[before..];

@@ -211,7 +211,7 @@ impl<H: Host> Pipe<'_, H> {
     }
 
     fn take_batch(&mut self, session: &mut Session, batch: &Batch) -> Result<(), PipeError> {
-        self.look_for_gap(session, batch);
+        self.look_for_gap(session, batch.header.offset);
         let next = session.mark.next;
         let windowing = session.windowing();
         let (floor, start) = (windowing.floor, batch.header.offset);

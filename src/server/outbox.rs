@@ -5,6 +5,7 @@
 //! engine, which adds one only when the outbox is nearly empty.
 
 use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::engine::QueueNumber;
@@ -15,6 +16,8 @@ use crate::wire::Reply;
 pub enum Piece<F> {
     /// Bytes from memory.
     Bytes(Vec<u8>),
+    /// Bytes with a descriptor that the peer gets with the first of them.
+    Descriptor(Vec<u8>, OwnedFd),
     /// A range of a file, sent from the page cache.
     File {
         /// The segment file.
@@ -78,6 +81,13 @@ impl<F> Outbox<F> {
         self.gather(|out| out.extend_from_slice(bytes));
     }
 
+    /// Adds a frame that a descriptor goes with.
+    pub fn push_descriptor(&mut self, bytes: &[u8], descriptor: OwnedFd) {
+        self.queued += bytes.len() as u64;
+        self.memory += bytes.len();
+        self.pieces.push_back(Piece::Descriptor(bytes.to_vec(), descriptor));
+    }
+
     /// Adds a range of a file of this queue.
     pub fn push_file(&mut self, queue: QueueNumber, file: Arc<F>, position: u64, bytes: u64) {
         assert!(bytes > 0, "an empty range of a file");
@@ -108,6 +118,9 @@ impl<F> Outbox<F> {
                 let more = self.pieces.len() > 1;
                 Some(Front::Bytes(&bytes[self.sent..], more))
             }
+            Piece::Descriptor(bytes, descriptor) => {
+                Some(Front::Descriptor(bytes, descriptor.as_fd()))
+            }
             Piece::File { file, queue, position, bytes } => {
                 Some(Front::File { file, queue: *queue, position: *position, bytes: *bytes })
             }
@@ -117,12 +130,20 @@ impl<F> Outbox<F> {
     /// So much of the first piece has been sent.
     pub fn advance(&mut self, sent: u64) {
         self.queued -= sent;
+        if let Some(Piece::Descriptor(bytes, _)) =
+            self.pieces.front_mut().filter(|piece| matches!(piece, Piece::Descriptor(..)))
+        {
+            // It went with the first byte; what is left are bytes like others.
+            let bytes = std::mem::take(bytes);
+            self.pieces[0] = Piece::Bytes(bytes);
+        }
         let done = match self.pieces.front_mut().expect("something was sent") {
             Piece::Bytes(bytes) => {
                 self.sent += sent as usize;
                 assert!(self.sent <= bytes.len(), "more sent than there was");
                 self.sent == bytes.len()
             }
+            Piece::Descriptor(..) => unreachable!("it was just taken off"),
             Piece::File { position, bytes, .. } => {
                 *position += sent;
                 *bytes -= sent;
@@ -149,6 +170,8 @@ impl<F> Default for Outbox<F> {
 pub enum Front<'a, F> {
     /// These bytes; whether something follows at once.
     Bytes(&'a [u8], bool),
+    /// These bytes, and this descriptor with the first of them.
+    Descriptor(&'a [u8], BorrowedFd<'a>),
     /// A range of a file.
     File {
         /// The segment file.
@@ -184,6 +207,23 @@ mod tests {
         outbox.advance(7);
         assert!(matches!(outbox.front(), Some(Front::Bytes(_, false))));
         outbox.advance(8);
+        assert!(outbox.is_empty() && outbox.queued() == 0 && outbox.memory() == 0);
+    }
+
+    #[test]
+    fn a_descriptor_goes_once_with_the_first_byte() {
+        let mut outbox: Outbox<&str> = Outbox::new();
+        outbox.push_bytes(b"a");
+        let (_, given) = rustix::pipe::pipe().expect("a pipe");
+        outbox.push_descriptor(b"bcd", given);
+        outbox.push_bytes(b"e");
+        outbox.advance(1);
+        assert!(matches!(outbox.front(), Some(Front::Descriptor(b"bcd", _))));
+        outbox.advance(2);
+        assert!(matches!(outbox.front(), Some(Front::Bytes(b"d", true))));
+        outbox.advance(1);
+        assert!(matches!(outbox.front(), Some(Front::Bytes(b"e", false))));
+        outbox.advance(1);
         assert!(outbox.is_empty() && outbox.queued() == 0 && outbox.memory() == 0);
     }
 }

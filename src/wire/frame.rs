@@ -22,6 +22,8 @@ pub mod frame_flags {
     pub const REDELIVERED: u8 = 1 << 1;
     /// DELIVER: more is ready than the credit allows.
     pub const BEHIND: u8 = 1 << 2;
+    /// EXTENT: a descriptor of the segment's file comes with the frame.
+    pub const OPENS: u8 = 1 << 3;
 }
 
 macro_rules! kinds {
@@ -74,6 +76,8 @@ kinds! {
     Begin = 0x35,
     /// A try of these failed.
     Nack = 0x36,
+    /// How many extents the receiver is done with.
+    Extents = 0x37,
     /// Ends a channel.
     Close = 0x3f,
     /// Answers HELLO.
@@ -96,6 +100,8 @@ kinds! {
     Deliver = 0xb1,
     /// Nothing is left of what was ready when the receiver began.
     End = 0xb2,
+    /// Messages, as a range of a segment's file that the receiver reads itself.
+    Extent = 0xb3,
     /// Answers CLOSE when all that came before it is done.
     Closed = 0xbf,
 }

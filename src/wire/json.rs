@@ -221,6 +221,10 @@ pub struct OpenReceive {
     /// back counts no attempt.
     #[serde(default)]
     pub tries: bool,
+    /// How many EXTENTs may be under way to this receiver, which asks for them by that; 0: none.
+    /// A server that knows nothing of them sends DELIVERs.
+    #[serde(default)]
+    pub extents: u32,
 }
 
 impl OpenReceive {
@@ -246,6 +250,7 @@ impl OpenReceive {
             durable: false,
             backoff: None,
             tries: false,
+            extents: 0,
         }
     }
 }

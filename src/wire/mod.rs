@@ -13,10 +13,12 @@
 //!   OPEN_RECEIVE (channel 2), CREDIT ───────▶
 //!          ◀───────────────────────────────── RECEIVING
 //!          ◀───────────────────────────────── DELIVER      whole batches as they are stored
+//!          ◀───────────────────────────────── EXTENT       or where they are, and a descriptor
 //!   ACK ranges, CREDIT ─────────────────────▶ journal
 //!   CLOSE  ─────────────────────────────────▶
 //!          ◀───────────────────────────────── CLOSED       all that came before is done
 //!   BEGIN ranges, NACK ─────────────────────▶ attempts, back-off, dead letters
+//!   EXTENTS ────────────────────────────────▶ so many are read
 //!   ADMIN (one at a time a channel) ────────▶
 //!          ◀───────────────────────────────── REPLY | ERROR
 //! ```
@@ -43,7 +45,7 @@ pub use json::{
     QueuePattern, ReceiveMode, Receiving, Resume, Sending, ServerInfo, Settlement, StoreInfo,
 };
 pub use receipt::Receipt;
-pub use reply::{DELIVER_HEAD_BYTES, DeliverHead, Reply};
+pub use reply::{DELIVER_HEAD_BYTES, DeliverHead, EXTENT_BYTES, ExtentHead, Reply};
 pub use request::{
     CommitHead, PUBLISH_HEAD_BYTES, PublishHead, ReleaseMode, Request, encode_ranges,
 };

@@ -87,6 +87,52 @@ impl DeliverHead {
     }
 }
 
+/// Bytes of the body of an EXTENT: the head of a DELIVER, and how many bytes of batches stand in the
+/// segment's file from that position on, as a u64.
+///
+/// The descriptor of the file comes with the frame (SCM_RIGHTS, with its first byte) when the
+/// frame has [`frame_flags::OPENS`]; without, the file is that of the EXTENT before on this channel.
+/// The descriptor is open for reading only, and stays good when the segment is dropped.
+pub const EXTENT_BYTES: usize = DELIVER_HEAD_BYTES + 8;
+
+/// The whole of an EXTENT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExtentHead {
+    /// What is delivered; it is never a part of a large message.
+    pub head: DeliverHead,
+    /// Bytes of the batches, one behind the other.
+    pub bytes: u64,
+    /// A descriptor of the segment's file comes with the frame.
+    pub opens: bool,
+}
+
+impl ExtentHead {
+    /// The frame's bytes.
+    #[must_use]
+    pub fn encode(&self, channel: u16) -> [u8; FRAME_HEADER_BYTES + EXTENT_BYTES] {
+        let mut out = [0u8; FRAME_HEADER_BYTES + EXTENT_BYTES];
+        let (front, rest) = out.split_at_mut(FRAME_HEADER_BYTES + DELIVER_HEAD_BYTES);
+        front.copy_from_slice(&self.head.encode(channel, EXTENT_BYTES - DELIVER_HEAD_BYTES));
+        front[4] = Kind::Extent as u8;
+        front[5] |= if self.opens { frame_flags::OPENS } else { 0 };
+        rest.copy_from_slice(&self.bytes.to_le_bytes());
+        out
+    }
+
+    fn decode(header: &FrameHeader, body: &[u8]) -> Result<ExtentHead, WireError> {
+        let malformed = |what| WireError::Malformed { kind: Kind::Extent, what };
+        if body.len() != EXTENT_BYTES {
+            return Err(malformed("a body of the wrong size"));
+        }
+        let head = DeliverHead::decode(header, body)?;
+        let bytes = u64_at(body, DELIVER_HEAD_BYTES);
+        if head.more || head.position.0.checked_add(bytes).is_none() {
+            return Err(malformed("an impossible range of a file"));
+        }
+        Ok(ExtentHead { head, bytes, opens: header.has(frame_flags::OPENS) })
+    }
+}
+
 /// A frame from a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply<'a> {
@@ -110,6 +156,8 @@ pub enum Reply<'a> {
     Receiving(Receiving),
     /// Batches.
     Deliver(DeliverHead, &'a [u8]),
+    /// Batches, where they are stored.
+    Extent(ExtentHead),
     /// Nothing is left of what was ready.
     End,
     /// The channel is closed; all that came before is done.
@@ -155,6 +203,7 @@ impl<'a> Reply<'a> {
                 let head = DeliverHead::decode(header, body)?;
                 Reply::Deliver(head, &body[DELIVER_HEAD_BYTES..])
             }
+            Kind::Extent => Reply::Extent(ExtentHead::decode(header, body)?),
             Kind::End => {
                 sized(0)?;
                 Reply::End
@@ -192,6 +241,7 @@ impl<'a> Reply<'a> {
                 out.extend_from_slice(&head.encode(channel, batches.len()));
                 out.extend_from_slice(batches);
             }
+            Reply::Extent(extent) => out.extend_from_slice(&extent.encode(channel)),
             Reply::End => push_frame(out, Kind::End, 0, channel, &[]),
             Reply::Closed => push_frame(out, Kind::Closed, 0, channel, &[]),
         }
@@ -231,6 +281,7 @@ mod tests {
             Reply::Confirm(Sequence(5), Offset(6), Count(1)),
             Reply::Receiving(Receiving::default()),
             Reply::Deliver(head, b"some batches"),
+            Reply::Extent(ExtentHead { head, bytes: 1 << 20, opens: true }),
             Reply::End,
             Reply::Closed,
         ] {

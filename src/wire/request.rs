@@ -225,6 +225,8 @@ pub enum Request<'a> {
     Begin(Vec<OffsetRange>),
     /// A try of these failed.
     Nack(Nack),
+    /// How many extents the receiver is done with in all: as many more may come.
+    Extents(u64),
     /// Ends the channel.
     Close,
 }
@@ -318,6 +320,10 @@ impl<'a> Request<'a> {
                 check_ranges(kind, &nack.ranges)?;
                 Request::Nack(nack)
             }
+            Kind::Extents => {
+                sized(8)?;
+                Request::Extents(u64_at(body, 0))
+            }
             Kind::Close => {
                 sized(0)?;
                 Request::Close
@@ -372,6 +378,9 @@ impl<'a> Request<'a> {
                 push_frame(out, Kind::Begin, 0, channel, &body);
             }
             Request::Nack(nack) => push_json(out, Kind::Nack, channel, &[], nack),
+            Request::Extents(done) => {
+                push_frame(out, Kind::Extents, 0, channel, &done.to_le_bytes());
+            }
             Request::Close => push_frame(out, Kind::Close, 0, channel, &[]),
         }
     }
@@ -442,6 +451,7 @@ mod tests {
             Request::Begin(ranges.clone()),
             Request::Nack(Nack { ranges: ranges.clone(), ..Nack::default() }),
             Request::Credit(77),
+            Request::Extents(3),
             Request::Ack(ranges.clone()),
             Request::Release(ReleaseMode::Release, ranges),
             Request::Complain(SegmentNumber(1), Position(2)),

@@ -18,6 +18,7 @@ mod outputs;
 mod plain;
 mod state;
 mod staying;
+mod stored;
 mod windows;
 
 use harness::{Done, Store};

@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -743,6 +743,10 @@ impl StorageFile for SimFile {
     }
 
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn reader(&self) -> Option<OwnedFd> {
         None
     }
 }

@@ -228,6 +228,7 @@ impl World {
                         received.extend_from_slice(&piece[..n]);
                         n as u64
                     }
+                    Some(Front::Descriptor(..)) => unreachable!("no descriptors here"),
                     Some(Front::File { file, position, bytes: length, .. }) => {
                         let n = length.min(bytes);
                         let before = received.len();

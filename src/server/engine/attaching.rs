@@ -8,7 +8,7 @@ use crate::wire::{Begun, Fault, OpenReceive, ReceiveMode, Receiving, Reply};
 
 use super::figures::Share;
 use super::hosting::damaged;
-use super::session::{Channel, How, Receiver};
+use super::session::{Channel, Extents, How, Receiver};
 use super::{ConnectionId, Engine, QueueNumber};
 
 /// What a receiver has from before its connection broke.
@@ -102,6 +102,7 @@ impl<S: Storage> Engine<S> {
             epoch: None,
             ready: false,
             share,
+            extents: Extents::of(open),
         };
         self.changed(number);
         let session = self.sessions.get_mut(&connection).expect("a connected client");

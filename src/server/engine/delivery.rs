@@ -1,5 +1,6 @@
 //! From the broker's offer over the log's range to the outbox.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::batch::Place;
@@ -8,7 +9,7 @@ use crate::limits;
 use crate::log::storage::{Storage, StorageFile};
 use crate::log::{Found, Select};
 use crate::units::{Ending, LeaseNumber, Offset, OffsetRange, Position, WallTime};
-use crate::wire::DeliverHead;
+use crate::wire::{DeliverHead, ExtentHead};
 
 use super::session::{Channel, Receiver};
 use super::{ConnectionId, Engine, QueueNumber, Work};
@@ -36,6 +37,15 @@ enum Unwanted {
     Expired,
     /// They are for another group only.
     NotOurs,
+}
+
+/// How a range of batches goes out.
+enum Way {
+    Bytes,
+    /// As an EXTENT, with the descriptor if it does not have that yet.
+    Extent(Option<OwnedFd>),
+    /// Neither: it is to be located anew.
+    Anew,
 }
 
 /// A range of batches on its way into an outbox.
@@ -128,6 +138,9 @@ impl<S: Storage> Engine<S> {
         receiver: Receiver,
         most: u64,
     ) -> Delivered {
+        if receiver.extents.is_behind() {
+            return Delivered::None;
+        }
         let Some(offer) = self.broker.offer(receiver.consumer, most) else {
             return Delivered::None;
         };
@@ -142,7 +155,9 @@ impl<S: Storage> Engine<S> {
         let hosted = self.hosted.get_mut(&receiver.queue).expect("a receiver's queue");
         let group = receiver.group.map(|group| self.broker.group_name(group));
         let select = Select { wall: Some(self.clock.wall), group };
-        let found = match hosted.log.locate(from, limit, limits::DELIVER_BYTES, &select) {
+        let reads = receiver.extents.most > 0;
+        let bytes_max = if reads { limits::EXTENT_BYTES } else { limits::DELIVER_BYTES };
+        let found = match hosted.log.locate(from, limit, bytes_max, &select) {
             Ok(found) => found,
             Err(error) => {
                 self.stand_still(receiver.queue, error.to_string());
@@ -186,9 +201,18 @@ impl<S: Storage> Engine<S> {
                 (bytes.len() as u64, end)
             }
             Found::Whole { file, place, bytes, end, time } => {
-                let head = self.taken(receiver, from, time, DeliverHead { end, ..head });
                 let shipment = Shipment { queue: receiver.queue, file, place, bytes };
-                self.ship(connection, id, head, shipment);
+                let way = self.way_of(connection, id, &shipment);
+                if matches!(way, Way::Anew) {
+                    return Delivered::Some;
+                }
+                let head = self.taken(receiver, from, time, DeliverHead { end, ..head });
+                match way {
+                    Way::Extent(descriptor) => {
+                        self.ship_extent(connection, id, head, &shipment, descriptor);
+                    }
+                    _ => self.ship(connection, id, head, shipment),
+                }
                 (bytes, end)
             }
             Found::Chain { file, parts, end, time } => {
@@ -329,6 +353,52 @@ impl<S: Storage> Engine<S> {
             self.settle(receiver.queue, group, &settled, Ending::Acked);
         }
         lease
+    }
+
+    /// Whether batches go as bytes, or as the range of a file to a receiver that asked for that.
+    fn way_of(&mut self, connection: ConnectionId, id: u16, range: &Shipment<S::File>) -> Way {
+        let session = self.sessions.get_mut(&connection).expect("a connected client");
+        let Some(Channel::Receiving(receiver)) = session.channels.get_mut(&id) else {
+            unreachable!("a channel that is delivered to")
+        };
+        let extents = &mut receiver.extents;
+        if extents.most == 0 || range.bytes < limits::EXTENT_BYTES_MIN {
+            return Way::Bytes;
+        }
+        if extents.segment == range.place.segment {
+            return Way::Extent(None);
+        }
+        match range.file.reader() {
+            Some(reader) => Way::Extent(Some(reader)),
+            None => {
+                // Without descriptors or without /proc it gets bytes, and not so many at once.
+                extents.most = 0;
+                Way::Anew
+            }
+        }
+    }
+
+    /// Says where the batches are.
+    fn ship_extent(
+        &mut self,
+        connection: ConnectionId,
+        id: u16,
+        head: DeliverHead,
+        range: &Shipment<S::File>,
+        descriptor: Option<OwnedFd>,
+    ) {
+        let Place { segment, position, .. } = range.place;
+        let head = DeliverHead { segment, position, ..head };
+        let extent = ExtentHead { head, bytes: range.bytes, opens: descriptor.is_some() };
+        let session = self.sessions.get_mut(&connection).expect("a connected client");
+        match descriptor {
+            None => session.outbox.push_bytes(&extent.encode(id)),
+            Some(descriptor) => session.outbox.push_descriptor(&extent.encode(id), descriptor),
+        }
+        if let Some(Channel::Receiving(receiver)) = session.channels.get_mut(&id) {
+            receiver.extents.segment = segment;
+            receiver.extents.sent += 1;
+        }
     }
 
     fn ship(

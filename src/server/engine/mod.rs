@@ -336,6 +336,7 @@ impl<S: Storage> Engine<S> {
             }
             Request::OpenReceive(open) => self.open_receive(connection, channel, open),
             Request::Credit(total) => self.credit(connection, channel, total),
+            Request::Extents(done) => self.extents_done(connection, channel, done),
             Request::Ack(ranges) => self.ack(connection, channel, &ranges),
             Request::Release(_, ranges) => self.release(connection, channel, &ranges),
             Request::Complain(segment, position) => {

@@ -155,6 +155,29 @@ impl<S: Storage> Engine<S> {
         Ok(())
     }
 
+    /// The receiver is done with so many extents: as many more may be sent.
+    pub(super) fn extents_done(
+        &mut self,
+        connection: ConnectionId,
+        channel: u16,
+        done: u64,
+    ) -> Result<(), Trouble> {
+        if self.receiver(connection, channel)?.is_none() {
+            return Ok(());
+        }
+        let session = self.sessions.get_mut(&connection).expect("a connected client");
+        let Some(Channel::Receiving(receiver)) = session.channels.get_mut(&channel) else {
+            unreachable!("it was just there")
+        };
+        let extents = &mut receiver.extents;
+        if !(extents.done..=extents.sent).contains(&done) {
+            return Err(protocol("EXTENTS that were not sent, or fewer than before"));
+        }
+        extents.done = done;
+        self.channel_ready(connection, channel);
+        Ok(())
+    }
+
     pub(super) fn ack(
         &mut self,
         connection: ConnectionId,

@@ -8,7 +8,9 @@ use crate::log::Staging;
 use crate::log::storage::Storage;
 use crate::server::outbox::Outbox;
 use crate::settings::{Backoff, Wanted};
-use crate::units::{Bytes, Count, Epoch, Micros, Monotonic, Name, ProducerId, Sequence};
+use crate::units::{
+    Bytes, Count, Epoch, Micros, Monotonic, Name, ProducerId, SegmentNumber, Sequence,
+};
 use crate::wire::{Admin, ClientInfo, Fault, MEMBER_CHANNELS, OpenReceive, OpenSend};
 
 use super::QueueNumber;
@@ -135,6 +137,32 @@ pub(super) struct Receiver {
     /// It stands in the session's list of channels to deliver to.
     pub ready: bool,
     pub share: Share,
+    pub extents: Extents,
+}
+
+/// What a receiver reads of the segments itself.
+#[derive(Clone, Copy)]
+pub(super) struct Extents {
+    /// How many may be under way; 0: it does not want any.
+    pub most: u64,
+    /// How many were sent, and how many it is done with.
+    pub sent: u64,
+    /// See [`Extents::sent`].
+    pub done: u64,
+    /// The segment of which it has a descriptor.
+    pub segment: SegmentNumber,
+}
+
+impl Extents {
+    pub fn of(open: &OpenReceive) -> Extents {
+        let most = u64::from(open.extents).min(limits::EXTENTS_UNDER_WAY_MAX);
+        Extents { most, sent: 0, done: 0, segment: SegmentNumber(u64::MAX) }
+    }
+
+    /// It has to read what it has before more is sent.
+    pub fn is_behind(&self) -> bool {
+        self.most > 0 && self.sent - self.done >= self.most
+    }
 }
 
 /// How a receiver takes its messages.

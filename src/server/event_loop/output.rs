@@ -1,7 +1,8 @@
 //! Sending what the outboxes hold, as far as the sockets take it.
 
-use std::io::{self, ErrorKind};
-use std::os::fd::AsFd;
+use std::io::{self, ErrorKind, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use mio::net::UnixStream;
 
@@ -36,6 +37,7 @@ impl<S: Storage> EventLoop<S> {
             let sent = match outbox.front() {
                 None => break,
                 Some(Front::Bytes(bytes, more)) => send_bytes(&link.socket, bytes, more),
+                Some(Front::Descriptor(bytes, fd)) => send_descriptor(&link.socket, bytes, fd),
                 Some(Front::File { file, queue, position, bytes }) => {
                     let sent = send_file(&link.socket, &**file, position, bytes);
                     unreadable = file_error(&sent).map(|why| (queue, why));
@@ -88,6 +90,16 @@ fn send_bytes(socket: &UnixStream, bytes: &[u8], more: bool) -> io::Result<usize
     use rustix::net::SendFlags;
     let flags = SendFlags::NOSIGNAL | if more { SendFlags::MORE } else { SendFlags::empty() };
     Ok(rustix::net::send(socket.as_fd(), bytes, flags)?)
+}
+
+fn send_descriptor(socket: &UnixStream, bytes: &[u8], fd: BorrowedFd<'_>) -> io::Result<usize> {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd];
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)), "room for one descriptor");
+    let parts = [IoSlice::new(bytes)];
+    Ok(sendmsg(socket.as_fd(), &parts, &mut control, SendFlags::NOSIGNAL)?)
 }
 
 fn send_file<F: StorageFile>(
