@@ -215,10 +215,10 @@ impl FileNode {
         self.errors += 1;
     }
 
-    fn crash(&mut self, random: &mut Random) {
+    fn crash(&mut self, choose: &mut dyn FnMut(u64) -> u64) {
         let mut media = self.durable.clone();
         for (sector, contents) in std::mem::take(&mut self.unsynced) {
-            let pick = random.below(contents.len() as u64 + 1) as usize;
+            let pick = choose(contents.len() as u64 + 1) as usize;
             if let Some(content) = contents.get(pick) {
                 let from = sector * SECTOR;
                 if media.len() < from + SECTOR {
@@ -228,7 +228,7 @@ impl FileNode {
             }
         }
         let lengths = std::mem::take(&mut self.lengths);
-        let pick = random.below(lengths.len() as u64 + 1) as usize;
+        let pick = choose(lengths.len() as u64 + 1) as usize;
         media.resize(lengths.get(pick).copied().unwrap_or(self.durable.len()), 0);
         self.allocated = media.len() as u64;
         self.durable.clone_from(&media);
@@ -451,14 +451,21 @@ impl SimDisk {
     /// The machine is gone and comes up again: what was not synced is there or not, in any
     /// mixture.
     pub fn crash(&self) {
+        let mut random = Random(self.state().random.next());
+        self.crash_choosing(&mut |n| random.below(n));
+    }
+
+    /// The same, where each question (which of so many contents, which of so many lengths, whether
+    /// a change of a directory is there: 0) is answered by `choose` with a number below what it is
+    /// given. What is asked depends on what was done alone, not on the answers.
+    pub fn crash_choosing(&self, choose: &mut dyn FnMut(u64) -> u64) {
         let mut state = self.state();
-        let mut random = Random(state.random.next());
         for node in &mut state.nodes {
             match node {
-                Node::File(file) => file.crash(&mut random),
+                Node::File(file) => file.crash(choose),
                 Node::Dir(dir) => {
                     for change in std::mem::take(&mut dir.unsynced) {
-                        if random.one_in(2) {
+                        if choose(2) == 0 {
                             apply(&mut dir.durable, &change);
                         }
                     }
