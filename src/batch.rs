@@ -57,6 +57,7 @@
 mod traits;
 
 use crate::limits;
+use crate::planted::{self, Bug};
 use crate::units::{
     Count, Epoch, Offset, Position, ProducerId, QueueId, SegmentNumber, Sequence, WallTime,
 };
@@ -191,7 +192,9 @@ fn header_checksum(place: &Place, header: &[u8]) -> u32 {
     let mut seeded = [0u8; 32 + HEADER_BYTES - 4];
     seeded[..16].copy_from_slice(place.queue.as_bytes());
     seeded[16..24].copy_from_slice(&place.segment.0.to_le_bytes());
-    seeded[24..32].copy_from_slice(&place.position.0.to_le_bytes());
+    if !planted::is(Bug::ChecksumWithoutPosition) {
+        seeded[24..32].copy_from_slice(&place.position.0.to_le_bytes());
+    }
     seeded[32..].copy_from_slice(&header[..HEADER_BYTES - 4]);
     crc32fast::hash(&seeded)
 }
@@ -308,7 +311,7 @@ impl BatchHeader {
         if payload.len() != self.payload_bytes as usize {
             return Err(BatchError::Short);
         }
-        if checksum(payload) != self.payload_crc {
+        if checksum(payload) != self.payload_crc && !planted::is(Bug::PayloadNotVerified) {
             return Err(BatchError::PayloadChecksum);
         }
         Ok(())

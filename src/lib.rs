@@ -32,6 +32,7 @@
 //! | [`pipe`] | the stream processor: a queue through a filter into a queue |
 //! | [`view`] | what `mq-stat` shows: live view, lines, JSON, Prometheus text, checks |
 //! | [`cli`] | shared flags, exit statuses, printing of errors |
+//! | [`planted`] | bugs that test the tests; nothing in an ordinary build |
 //!
 //! # Invariants
 //!
@@ -57,6 +58,7 @@ pub mod client;
 pub mod limits;
 pub mod log;
 pub mod pipe;
+pub mod planted;
 pub mod server;
 pub mod settings;
 pub mod stat;

@@ -3,6 +3,7 @@
 //! An offer takes nothing, since only the caller knows how much of it the connection accepts.
 //! Everything that changes where a message stands in its group happens here or in a purge.
 
+use crate::planted::{self, Bug};
 use crate::units::{Attempts, Ending, Offset, OffsetRange};
 
 use super::consumer::Consumer;
@@ -95,6 +96,9 @@ impl Broker {
             (Mode::Take, Some(g)) => {
                 consumer.leased.cover(range);
                 self.group_mut(g).lease(range);
+                if planted::is(Bug::PrefetchCounted) {
+                    self.group_mut(g).count_attempt(range);
+                }
                 self.taken(c, g, range);
             }
             _ => self.pass(c, range.end),

@@ -11,6 +11,7 @@ use super::staging::{Staging, check_space};
 use super::storage::{Storage, StorageFile};
 use crate::batch::{self, BatchHeader, Framing, Place, Record, flags};
 use crate::limits;
+use crate::planted::{self, Bug};
 use crate::units::{
     Bytes, Count, Epoch, Monotonic, Offset, OffsetRange, Position, ProducerId, Sequence,
     SyncPolicy, WallTime,
@@ -198,6 +199,7 @@ impl<S: Storage> Log<S> {
     }
 
     pub(super) fn header(&mut self, wall: WallTime, batch: &NewBatch<'_>) -> BatchHeader {
+        let unmarked = planted::is(Bug::MarkNeverAdvanced);
         BatchHeader {
             payload_bytes: batch.payload.len() as u32,
             framing: batch.framing,
@@ -205,7 +207,7 @@ impl<S: Storage> Log<S> {
             offset: self.active.end,
             count: batch.count,
             payload_crc: batch::checksum(batch.payload),
-            mark: self.syncs.durable_end,
+            mark: if unmarked { Offset(0) } else { self.syncs.durable_end },
             time: self.time.max(wall),
             producer: batch.producer,
             sequence: batch.sequence,
@@ -229,7 +231,9 @@ impl<S: Storage> Log<S> {
     /// Cuts off what a failed write may have left, so that the file ends with the last batch.
     pub(super) fn undo_write(&mut self, reason: String, is_full: bool) -> AppendError {
         let position = self.active.position;
-        if let Err(error) = self.active.files[0].truncate(Bytes(position)) {
+        if !planted::is(Bug::FailedWriteStays)
+            && let Err(error) = self.active.files[0].truncate(Bytes(position))
+        {
             return self.fail(format!("{reason}; cutting it off again: {error}"));
         }
         self.active.allocated = position;
@@ -267,7 +271,7 @@ impl<S: Storage> Log<S> {
         self.counters.note(header, bytes);
         self.producers.note(header, header.annex(payload));
         self.unique.note(header, header.messages_part(payload).unwrap_or_default());
-        if self.policy != SyncPolicy::Always {
+        if self.policy != SyncPolicy::Always || planted::is(Bug::ConfirmBeforeSync) {
             self.visible_end = header.end();
         }
     }

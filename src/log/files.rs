@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::error::{Doing, Failure, LogError, corrupt};
 use super::segment::FORMAT_VERSION;
 use super::storage::{Storage, StorageFile};
+use crate::planted::{self, Bug};
 use crate::units::{Name, Position, QueueId, SegmentNumber};
 
 /// The directory of all queues.
@@ -115,7 +116,9 @@ pub(super) fn replace<S: Storage>(storage: &S, path: &Path, bytes: &[u8]) -> Res
         let _ = storage.remove_file(&temporary);
         return written;
     }
-    file.sync().syncing(&temporary)?;
+    if !planted::is(Bug::RenamedBeforeSync) {
+        file.sync().syncing(&temporary)?;
+    }
     storage.rename(&temporary, path).doing("renaming", &temporary)?;
     let dir = path.parent().unwrap_or(Path::new(""));
     storage.sync_dir(dir).syncing(dir)

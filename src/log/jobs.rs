@@ -18,6 +18,7 @@ use super::spare;
 use super::storage::{Storage, StorageFile};
 use crate::batch::{self, BatchHeader, Place, flags};
 use crate::limits;
+use crate::planted::{self, Bug};
 use crate::settings::Settings;
 use crate::units::{Bytes, Name, Position, QueueId, SegmentNumber};
 
@@ -270,6 +271,9 @@ impl<S: Storage> Done<S> {
 }
 
 fn sync_all<S: Storage>(files: &[(PathBuf, Arc<S::File>)]) -> Result<(), Failure> {
+    if planted::is(Bug::RetryAfterFailedSync) {
+        files.iter().for_each(|(_, file)| drop(file.sync()));
+    }
     files.iter().try_for_each(|(path, file)| file.sync().syncing(path))
 }
 
@@ -294,7 +298,9 @@ pub(super) fn prepare<S: Storage>(
     }
     file.sync().syncing(&path)?;
     let second = storage.open(&path).doing("opening", &path)?;
-    storage.sync_dir(dir).syncing(dir)?;
+    if !planted::is(Bug::NoDirectorySync) {
+        storage.sync_dir(dir).syncing(dir)?;
+    }
     Ok(Prepared { number, files: [Arc::new(file), Arc::new(second)], allocated })
 }
 
@@ -314,7 +320,9 @@ pub(super) fn seal<F: StorageFile>(
 /// The order is the promise: what refers to the segments is durable, then the record that they
 /// are dropped, and only then they go.
 fn drop_segments<S: Storage>(storage: &S, work: &DropWork<S>) -> Result<(), Failure> {
-    sync_all::<S>(&work.journals)?;
+    if !planted::is(Bug::UnlinkBeforeAcks) {
+        sync_all::<S>(&work.journals)?;
+    }
     if let Some((bytes, _)) = &work.snapshot {
         files::replace(storage, &work.dir.join(files::SNAPSHOT), bytes)?;
     }

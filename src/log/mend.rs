@@ -27,6 +27,7 @@ use super::spare::{self, Spare};
 use super::storage::{Storage, StorageFile};
 use super::syncs::Syncs;
 use crate::batch::{BatchHeader, Framing, Place, flags};
+use crate::planted::{self, Bug};
 use crate::units::{
     Bytes, Count, Ending, Epoch, Monotonic, Name, Offset, OffsetRange, Position, ProducerId,
     SegmentNumber, Sequence, SyncPolicy, WallTime,
@@ -65,7 +66,8 @@ impl<S: Storage> Recovery<S> {
                 journal.mend(&*self.storage, replay, bytes)?;
             }
         }
-        let skip = !self.is_strict() && self.meta.settings.sync != SyncPolicy::Always;
+        let weak = self.meta.settings.sync != SyncPolicy::Always;
+        let skip = !self.is_strict() && weak && !planted::is(Bug::OffsetReused);
         if !knows_stored {
             recalled.counters.stored = self.messages();
             recalled.counters.stored_bytes = self.message_bytes();
@@ -97,7 +99,7 @@ impl<S: Storage> Recovery<S> {
             kept: Vec::new(),
             what: what.clone(),
         });
-        let keep = !self.boot.same_boot;
+        let keep = !self.boot.same_boot && !planted::is(Bug::TornTailThrownAway);
         for at in 0..self.parts.len() {
             let part = &self.parts[at];
             let good = match &part.scan {
@@ -242,6 +244,9 @@ impl<S: Storage> Recovery<S> {
     /// Writes what stands above the mark anew and syncs it.
     fn rewrite_tail(&mut self, end: &End) -> Result<(), LogError> {
         for part in &self.parts[..=end.at] {
+            if planted::is(Bug::TailNotRewritten) {
+                break;
+            }
             let Some(scan) = &part.scan else { continue };
             if scan.end.is_none_or(|part_end| part_end < self.mark) {
                 continue;

@@ -18,6 +18,7 @@ use super::snapshot::{Covered, Leaving};
 use super::spare::{self, Spare};
 use super::storage::Storage;
 use crate::limits;
+use crate::planted::{self, Bug};
 use crate::settings::Settings;
 use crate::units::{Monotonic, Name, Offset, OffsetRange, Position, SegmentNumber, SyncPolicy};
 
@@ -404,7 +405,9 @@ impl<S: Storage> Log<S> {
         if self.closing && settled && self.pending_snapshot.is_none() && !self.is_covered() {
             self.take_snapshot();
         }
-        let ready = self.pending_snapshot.take_if(|wait| wait.needs <= self.syncs.durable)?;
+        let ahead = planted::is(Bug::SnapshotAheadOfLog);
+        let durable = self.syncs.durable;
+        let ready = self.pending_snapshot.take_if(|wait| ahead || wait.needs <= durable)?;
         self.chores.recording = ready.leaving;
         let path = self.dir.join(files::SNAPSHOT);
         Some(Work::Snapshot { path, bytes: ready.bytes, covered: ready.covered })
@@ -464,6 +467,9 @@ impl<S: Storage> Log<S> {
                     self.chore_failed(now, &failure);
                 }
             }
+        }
+        if planted::is(Bug::AckBeyondDurable) && self.syncs.durable_end > Offset(0) {
+            self.syncs.durable_end = self.active.end;
         }
         if self.policy == SyncPolicy::Always {
             self.visible_end = self.visible_end.max(self.syncs.durable_end);

@@ -7,6 +7,7 @@
 
 pub mod peer;
 pub mod process;
+pub mod small_disk;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -97,7 +98,8 @@ impl Store {
             std::iter::once(bin.to_owned()).chain(std::env::split_paths(&path)),
         );
         for (key, _) in std::env::vars_os() {
-            if key.to_string_lossy().starts_with("MQ_") {
+            // But for a planted bug, which is to be in the tools too.
+            if key.to_string_lossy().starts_with("MQ_") && key != "MQ_PLANTED" {
                 command.env_remove(key);
             }
         }

@@ -361,6 +361,38 @@ fn refused_write_leaves_nothing_behind() {
     }
 }
 
+/// G9: what a power loss tore is cut, and all of it is kept for people; what stands in front of it
+/// is served.
+#[test]
+fn a_torn_tail_is_cut_and_kept_aside() {
+    use mq::log::storage::{Storage, StorageFile};
+    let mut bench = Bench::new(SyncPolicy::Always);
+    bench.append(&["kept"]);
+    bench.wait(Micros::from_secs(2));
+    bench.append(&["torn one"]);
+    bench.append(&["torn two"]);
+    let disk = bench.disk.clone();
+    drop(bench);
+    let segment =
+        disk.files().into_iter().rfind(|(path, _)| path.ends_with("0000000000000001.seg"));
+    let (path, length) = segment.expect("a segment");
+    let mut before = Vec::new();
+    disk.tamper(&path, |bytes| {
+        let torn = bytes.windows(8).position(|text| text == b"torn one").expect("it was written");
+        bytes[torn] ^= 1;
+        before = bytes.clone();
+    });
+    let (mut bench, recovered) = Bench::open(disk.clone(), REBOOTED, &small()).unwrap();
+    assert_eq!(bench.read(Offset(0), 100).unwrap(), numbered(&["kept"]));
+    let torn = recovered.torn.expect("it was torn");
+    assert_eq!((torn.offset, torn.position.0 + torn.bytes.0), (Offset(1), length as u64));
+    let [kept] = &torn.kept[..] else { panic!("one file is cut: {torn:?}") };
+    let mut bytes = vec![0; torn.bytes.0 as usize];
+    let file = disk.open(kept).expect("it is there");
+    assert_eq!(file.read_at(&mut bytes, mq::units::Position(0)).unwrap(), bytes.len());
+    assert_eq!(bytes, before[torn.position.0 as usize..]);
+}
+
 /// Retention: what is wholly gone gives back its space, and the record of it survives.
 #[test]
 fn dropped_segments_stay_dropped() {

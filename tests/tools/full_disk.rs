@@ -1,54 +1,17 @@
 //! G10: a full disk is an answer. Needs root, for a small file system in memory.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mq::units::{Name, Offset, OffsetRange};
 use mq::wire::{Kind, OpenReceive, ReceiveMode, Request};
 
-use crate::harness::{Store, eventually, peer::Peer, process, skip};
+use crate::harness::small_disk::SmallDisk;
+use crate::harness::{eventually, peer::Peer, skip};
 use crate::{numbers, seq};
-
-/// A file system of a few megabytes with a store on it.
-struct SmallDisk {
-    store: Store,
-    at: PathBuf,
-}
-
-impl SmallDisk {
-    fn mount(mebibytes: u32) -> Option<SmallDisk> {
-        let store = Store::new().named("disk/store");
-        let at = store.beside("disk");
-        std::fs::create_dir(&at).expect("room");
-        let script = format!("mount -t tmpfs -o size={mebibytes}m,mode=700 mq-test disk");
-        (store.sh(&script).code == 0).then_some(SmallDisk { store, at })
-    }
-
-    fn fill(&self) -> PathBuf {
-        let path = self.at.join("filler");
-        let script = "head -c 1G /dev/zero >> \"$0\"";
-        let mut command = self.store.shell(script);
-        command.arg(&path);
-        assert_ne!(process::run(command, b"").code, 0, "the disk is full now");
-        path
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        self.store.end_servers();
-        self.store.sh("umount -l disk");
-    }
-}
 
 fn reported(stderr: &str, ready: u64) {
     assert!(numbers(stderr).contains(&ready), "{ready} are stored, but it says: {stderr}");
-}
-
-fn free_of(path: &Path) -> u64 {
-    let stat = rustix::fs::statvfs(path).expect("mounted");
-    stat.f_bavail * stat.f_frsize
 }
 
 #[test]
@@ -64,7 +27,7 @@ fn a_full_disk_refuses_a_send_and_serves_everything_else() {
     let stored = store.number("q", "ready");
     assert!(stored > 0);
     reported(&done.stderr, stored);
-    assert!(free_of(&disk.at) >= (24 << 20) / 20 / 2, "the reserve is kept");
+    assert!(disk.free() >= (24 << 20) / 20 / 2, "the reserve is kept");
     // One more is refused as well; receiving and acknowledging go on.
     let lines = seq(1, 1).repeat(1 << 20);
     store.run("mq-send", &["q"], &lines).exits(75);

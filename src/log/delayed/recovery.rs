@@ -20,6 +20,7 @@ use super::manifest::Manifest;
 use super::run::{self, HEADER_BYTES, Reader};
 use super::store::{Delays, Run};
 use crate::batch::{self, BatchHeader, Place};
+use crate::planted::{self, Bug};
 use crate::settings::Settings;
 use crate::units::{Name, Offset, Position, QueueId, SegmentNumber, WallTime};
 
@@ -158,7 +159,8 @@ impl<S: Storage> Delays<S> {
                     return;
                 }
                 for (due, spot) in entries_of(header, payload, number, position) {
-                    if due.offset >= floor && !levels.has_taken(due) {
+                    let again = planted::is(Bug::DelayedTakenAgain);
+                    if due.offset >= floor && (again || !levels.has_taken(due)) {
                         index.insert(due, spot);
                     }
                 }

@@ -8,6 +8,7 @@ use crate::broker::{ConsumerKey, GroupKey, Mode};
 use crate::limits;
 use crate::log::storage::{Storage, StorageFile};
 use crate::log::{Found, Select};
+use crate::planted::{self, Bug};
 use crate::units::{Ending, LeaseNumber, Offset, OffsetRange, Position, WallTime};
 use crate::wire::{DeliverHead, ExtentHead};
 
@@ -346,8 +347,10 @@ impl<S: Storage> Engine<S> {
         if hosted.handed.is_empty() {
             self.handing.push(receiver.queue);
         }
-        let handed = hosted.handed.entry(group).or_insert(range.end);
-        *handed = (*handed).max(range.end);
+        let handed = hosted.handed.entry(group).or_default();
+        if !planted::is(Bug::HandedNotNoted) {
+            *handed = (*handed).max(range.end);
+        }
         if receiver.how.no_ack {
             let settled = self.broker.ack(receiver.consumer, &[range]);
             self.settle(receiver.queue, group, &settled, Ending::Acked);

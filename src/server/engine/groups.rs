@@ -11,6 +11,7 @@ use crate::log::storage::Storage;
 use crate::log::{
     AccountStart, GroupAccount, GroupFact, GroupFile, GroupPosition, LeasedRange, Log, TriedRange,
 };
+use crate::planted::{self, Bug};
 use crate::units::{Ending, Micros, Moment, Monotonic, Name, Offset, OffsetRange, Tally, WallTime};
 use crate::wire::{ErrorCode, Fault, Receiving};
 
@@ -98,7 +99,8 @@ pub(super) fn state_of(
         let grace = exhausted.then(|| clock.now.plus(limits::HOLDER_GRACE));
         Tried { range, attempts, ready_at: rests.or(grace) }
     });
-    let leases = position.leases.into_iter().map(|LeasedRange { range, number, deadline }| Lease {
+    let kept = position.leases.into_iter().filter(|_| !planted::is(Bug::LeaseLostAtRestart));
+    let leases = kept.map(|LeasedRange { range, number, deadline }| Lease {
         range,
         number,
         deadline: running(deadline, clock, newest, limits::LEASE_MAX),

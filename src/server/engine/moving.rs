@@ -39,6 +39,7 @@ use crate::broker::{ConsumerKey, GroupKey};
 use crate::limits;
 use crate::log::storage::Storage;
 use crate::log::{GroupMark, Job, LogError, Select, Staging};
+use crate::planted::{self, Bug};
 use crate::units::{Bytes, Ending, Moment, Monotonic, Name, Offset, OffsetRange, ProducerId};
 
 use super::{Engine, QueueNumber, Work};
@@ -302,7 +303,7 @@ impl<S: Storage> Engine<S> {
                     // The destination was removed, with what had come into it.
                     return Ok(Some(Phase::Looking));
                 };
-                if hosted.log.durable_bytes() < mark {
+                if hosted.log.durable_bytes() < mark && !planted::is(Bug::MovedBeforeDurable) {
                     let state = self.movers.lanes.get_mut(&lane).expect("it is there");
                     state.phase = Phase::Committed { dest, mark, ranges };
                     return Err(Hitch::WaitFor(dest));
