@@ -508,6 +508,10 @@ pub const STATE_PARTS_MAX: usize = 64;
 /// How long a pipe waits for an instance that it has fenced off to let go of the state.
 pub const STATE_LOCK_WAIT: Micros = Micros::from_secs(10);
 
+/// How long a file as a pipe's destination is waited for, while another `mq-pipe` has it: a filter
+/// that an instance was just starting when it was killed holds the lock for a moment more.
+pub const FILE_LOCK_WAIT: Micros = Micros::from_secs(1);
+
 /// Up to here a time can be shown: the end of the year 9999. A message with a later one has none
 /// that can be read.
 pub const EVENT_TIME_MAX: WallTime = WallTime(253_402_207_200_000_000);

@@ -9,20 +9,15 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
+use super::lock;
 use super::mark::{Mark, MarkError};
+use crate::limits;
 
 /// Bytes of a journal; a longer one is none.
 const JOURNAL_BYTES_MAX: u64 = 1 << 20;
-
-/// How long a lock is waited for, and how often it is tried.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
-/// See [`LOCK_PATIENCE`].
-const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Why a file cannot be a destination.
 #[derive(Debug, thiserror::Error)]
@@ -112,8 +107,11 @@ impl Journalled {
         if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
             return Err(FileError::Irregular(path.to_owned()));
         }
-        let lock = open(&lock_path).map_err(doing("open", &lock_path))?;
-        take_lock(&lock, path, &lock_path)?;
+        let held = open(&lock_path).map_err(doing("open", &lock_path))?;
+        let patience = limits::FILE_LOCK_WAIT.to_duration();
+        if !lock::take(&held, patience).map_err(doing("lock", &lock_path))? {
+            return Err(FileError::Busy(path.to_owned()));
+        }
         let known = if reset { None } else { read_journal(&journal)? };
         let file = open(path).map_err(doing("open", path))?;
         let found = file.metadata().map_err(doing("look at", path))?.len();
@@ -131,7 +129,7 @@ impl Journalled {
             }
         };
         sync_dir(path).map_err(doing("sync the directory of", path))?;
-        Ok(Journalled { path: path.to_owned(), journal, file, length, mark, _lock: lock })
+        Ok(Journalled { path: path.to_owned(), journal, file, length, mark, _lock: held })
     }
 
     /// The file.
@@ -170,22 +168,6 @@ impl Journalled {
         self.length = at;
         self.mark = Some(mark.clone());
         Ok(())
-    }
-}
-
-/// Takes the lock. A filter that an instance was just starting when it was killed holds it for a
-/// moment more.
-fn take_lock(lock: &File, path: &Path, lock_path: &Path) -> Result<(), FileError> {
-    let until = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match rustix::fs::flock(lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(()),
-            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => {
-                std::thread::sleep(LOCK_PAUSE);
-            }
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(FileError::Busy(path.to_owned())),
-            Err(errno) => return Err(doing("lock", lock_path)(errno.into())),
-        }
     }
 }
 

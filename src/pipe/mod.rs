@@ -21,7 +21,8 @@
 //! session begins with, and what does not fit · `source`, `committer` the two threads, `lane` between
 //! them, `stdin` the other source · `load` the messages of a batch, `pace` how many · `trial` retries,
 //! halving, dead letters: pure · `filter`, `stay` processes, `feed` what they read · `output` cut into
-//! batches · `mark` what a commit says · `file` a file as a destination
+//! batches · `mark` what a commit says · `file` a file as a destination,
+//! `lock` that one process has it
 //!
 //! `window` which messages belong together, and when no more of them will come: pure · `windowed` the
 //! loop over windows, `spool` the bytes of open ones, `late` where messages go whose windows are
@@ -36,6 +37,7 @@ pub mod key;
 pub mod lane;
 mod late;
 pub mod load;
+mod lock;
 pub mod mark;
 mod opening;
 mod order;

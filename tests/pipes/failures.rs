@@ -57,7 +57,7 @@ fn when_everything_fails_nothing_moves() {
     store.send("a", &seq(1, 100));
     let failing = args(&["--name", "p", "a", "b", "--", "sh", "-c", "cat; exit 1"]);
     let done = pipe(&store, &failing).exits(123);
-    done.says("nothing of them was given up");
+    done.says("again in 1 ms").says("nothing of them was given up");
     assert_eq!(store.receive("b"), b"");
     assert!(store.show("a.pipe.p.dead").is_none(), "there are no dead letters");
     pipe(&store, &args(&["--name", "p", "a", "b", "--", "cat"])).ok();

@@ -200,3 +200,14 @@ fn the_destination_tells_of_its_pipes() {
         page.text()
     );
 }
+
+/// `-p` tells on stderr how far it is, and what it came to.
+#[test]
+fn progress_is_told_on_stderr() {
+    let store = Store::new();
+    store.send("a", &seq(1, 10));
+    let told = pipe(&store, &["-e", "-p", "--name", "p", "a", "b", "--", "cat"]).ok();
+    told.says("pipe p: 10 messages read, 10 written, in 1 batches; 0 failures, 0 dead letters");
+    let quiet = pipe(&store, &["-e", "--name", "q", "a", "c", "--", "cat"]).ok();
+    quiet.quietly();
+}

@@ -202,3 +202,41 @@ fn a_late_message_keeps_what_it_came_with() {
     let headers_of = |why: &str, offset: &str| serde_json::json!({"mq-late": why, "mq-offset": offset, "mq-key": "ada", "host": "web-1"});
     assert_eq!(headers, [&headers_of("late", "2"), &headers_of("no time", "3")]);
 }
+
+/// Which messages make a window depends on the messages alone: a queue that keeps them gives the
+/// same windows when it is read again, however it was read the first time.
+#[test]
+fn a_replay_gives_the_same_windows() {
+    let store = Store::new();
+    store.run("mq-admin", &["declare", "--retain", "log", "a"], b"").ok();
+    let top = "echo $MQ_WINDOW_START $MQ_KEY; cut -d' ' -f3 | sort | uniq -c | sort -rn | head -3";
+    for window in ["10s,late=5s", "10s,every=5s", "session=4s,late=2s", "13"] {
+        let flags = ["-e", "--time", "1", "--key", "2", "--window", window];
+        let run = |name: &str, to: &str| {
+            let words = ["--name", name, "a", to, "--", "sh", "-c", top];
+            pipe(&store, &[&flags[..], &words].concat()).ok();
+        };
+        let first = store.show("a").expect("it is there")["end"].as_u64().expect("a number");
+        for part in 0..4u64 {
+            let text: String = (0..50)
+                .map(|n| {
+                    let at = first + part * 50 + n;
+                    let second = 6 + at / 2 + 20 * (at / 40) - (at * 7919) % 6;
+                    line(second, ["x", "y", "z"][at as usize % 3], ["one", "two"][at as usize % 2])
+                })
+                .collect();
+            store.send("a", text.as_bytes());
+            run("first", "b");
+        }
+        run("again", "c");
+        let [b, c] =
+            ["b", "c"].map(|queue| String::from_utf8(store.receive(queue)).expect("UTF-8"));
+        assert!(b.lines().count() > 20, "{b}");
+        assert_eq!(b, c, "{window}");
+        for (name, queue) in [("first", "b"), ("again", "c")] {
+            let group = format!("pipe.{name}");
+            store.run("mq-admin", &["group", "rm", "a", &group], b"").ok();
+            store.run("mq-admin", &["rm", queue], b"").ok();
+        }
+    }
+}

@@ -30,10 +30,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::limits;
@@ -42,9 +39,6 @@ use crate::units::{Epoch, QueueId};
 const OWNER: &str = "owner";
 const OWNER_NEW: &str = "owner.new";
 const CURRENT: &str = "current";
-
-/// How often the lock of another instance is looked at.
-const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why a state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -461,16 +455,11 @@ fn make_dir(dir: &Path) -> Result<(), StateError> {
 /// Locks the directory. An older instance of the same pipe may have been fenced off only just
 /// now, so it has a while to end.
 fn lock(dir: &Path) -> Result<File, StateError> {
-    let lock = File::open(dir).map_err(StateError::io("open", dir))?;
-    let patience = Instant::now() + limits::STATE_LOCK_WAIT.to_duration();
-    loop {
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(lock),
-            Err(Errno::WOULDBLOCK) if Instant::now() < patience => std::thread::sleep(LOCK_PAUSE),
-            Err(Errno::WOULDBLOCK) => return Err(StateError::Busy { path: dir.to_owned() }),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(StateError::io("lock", dir)(errno.into())),
-        }
+    let file = File::open(dir).map_err(StateError::io("open", dir))?;
+    let patience = limits::STATE_LOCK_WAIT.to_duration();
+    match super::lock::take(&file, patience).map_err(StateError::io("lock", dir))? {
+        true => Ok(file),
+        false => Err(StateError::Busy { path: dir.to_owned() }),
     }
 }
 

@@ -1,6 +1,8 @@
 //! The state directory, with a crash after every step.
 
 use super::*;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 const PIPE: &str = "counts";
 
