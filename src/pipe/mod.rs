@@ -25,10 +25,11 @@
 //! `lock` that one process has it
 //!
 //! `window` which messages belong together, and when no more of them will come: pure · `windowed` the
-//! loop over windows, `spool` the bytes of open ones, `late` where messages go whose windows are
+//! loop over windows, `closing` those that are closed, `spool` the bytes of open ones, `late` where messages go whose windows are
 //! closed · `key`, `time` what `--key` and `--time` make of a message, `place` a field or a JSON value
 //! of its body · `state` what a filter keeps from run to run: private copies, named by commits
 
+mod closing;
 pub mod committer;
 pub mod feed;
 pub mod file;
