@@ -81,6 +81,10 @@ pub const SETTLED_RANGES_PER_GROUP_MAX: usize = 16 * 1024;
 /// Bytes in all partly received frames of the server together; beyond it sockets are not read.
 pub const RECEIVE_BUDGET_BYTES: usize = 8 * MIB;
 
+/// Bytes of that which only frames of at most 64 KiB get: large ones that do not come to an end
+/// must not keep others from shaking hands, acknowledging and asking.
+pub const RECEIVE_SMALL_BYTES: usize = MIB;
+
 /// Bytes of frames that wait for room in a full queue, of all senders together: they must not use up
 /// what others are received with. Beyond it, such a sender is turned away.
 pub const HELD_BYTES_MAX: usize = 64 * MIB;
@@ -546,7 +550,7 @@ const _: () = {
     // Even of nothing but empty lines, a commit has fewer messages than a segment holds.
     assert!(COMMIT_BYTES_MAX as u64 <= SEGMENT_MESSAGES_MAX + MIB as u64);
     // The budget must let several connections receive a full frame at once.
-    assert!(RECEIVE_BUDGET_BYTES >= 4 * FRAME_BODY_BYTES_MAX);
+    assert!(RECEIVE_BUDGET_BYTES - RECEIVE_SMALL_BYTES >= 4 * FRAME_BODY_BYTES_MAX);
     assert!(BATCH_MESSAGES_MAX <= SEGMENT_MESSAGES_MAX);
     assert!(SEGMENT_BYTES_MAX < u32::MAX as u64);
     assert!(UNCONFIRMED_BYTES_MAX >= 4 * BATCH_PAYLOAD_BYTES_MAX);

@@ -204,7 +204,7 @@ impl StoreDir {
         let deadline = Instant::now() + LOCK_PATIENCE;
         while !try_lock(&held).map_err(io("lock"))? {
             if Instant::now() >= deadline {
-                return Err(StoreError::Locked { path: self.path.clone(), pid: self.server_pid() });
+                return Err(self.locked());
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -216,6 +216,22 @@ impl StoreDir {
         self.check_version()?;
         self.write_version()?;
         Ok(ServerLock { _held: held })
+    }
+
+    /// Somebody holds the server's lock. What a server wrote that has ended since says nothing of
+    /// who that is.
+    fn locked(&self) -> StoreError {
+        let pid = self.server_pid().filter(|pid| is_running(*pid));
+        StoreError::Locked { path: self.path.clone(), pid }
+    }
+
+    /// The error to tell when something holds the server's lock that is no server.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn locked_by_stranger(&self) -> Result<Option<StoreError>, StoreError> {
+        let error = self.has_server()?.then(|| self.locked());
+        Ok(error.filter(|error| matches!(error, StoreError::Locked { pid: None, .. })))
     }
 
     /// Keeps servers away from the store as long as the result lives, for work on its files;
@@ -407,6 +423,11 @@ impl StoreDir {
         rustix::fs::renameat(&self.dir, temp, &self.dir, "version")?;
         rustix::fs::fsync(&self.dir)
     }
+}
+
+fn is_running(pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    pid.is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
 }
 
 fn try_lock(file: &OwnedFd) -> rustix::io::Result<bool> {

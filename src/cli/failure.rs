@@ -62,6 +62,7 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Failure {
         let status = match &error {
             ClientError::NoServer { .. }
+            | ClientError::Store(StoreError::Locked { .. })
             | ClientError::StartFailed { .. }
             | ClientError::NoProgram { .. }
             | ClientError::Silent { .. }

@@ -253,7 +253,14 @@ impl Dialer {
 
     /// The patience is over.
     fn gives_up(&self, began: Instant) -> ClientError {
-        if self.started + self.killed > 1 { self.why_dying() } else { self.no_server(began) }
+        if self.started + self.killed > 1 {
+            return self.why_dying();
+        }
+        let store = StoreDir::open(&self.store, false).ok();
+        match store.map(|store| store.locked_by_stranger()) {
+            Some(Ok(Some(error))) => error.into(),
+            _ => self.no_server(began),
+        }
     }
 
     fn no_server(&self, began: Instant) -> ClientError {

@@ -60,6 +60,8 @@ struct Link {
     /// It stands in the list of links to read from.
     active: bool,
     moved: Monotonic,
+    /// When the frame that is being received began.
+    frame_since: Monotonic,
 }
 
 /// What a loop is made with.

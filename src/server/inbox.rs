@@ -3,7 +3,10 @@
 //! It does no I/O and knows nothing of what frames mean: the event loop receives into
 //! [`Inbox::space`] and takes whole frames out. A connection that is between frames holds no
 //! memory; one in the middle of a frame holds at most that frame. What all hold together is
-//! bounded by the [`Budget`].
+//! bounded by the [`Budget`]. While that is ample, a frame gets its room at once, as its header
+//! announces it; else only as much as has come in twice over, so that announcing costs nobody
+//! anything. A part of the budget is for small frames alone: those of clients that shake hands,
+//! acknowledge, or ask.
 
 use crate::limits;
 use crate::wire::{FRAME_HEADER_BYTES, FrameHeader, WireError};
@@ -32,7 +35,10 @@ impl Budget {
     /// one counts with all of its bytes, so a large one does not stand in for a small one when
     /// room is short.
     fn take(&mut self, bytes: usize, beyond: bool) -> Option<Vec<u8>> {
-        let has_room = |bytes: usize| beyond || self.used + bytes <= limits::RECEIVE_BUDGET_BYTES;
+        let has_room = |size: usize| {
+            let kept = if bytes > READ_BYTES { limits::RECEIVE_SMALL_BYTES } else { 0 };
+            beyond || self.used + size + kept <= limits::RECEIVE_BUDGET_BYTES
+        };
         if !has_room(bytes) {
             return None;
         }
@@ -51,6 +57,11 @@ impl Budget {
         if !buffer.is_empty() && self.spare.len() < SPARE_BUFFERS_MAX {
             self.spare.push(buffer);
         }
+    }
+
+    /// Whether a frame may get room for what it has announced.
+    fn is_ample(&self) -> bool {
+        self.used <= limits::RECEIVE_BUDGET_BYTES / 2
     }
 
     /// Bytes of buffers in use, those set aside apart.
@@ -90,10 +101,12 @@ impl Inbox {
         let exact = missing >= EXACT_BYTES;
         // Behind an exact frame, the next header is received along.
         let want = if exact { missing + FRAME_HEADER_BYTES } else { READ_BYTES.max(missing) };
+        let want = if beyond || budget.is_ample() { want } else { want.min(held.max(READ_BYTES)) };
         if self.buffer.len() - self.filled < want && !self.make_room(held + want, budget, beyond) {
             return Ok(None);
         }
-        let end = if exact { self.filled + want } else { self.buffer.len() };
+        let all = self.buffer.len();
+        let end = if exact { all.min(self.filled + missing + FRAME_HEADER_BYTES) } else { all };
         Ok(Some(&mut self.buffer[self.filled..end]))
     }
 
@@ -155,6 +168,25 @@ impl Inbox {
     #[must_use]
     pub fn is_partial(&self) -> bool {
         self.start != self.filled
+    }
+
+    /// Gives back what was announced and has not come in. What is held after that is exactly what
+    /// has been received.
+    pub fn shrink(&mut self, budget: &mut Budget) {
+        if self.aside || !self.is_wide() {
+            return;
+        }
+        let held = self.buffer[self.start..self.filled].to_vec();
+        self.give_back(budget);
+        budget.used += held.len();
+        (self.start, self.filled) = (0, held.len());
+        self.buffer = held;
+    }
+
+    /// Whether it holds room for more than has come in.
+    #[must_use]
+    pub fn is_wide(&self) -> bool {
+        self.buffer.len() > self.filled - self.start
     }
 
     /// A frame that may have to wait for long: what is held no longer counts against what all
@@ -309,15 +341,69 @@ mod tests {
         assert_eq!((budget.used(), budget.aside), (0, 0));
     }
 
+    #[test]
+    fn what_is_announced_takes_no_room_from_those_who_send() {
+        let mut budget = Budget::default();
+        let header = FrameHeader {
+            length: limits::FRAME_BODY_BYTES_MAX as u32,
+            kind: crate::wire::Kind::Publish,
+            flags: 0,
+            channel: 1,
+        };
+        let mut idle = Vec::new();
+        for n in 0..1000 {
+            let mut inbox = Inbox::default();
+            let space = inbox.space(&mut budget, false).expect("valid").expect("room for a header");
+            space[..8].copy_from_slice(&header.encode());
+            inbox.received(8);
+            if inbox.space(&mut budget, false).expect("valid").is_none() {
+                // As the event loop does when somebody has to wait.
+                idle.iter_mut().for_each(|inbox: &mut Inbox| inbox.shrink(&mut budget));
+                assert!(inbox.space(&mut budget, false).expect("valid").is_some(), "after {n}");
+            }
+            idle.push(inbox);
+        }
+        idle.iter_mut().for_each(|inbox| inbox.shrink(&mut budget));
+        assert_eq!(budget.used(), 8 * idle.len());
+        // One that was shrunk is received all the same.
+        let mut frame = header.encode().to_vec();
+        frame.resize(FRAME_HEADER_BYTES + header.length as usize, 1);
+        let inbox = &mut idle[0];
+        let mut rest = &frame[8..];
+        while !rest.is_empty() {
+            let space = inbox.space(&mut budget, false).expect("valid").expect("room");
+            let n = space.len().min(rest.len()).min(70_000);
+            space[..n].copy_from_slice(&rest[..n]);
+            inbox.received(n);
+            rest = &rest[n..];
+        }
+        assert_eq!(inbox.frame().expect("valid").expect("whole").1, &frame[8..]);
+        idle.iter_mut().for_each(|inbox| inbox.clear(&mut budget));
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn small_frames_find_room_beside_large_ones_that_do_not_come_to_an_end() {
+        let mut budget = Budget::default();
+        let mut large = Vec::new();
+        while let Some(buffer) = budget.take(limits::FRAME_BODY_BYTES_MAX, false) {
+            large.push(buffer);
+        }
+        let small: Vec<_> = std::iter::from_fn(|| budget.take(READ_BYTES, false)).collect();
+        assert!(small.len() >= limits::RECEIVE_SMALL_BYTES / READ_BYTES, "{}", small.len());
+        assert!(budget.used() <= limits::RECEIVE_BUDGET_BYTES);
+    }
+
     /// A spare buffer of a megabyte was handed out for 64 KiB while the room was checked for 64
     /// KiB, so small inboxes could take more than the budget.
     #[test]
     fn spare_buffers_count_with_their_size() {
         let mut budget = Budget::default();
-        let large = limits::RECEIVE_BUDGET_BYTES / SPARE_BUFFERS_MAX;
+        let large =
+            (limits::RECEIVE_BUDGET_BYTES - limits::RECEIVE_SMALL_BYTES) / SPARE_BUFFERS_MAX;
         let spares: Vec<_> =
             (0..SPARE_BUFFERS_MAX).map(|_| budget.take(large, false).expect("room")).collect();
-        assert!(budget.take(1, false).is_none(), "the budget is used up");
+        assert!(budget.take(READ_BYTES + 1, false).is_none(), "the budget is used up");
         spares.into_iter().for_each(|spare| budget.put(spare));
         let mut held = Vec::new();
         while let Some(buffer) = budget.take(large / 2 + 1, false) {

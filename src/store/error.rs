@@ -87,11 +87,11 @@ pub enum StoreError {
         found: String,
     },
     /// Another server runs on it.
-    #[error("the store {} is in use by another mq-serve{}", path.display(), holder(*pid))]
+    #[error("the store {} is {}", path.display(), holder(*pid))]
     Locked {
         /// The directory.
         path: PathBuf,
-        /// Its process, if it could be read.
+        /// The server's process; none where something that is no server has locked the directory.
         pid: Option<u32>,
     },
     /// Anything else that the system refused.
@@ -107,7 +107,10 @@ pub enum StoreError {
 }
 
 fn holder(pid: Option<u32>) -> String {
-    pid.map_or(String::new(), |pid| format!(" (process {pid})"))
+    match pid {
+        Some(pid) => format!("in use by another mq-serve (process {pid})"),
+        None => "locked by a process that is no mq-serve".to_owned(),
+    }
 }
 
 impl StoreError {
@@ -141,8 +144,11 @@ impl StoreError {
             StoreError::NewerVersion { .. } => {
                 format!("the newer mq that wrote it, or {elsewhere}")
             }
-            StoreError::Locked { path, .. } => {
+            StoreError::Locked { path, pid: Some(_) } => {
                 format!("mq-admin --dir {} stop", path.display())
+            }
+            StoreError::Locked { path, pid: None } => {
+                format!("again when that has ended; `fuser {}` names it", path.display())
             }
             StoreError::Io { .. } => return None,
         })

@@ -3,10 +3,12 @@
 //! Speaks only the byte layouts of `mq::wire`; it shares no code with the tools' own client.
 
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 
 use mq::wire::{ClientInfo, FRAME_HEADER_BYTES, FrameHeader, Kind, Reply, Request, VERSION};
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use super::{DEADLINE, Store, process};
 
@@ -72,6 +74,20 @@ impl Peer {
     /// Sends any bytes.
     pub fn raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
+    }
+
+    /// Sends bytes and passes descriptors of ours along.
+    pub fn raw_with_descriptors(
+        &mut self,
+        bytes: &[u8],
+        passed: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        let mut space = vec![std::mem::MaybeUninit::uninit(); 64 + 4 * passed.len()];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(passed)), "there is space");
+        let bytes = [io::IoSlice::new(bytes)];
+        sendmsg(&self.stream, &bytes, &mut control, SendFlags::empty())?;
+        Ok(())
     }
 
     /// The next frame; `None` when the server has hung up.

@@ -34,6 +34,7 @@ mod receipts;
 mod receiving;
 mod requeue;
 mod rounds;
+mod security;
 mod sending;
 mod several;
 mod starting;

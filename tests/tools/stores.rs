@@ -111,13 +111,14 @@ fn a_connection_of_another_user_is_refused() {
     set_mode(store.path(), 0o700).expect("ours");
 }
 
-struct Nobody<'a> {
+/// A user that has nothing to do with the store, and the tools.
+pub struct Nobody<'a> {
     store: &'a Store,
 }
 
 impl Nobody<'_> {
     /// Another user needs the tools where it can reach them.
-    fn new(store: &Store) -> Nobody<'_> {
+    pub fn new(store: &Store) -> Nobody<'_> {
         let bin = store.beside("bin");
         std::fs::create_dir(&bin).expect("room");
         for name in ["mq-send", "mq-recv", "mq-serve", "mq-admin"] {
@@ -128,11 +129,13 @@ impl Nobody<'_> {
         Nobody { store }
     }
 
-    fn can_run(&self) -> bool {
+    /// Whether we can become that user.
+    pub fn can_run(&self) -> bool {
         self.run("mq-send", "--version").code == 0
     }
 
-    fn run(&self, tool: &str, args: &str) -> process::Done {
+    /// Runs a tool as that user, in a group of its own.
+    pub fn run(&self, tool: &str, args: &str) -> process::Done {
         self.store.sh(&format!("setpriv --reuid 65534 --clear-groups bin/{tool} {args}"))
     }
 }

@@ -120,6 +120,7 @@ impl<S: Storage> EventLoop<S> {
                 deaf: false,
                 active: false,
                 moved: moment.now,
+                frame_since: moment.now,
             },
         );
     }

@@ -15,6 +15,9 @@ const READ_PER_TURN: usize = 1 << 20;
 /// for this long loses its place.
 const STALLED: Micros = Micros::from_secs(1);
 
+/// While the receive budget is used up, a frame that comes in bit by bit may take so long.
+const FRAME_PATIENCE: Micros = Micros::from_secs(10);
+
 impl<S: Storage> EventLoop<S> {
     pub(super) fn activate(&mut self, connection: ConnectionId) {
         if let Some(link) = self.links.get_mut(&connection)
@@ -61,6 +64,9 @@ impl<S: Storage> EventLoop<S> {
             }
             if done >= READ_PER_TURN {
                 return true;
+            }
+            if !link.inbox.is_partial() {
+                link.frame_since = moment.now;
             }
             let beyond = self.overdraft == Some(connection);
             let space = match link.inbox.space(&mut self.budget, beyond) {
@@ -112,6 +118,7 @@ impl<S: Storage> EventLoop<S> {
                         return false;
                     }
                     link.inbox.consume(&header);
+                    link.frame_since = moment.now;
                     if self.engine.is_ending(connection) {
                         return false;
                     }
@@ -138,18 +145,29 @@ impl<S: Storage> EventLoop<S> {
         }
     }
 
-    /// While the receive budget is used up: whoever sits in the middle of a frame, has nothing
-    /// more to be received and does not move loses its place; and the first of those that wait
-    /// may go beyond the budget by one frame, so that somebody always gets on.
+    /// While the receive budget is used up: whoever sits in the middle of a frame and has nothing
+    /// more to be received keeps no more than has come in, and loses its place when it does not
+    /// move, or moves too little; and the first of those that wait may go beyond the budget by one
+    /// frame, so that somebody always gets on.
     fn make_budget(&mut self, moment: Moment) {
-        let stalled: Vec<ConnectionId> = self
-            .links
-            .iter()
-            .filter(|(_, link)| link.inbox.is_partial())
-            .filter(|(_, link)| moment.now.since(link.moved) >= STALLED)
-            .filter(|(_, link)| rustix::io::ioctl_fionread(&link.socket).unwrap_or(0) == 0)
-            .map(|(connection, _)| *connection)
-            .collect();
+        let mut stalled = Vec::new();
+        for (&connection, link) in &mut self.links {
+            if !link.inbox.is_partial() {
+                continue;
+            }
+            let is_late = moment.now.since(link.moved) >= STALLED
+                || moment.now.since(link.frame_since) >= FRAME_PATIENCE;
+            let is_slow = is_late && matches!(link.inbox.frame(), Ok(None));
+            if !is_slow && !link.inbox.is_wide() {
+                continue;
+            }
+            if rustix::io::ioctl_fionread(&link.socket).unwrap_or(0) == 0 {
+                link.inbox.shrink(&mut self.budget);
+                if is_slow {
+                    stalled.push(connection);
+                }
+            }
+        }
         for connection in stalled {
             if self.engine.is_parked(connection) {
                 continue;
