@@ -17,22 +17,25 @@
 //!
 //! # Map
 //!
-//! `order` what to do · `run` the loop over sessions and batches, `waiting` for what · `opening` what a
-//! session begins with, and what does not fit · `source`, `committer` the two threads, `lane` between
-//! them, `stdin` the other source · `load` the messages of a batch, `pace` how many · `trial` retries,
-//! halving, dead letters: pure · `filter`, `stay` processes, `feed` what they read · `output` cut into
-//! batches · `mark` what a commit says · `file` a file as a destination, `lock` that one process has it
+//! `order` what to do · `run` the loop over sessions and batches, `waiting` for what, `trying` the
+//! filter · `opening` what a session begins with, and what does not fit · `source`, `committer` the
+//! two threads, `lane` between them, `held` what is not settled, `stdin` the other source · `load`
+//! the messages of a batch, `pace` how many · `trial` retries, halving, dead letters: pure ·
+//! `filter`, `stay` processes, `feed` what they read · `output` cut into batches · `mark` what a
+//! commit says · `file` a file as a destination, `lock` that one process has it
 //!
 //! `window` which messages belong together, and when no more of them will come: pure · `windowed` the
 //! loop over windows, `closing` those that are closed, `spool` the bytes of open ones, `late` where
-//! messages go whose windows are closed · `key`, `time` what `--key` and `--time` make of a message, `place` a field or a JSON value
-//! of its body · `state` what a filter keeps from run to run: private copies, named by commits
+//! messages go whose windows are closed · `key`, `time` what `--key` and `--time` make of a message,
+//! `place` a field or a JSON value of its body · `state` what a filter keeps from run to run: private
+//! copies, named by commits
 
 mod closing;
 pub mod committer;
 pub mod feed;
 pub mod file;
 pub mod filter;
+mod held;
 pub mod key;
 pub mod lane;
 mod late;
@@ -53,6 +56,7 @@ pub mod stay;
 mod stdin;
 pub mod time;
 pub mod trial;
+mod trying;
 mod waiting;
 pub mod window;
 mod windowed;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 
+use super::held::{Held, alone};
 use super::lane::Lane;
 use super::load::DELIMITER;
 use super::mark::Turn;
@@ -186,7 +187,7 @@ impl Source {
             connection,
             reading,
             unpacker: None,
-            held: Vec::new(),
+            held: Held::default(),
             came: 0,
             file: None,
             extents: (0, 0),
@@ -291,7 +292,7 @@ struct Reader {
     reading: Reading,
     unpacker: Option<Unpacker>,
     /// What was delivered and is not settled, in order.
-    held: Vec<OffsetRange>,
+    held: Held,
     /// Messages that came since the credit was said last.
     came: u64,
     /// Where the extent that came last lies.
@@ -487,7 +488,7 @@ impl Reader {
 
     /// Messages are ours.
     fn hold(&mut self, range: OffsetRange) {
-        push_range(&mut self.held, range);
+        self.held.push(range);
         self.came += range.span();
         if self.came >= CREDIT_EVERY {
             self.came = 0;
@@ -528,19 +529,13 @@ impl Reader {
     }
 
     fn settle_below(&mut self, floor: Offset) {
-        let below = self.held.partition_point(|range| range.start < floor);
-        let mut settled: Vec<OffsetRange> = self.held.drain(..below).collect();
-        if let Some(last) = settled.last_mut().filter(|last| last.end > floor) {
-            self.held.insert(0, OffsetRange::new(floor, last.end));
-            last.end = floor;
-        }
-        for ranges in settled.chunks(limits::RANGES_PER_FRAME_MAX) {
+        for ranges in self.held.take_below(floor).chunks(limits::RANGES_PER_FRAME_MAX) {
             self.connection.push(CHANNEL, &Request::Ack(ranges.to_vec()));
         }
     }
 
     fn bury(&mut self, letter: &Letter) {
-        let buried = take_out(&mut self.held, &letter.messages);
+        let buried = self.held.take(&letter.messages);
         // Beside the ranges a frame has room for what is said of them.
         for ranges in buried.chunks(limits::RANGES_PER_FRAME_MAX / 2) {
             let nack = Nack {
@@ -571,45 +566,6 @@ fn cut(text: &str, most: usize) -> String {
     text[from..].to_owned()
 }
 
-/// The range of one message.
-pub(super) fn alone(offset: Offset) -> OffsetRange {
-    OffsetRange::new(offset, offset.plus(Count(1)))
-}
-
-/// Takes out of `held` what is in `wanted`; both are in order.
-fn take_out(held: &mut Vec<OffsetRange>, wanted: &[OffsetRange]) -> Vec<OffsetRange> {
-    let (mut taken, mut left) = (Vec::new(), Vec::with_capacity(held.len()));
-    let mut wanted = wanted.iter().peekable();
-    for mut range in held.drain(..) {
-        while let Some(next) = wanted.peek().filter(|next| next.start < range.end) {
-            let (start, end) = (next.start.max(range.start), next.end.min(range.end));
-            if start < end {
-                taken.push(OffsetRange::new(start, end));
-                if range.start < start {
-                    left.push(OffsetRange::new(range.start, start));
-                }
-                range.start = end;
-            }
-            if next.end > range.end {
-                break;
-            }
-            wanted.next();
-        }
-        if !range.is_empty() {
-            left.push(range);
-        }
-    }
-    *held = left;
-    taken
-}
-
-fn push_range(ranges: &mut Vec<OffsetRange>, range: OffsetRange) {
-    match ranges.last_mut() {
-        Some(last) if last.end == range.start => last.end = range.end,
-        _ => ranges.push(range),
-    }
-}
-
 /// The first `count` messages of a batch, and the rest.
 ///
 /// # Errors
@@ -637,35 +593,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_that_follow_are_one() {
-        let range = |a, b| OffsetRange::new(Offset(a), Offset(b));
-        let mut ranges = Vec::new();
-        for (a, b) in [(1, 3), (3, 5), (7, 8)] {
-            push_range(&mut ranges, range(a, b));
-        }
-        assert_eq!(ranges, [range(1, 5), range(7, 8)]);
+    fn the_end_of_a_text_is_cut_between_characters() {
         assert_eq!(cut("aäb", 2), "b");
-    }
-
-    /// Once, each message of a window that was given up had a frame of its own, with the whole of
-    /// what the filter had said on stderr: gigabytes for a large window.
-    #[test]
-    fn many_messages_are_given_up_as_ranges() {
-        let ranges = |pairs: &[(u64, u64)]| -> Vec<OffsetRange> {
-            pairs.iter().map(|(a, b)| OffsetRange::new(Offset(*a), Offset(*b))).collect()
-        };
-        for (held, wanted, taken, left) in [
-            (&[(0, 10)][..], &[(0, 10)][..], &[(0, 10)][..], &[][..]),
-            (&[(0, 10)], &[(3, 4)], &[(3, 4)], &[(0, 3), (4, 10)]),
-            (&[(0, 10)], &[(1, 2), (9, 12)], &[(1, 2), (9, 10)], &[(0, 1), (2, 9)]),
-            (&[(0, 2), (4, 6)], &[(1, 5)], &[(1, 2), (4, 5)], &[(0, 1), (5, 6)]),
-            (&[(4, 6)], &[(0, 1), (2, 5), (7, 9)], &[(4, 5)], &[(5, 6)]),
-            (&[(4, 6), (8, 9)], &[(6, 8)], &[], &[(4, 6), (8, 9)]),
-            (&[], &[(1, 2)], &[], &[]),
-        ] {
-            let mut rest = ranges(held);
-            assert_eq!(take_out(&mut rest, &ranges(wanted)), ranges(taken), "{held:?} {wanted:?}");
-            assert_eq!(rest, ranges(left), "{held:?} {wanted:?}");
-        }
+        assert_eq!(cut("ab", 2), "ab");
     }
 }
