@@ -381,6 +381,23 @@ impl Drop for Run {
     }
 }
 
+/// A turn of each.
+fn turn(runs: &mut [Run]) -> Result<(), Broken> {
+    let mut bytes: usize = runs.iter().map(|run| run.output.len()).sum();
+    for run in runs {
+        bytes -= run.output.len();
+        run.turn()?;
+        bytes += run.output.len();
+        // All of it is to be committed at once, so that more is of no use to anyone; not of one
+        // either that has just ended.
+        if bytes > limits::PIPE_OUTPUT_BYTES_MAX && run.ended_for.is_none() {
+            bytes -= run.output.len();
+            run.end_output();
+        }
+    }
+    Ok(())
+}
+
 /// Runs the filter for all jobs at once, each at most `timeout` long, until all are over.
 ///
 /// # Errors
@@ -397,18 +414,7 @@ pub fn run(
         runs.push(Run::start(program, job)?);
     }
     loop {
-        let mut bytes: usize = runs.iter().map(|run| run.output.len()).sum();
-        for run in &mut runs {
-            bytes -= run.output.len();
-            run.turn()?;
-            bytes += run.output.len();
-            // All of it is to be committed at once, so that more is of no use to anyone; not of one
-            // either that has just ended.
-            if bytes > limits::PIPE_OUTPUT_BYTES_MAX && run.ended_for.is_none() {
-                bytes -= run.output.len();
-                run.end_output();
-            }
-        }
+        turn(&mut runs)?;
         if runs.iter().all(Run::is_over) {
             return Ok(runs.into_iter().map(Run::finish).collect());
         }

@@ -64,16 +64,6 @@ impl<H: Host> Pipe<'_, H> {
         let known = mark.is_some();
         let keeps = !matches!(opened, Opened::Stdout);
         let mark = mark.unwrap_or_else(|| Mark::new(self.order.name.as_str(), &self.src()));
-        if known && mark.name != self.order.name.as_str() {
-            let (destination, had) = (self.order.destination.to_string(), mark.name);
-            return Err(
-                Misfit::OtherPipe { destination, had, name: self.order.name.to_string() }.into()
-            );
-        }
-        if known && mark.src != self.src() {
-            let (name, src) = (mark.name, mark.src);
-            return Err(Misfit::OtherSource { name, src }.into());
-        }
         self.check_kept(&mark)?;
         let Origin::Queue(queue) = self.order.source.clone() else {
             let source = Source::stdin(super::load::DELIMITER)
@@ -94,12 +84,8 @@ impl<H: Host> Pipe<'_, H> {
         let words = words.map_err(PipeError::system("make a channel between threads"))?;
         let mut committer = self.committer(opened, &mark, Some(words.clone()))?;
         if resets {
-            mark = Mark::new(self.order.name.as_str(), &self.src());
-            self.commit_now(&mut committer, Mark { reset: true, ..mark.clone() })?;
-            self.remove_group(&mut connection, &queue)?;
-            self.resets = false;
-        }
-        if resets || !known {
+            mark = self.reset(&mut connection, &mut committer, (&mark, &queue))?;
+        } else if !known {
             self.commit_now(&mut committer, mark.clone())?;
         }
         // A group that was read from is never made again: what became of its messages?
@@ -116,11 +102,39 @@ impl<H: Host> Pipe<'_, H> {
         Ok(Ends { source, committer, mark, late, state })
     }
 
+    /// Begins as a new pipe, which knows nothing of what the last commit said. From the first step on
+    /// whatever ends in between is noticed by the next session, and made again.
+    fn reset(
+        &mut self,
+        connection: &mut Connection,
+        committer: &mut Committer,
+        (old, queue): (&Mark, &Name),
+    ) -> Result<Mark, PipeError> {
+        if let Some(before) = Name::new(&old.src).ok().filter(|before| before != queue) {
+            // Nobody would take away what waits there for it.
+            self.remove_group(connection, &before)?;
+        }
+        let mark = Mark::new(self.order.name.as_str(), &self.src());
+        self.commit_now(committer, Mark { reset: true, ..mark.clone() })?;
+        self.remove_group(connection, queue)?;
+        self.resets = false;
+        self.commit_now(committer, mark.clone())?;
+        Ok(mark)
+    }
+
     /// What the last commit has, this order must have too.
     fn check_kept(&self, mark: &Mark) -> Result<(), Misfit> {
         let name = || mark.name.clone();
         match (&mark.window, &mark.state) {
-            _ if self.resets || mark.reset => Ok(()),
+            _ if self.resets => Ok(()),
+            _ if mark.name != self.order.name.as_str() => {
+                let (destination, had) = (self.order.destination.to_string(), name());
+                Err(Misfit::OtherPipe { destination, had, name: self.order.name.to_string() })
+            }
+            _ if mark.src != self.src() => {
+                Err(Misfit::OtherSource { name: name(), src: mark.src.clone() })
+            }
+            _ if mark.reset => Ok(()),
             (Some(window), _) if self.order.windows.is_none() => {
                 let (had, wanted) = (window.spec.clone(), "none".to_owned());
                 Err(Misfit::OtherWindows { name: name(), had, wanted })

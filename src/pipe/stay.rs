@@ -123,22 +123,13 @@ impl Staying {
                     "it answered {answered} of {lines} lines, and then nothing for {seconds} s"
                 )));
             }
-            let mut fds: Vec<PollFd<'_>> =
-                others.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
-            fds.push(PollFd::new(&self.stdout, PollFlags::IN));
+            let mut fds = vec![PollFd::new(&self.stdout, PollFlags::IN)];
             fds.extend(self.stderr.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
             let stdin = self.stdin.as_ref().expect("it is open until the end");
             if !fed {
                 fds.push(PollFd::new(stdin, PollFlags::OUT));
             }
-            let polled = wait::poll(&mut fds, Some(until));
-            polled.map_err(|error| Broken::System {
-                doing: "wait for",
-                source: std::io::Error::other(error.to_string()),
-            })?;
-            if fds[..others.len()].iter().any(|fd| !fd.revents().is_empty()) {
-                return Err(Broken::Interrupted);
-            }
+            await_any(fds, others, until)?;
         }
     }
 
@@ -150,16 +141,7 @@ impl Staying {
             if Instant::now() >= until {
                 return Ok("it closed its output".to_owned());
             }
-            let mut fds: Vec<PollFd<'_>> =
-                others.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
-            fds.push(PollFd::new(&self.exit, PollFlags::IN));
-            wait::poll(&mut fds, Some(until)).map_err(|error| Broken::System {
-                doing: "wait for",
-                source: std::io::Error::other(error.to_string()),
-            })?;
-            if fds[..others.len()].iter().any(|fd| !fd.revents().is_empty()) {
-                return Err(Broken::Interrupted);
-            }
+            await_any(vec![PollFd::new(&self.exit, PollFlags::IN)], others, until)?;
         }
         Ok(match self.process.wait() {
             Ok(status) => format!("it ended ({status})"),
@@ -222,6 +204,24 @@ impl Staying {
         let mut rest = Vec::new();
         let _ = self.take(&mut rest);
         Ok(rest.is_empty())
+    }
+}
+
+/// Waits for one of these, or for the time; one of `others` interrupts.
+fn await_any<'a>(
+    mut fds: Vec<PollFd<'a>>,
+    others: &[BorrowedFd<'a>],
+    until: Instant,
+) -> Result<(), Broken> {
+    let own = fds.len();
+    fds.extend(others.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)));
+    wait::poll(&mut fds, Some(until)).map_err(|error| Broken::System {
+        doing: "wait for",
+        source: std::io::Error::other(error.to_string()),
+    })?;
+    match fds[own..].iter().any(|fd| !fd.revents().is_empty()) {
+        true => Err(Broken::Interrupted),
+        false => Ok(()),
     }
 }
 

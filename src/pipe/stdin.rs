@@ -4,6 +4,7 @@
 //! [`source`](super::source) on its thread.
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
 
 use super::lane::Lane;
 use super::source::{Input, LastWord, SourceError, Word};
@@ -16,20 +17,23 @@ use crate::units::{
     Epoch, Offset, Position, ProducerId, QueueId, SegmentNumber, Sequence, WallTime,
 };
 
-/// Reads standard input to its end. Its messages have offsets of their own, and no time.
-pub(super) fn read(delimiter: u8, inputs: &Lane<Input>, words: &Lane<Word>) {
-    let _last_word = LastWord(inputs.clone());
-    let id = QueueId::default();
-    inputs.push(Input::Open(id, None, None), 0);
-    let mut next = Offset(0);
-    let mut hand_over = |bytes: Vec<u8>| {
-        let count = memchr::memchr_iter(delimiter, &bytes).count() as u32;
+/// Hands on what was read, as batches with offsets of their own and no time.
+struct Batches<'a> {
+    delimiter: u8,
+    inputs: &'a Lane<Input>,
+    next: Offset,
+}
+
+impl Batches<'_> {
+    /// Whole messages.
+    fn hand_over(&mut self, bytes: Vec<u8>) {
+        let id = QueueId::default();
         let header = BatchHeader {
             payload_bytes: bytes.len() as u32,
-            framing: Framing::Delimited(delimiter),
+            framing: Framing::Delimited(self.delimiter),
             flags: 0,
-            offset: next,
-            count,
+            offset: self.next,
+            count: memchr::memchr_iter(self.delimiter, &bytes).count() as u32,
             payload_crc: 0,
             mark: Offset(0),
             time: WallTime(0),
@@ -37,49 +41,66 @@ pub(super) fn read(delimiter: u8, inputs: &Lane<Input>, words: &Lane<Word>) {
             sequence: Sequence(0),
             epoch: Epoch(0),
         };
-        next = header.end();
+        self.next = header.end();
         let place = Place { queue: id, segment: SegmentNumber(0), position: Position(0) };
         let weight = bytes.len();
-        inputs.push(Input::Batch(Batch { header, payload: Slice::whole(bytes), place }), weight);
-    };
-    let mut pending: Vec<u8> = Vec::new();
-    loop {
-        while inputs.weight() >= limits::PIPE_AHEAD_BYTES {
-            let mut fds = [PollFd::new(words, PollFlags::IN)];
-            if wait::poll(&mut fds, None).is_err() {
-                return;
-            }
-            while let Some(word) = words.pop() {
-                if matches!(word, Word::Close | Word::Quit) {
-                    return;
-                }
-            }
+        let batch = Batch { header, payload: Slice::whole(bytes), place };
+        self.inputs.push(Input::Batch(batch), weight);
+    }
+
+    /// Takes the whole messages off `pending`, in which none ended before `known`.
+    fn take(&mut self, pending: &mut Vec<u8>, known: usize) {
+        if let Some(at) = memchr::memrchr(self.delimiter, &pending[known..]) {
+            let rest = pending.split_off(known + at + 1);
+            self.hand_over(std::mem::replace(pending, rest));
         }
+    }
+}
+
+/// Reads standard input to its end.
+pub(super) fn read(delimiter: u8, inputs: &Lane<Input>, words: &Lane<Word>) {
+    let _last_word = LastWord(inputs.clone());
+    inputs.push(Input::Open(QueueId::default(), None, None), 0);
+    let mut batches = Batches { delimiter, inputs, next: Offset(0) };
+    let mut pending: Vec<u8> = Vec::new();
+    while await_room(inputs, words) {
         pending.reserve(limits::SEND_BATCH_BYTES);
         let known = pending.len();
         let room = rustix::buffer::spare_capacity(&mut pending);
-        match rustix::io::read(rustix::stdio::stdin(), room) {
-            Ok(0) => break,
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(errno) => {
-                inputs.push(Input::Failed(SourceError::Stdin(errno.into())), 0);
-                return;
+        let failed = match rustix::io::read(rustix::stdio::stdin(), room) {
+            Ok(0) => {
+                if !pending.is_empty() {
+                    pending.push(delimiter);
+                    batches.hand_over(pending);
+                }
+                return inputs.push(Input::End, 0);
+            }
+            Ok(_) => {
+                batches.take(&mut pending, known);
+                let is_over = pending.len() > limits::MESSAGE_BYTES_MAX;
+                is_over.then(|| std::io::Error::other("a message is over 64 MiB"))
+            }
+            Err(Errno::INTR) => None,
+            Err(errno) => Some(errno.into()),
+        };
+        if let Some(error) = failed {
+            return inputs.push(Input::Failed(SourceError::Stdin(error)), 0);
+        }
+    }
+}
+
+/// Waits until not too much is read ahead; false when it is to end.
+fn await_room(inputs: &Lane<Input>, words: &Lane<Word>) -> bool {
+    while inputs.weight() >= limits::PIPE_AHEAD_BYTES {
+        let mut fds = [PollFd::new(words, PollFlags::IN)];
+        if wait::poll(&mut fds, None).is_err() {
+            return false;
+        }
+        while let Some(word) = words.pop() {
+            if matches!(word, Word::Close | Word::Quit) {
+                return false;
             }
         }
-        // What was there before holds none.
-        if let Some(at) = memchr::memrchr(delimiter, &pending[known..]) {
-            let rest = pending.split_off(known + at + 1);
-            hand_over(std::mem::replace(&mut pending, rest));
-        } else if pending.len() > limits::MESSAGE_BYTES_MAX {
-            let why = std::io::Error::other("a message is over 64 MiB");
-            inputs.push(Input::Failed(SourceError::Stdin(why)), 0);
-            return;
-        }
     }
-    if !pending.is_empty() {
-        pending.push(delimiter);
-        hand_over(pending);
-    }
-    inputs.push(Input::End, 0);
+    true
 }

@@ -119,6 +119,11 @@ fn a_name_belongs_to_one_source() {
     store.send("c", &seq(1, 10));
     once(&store).ok();
     pipe(&store, &["-e", "--name", "p", "c", "b", "--", "cat"]).exits(1).says("reads from a");
+    // Once, --reset was refused too, though that was what the refusal told to do.
+    pipe(&store, &["-e", "--reset", "--name", "p", "c", "b", "--", "cat"]).ok();
+    assert_eq!(store.receive("b"), [seq(1, 10), seq(1, 10)].concat());
+    let groups = store.show("a").expect("it is there")["groups"].clone();
+    assert_eq!(groups, serde_json::json!([]), "nothing waits for it in the queue of before");
 }
 
 /// `--from` is where a new pipe begins, and no more.
