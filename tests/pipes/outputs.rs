@@ -63,6 +63,26 @@ fn a_full_destination_is_waited_for() {
     assert_eq!(store.receive("b"), seq(9, 16));
 }
 
+/// A commit that no emptying makes room for is refused with what to do.
+#[test]
+fn a_commit_that_can_never_fit_is_refused() {
+    let store = Store::new();
+    store.run("mq-admin", &["declare", "--max-messages", "10", "b"], b"").ok();
+    store.send("a", &seq(1, 16));
+    let args = ["--name", "p", "a", "b", "--", "cat"];
+    let all = [&["-e"][..], &args].concat();
+    pipe(&store, &all).exits(65).says("does not fit queue b").says("--batch");
+    assert_eq!(store.number("b", "end"), 0);
+    store.send("b", b"x\n");
+    store.receive("b");
+    pipe(
+        &store,
+        &[&["-e", "--batch", "10"][..], &args[..2], &["a", "b", "--", "head", "-2"]].concat(),
+    )
+    .ok();
+    assert_eq!(store.receive("b"), b"1\n2\n11\n12\n");
+}
+
 /// Whatever the destination's policy, the source lets go only of what is durable: the pipe under
 /// `never` works, and what it wrote is there after a kill.
 #[test]

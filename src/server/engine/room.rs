@@ -138,7 +138,9 @@ impl<S: Storage> Engine<S> {
         let fault = full(hosted);
         if never {
             let what = format!("it does not fit queue {} even when that is empty", hosted.name);
-            let fault = Fault { code: ErrorCode::BadInput, message: what, ..fault };
+            let remedy = "raise its limits with `mq-admin declare --change`, or send less at once \
+                          (`mq-pipe --batch N`)";
+            let fault = fault_with(ErrorCode::BadInput, what, remedy);
             return self.refuse(connection, channel, fault);
         }
         if hosted.log.settings().overflow == Overflow::Reject {
