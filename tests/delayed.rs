@@ -549,3 +549,108 @@ fn a_crash_at_every_step_loses_and_repeats_nothing() {
     }
     assert!(calls > 200, "the course is too short: {calls} calls");
 }
+
+/// G11: every bit and every truncation of everything that the delayed messages have on the disk:
+/// the log in which they stand first, runs, metadata. An error, and then nothing is deleted; or
+/// every message, once. A file that is cut short may take its end along.
+#[test]
+fn every_bit_and_truncation_of_the_delayed_store_is_an_error_or_changes_nothing() {
+    let mut bench = Bench::new(SyncPolicy::Always);
+    for number in 0..20 {
+        bench.append(&[(number, 5_000_000 + number)]);
+        bench.settle();
+    }
+    // The log goes idle, and says so; some stay in it alone.
+    bench.now = 2_500_000;
+    bench.settle();
+    let (main, disk) = (bench.main.clone(), bench.disk.fork());
+    drop(bench);
+    let drained = |disk: SimDisk, boot: Boot| -> Result<Vec<u64>, LogError> {
+        let mut bench = Bench::open(disk, boot, main.clone(), 9_000_000)?;
+        while bench.take()? {
+            bench.commit();
+            bench.settle();
+        }
+        Ok(bench.all_taken())
+    };
+    let all: Vec<u64> = (0..20).collect();
+    assert_eq!(drained(disk.fork(), KILLED).unwrap(), all);
+    let files = disk.files().into_iter().filter(|(path, _)| path.starts_with("queues/q/delayed"));
+    let mut looked_at = 0;
+    for (path, length) in files {
+        let step = if cfg!(debug_assertions) { 7 } else { 1 };
+        let bits = (0..length * 8).step_by(step).map(|bit| (bit, false));
+        for (at, is_cut) in bits.chain((0..length).step_by(step).map(|short| (short, true))) {
+            looked_at += 1;
+            for boot in [KILLED, REBOOTED] {
+                let bad = disk.fork();
+                bad.tamper(&path, |bytes| match is_cut {
+                    true => bytes.truncate(at),
+                    false => bytes[at / 8] ^= 1 << (at % 8),
+                });
+                let what = format!("{} {at} {is_cut} {boot:?}", path.display());
+                match drained(bad.clone(), boot) {
+                    // Where whole batches are cut off the end, there is nothing left to tell.
+                    Ok(taken) if is_cut => assert!(all.starts_with(&taken), "{what}: {taken:?}"),
+                    Ok(taken) => assert_eq!(taken, all, "{what}"),
+                    Err(LogError::Io { source, .. }) => panic!("{what}: {source}"),
+                    Err(_) => {
+                        let is_there = bad.files().iter().any(|(found, _)| *found == path);
+                        assert!(is_there, "{what}: it was deleted");
+                    }
+                }
+            }
+        }
+    }
+    assert!(looked_at > 1_000, "only {looked_at} changes");
+}
+
+/// G1, G10, G12: each call of the disk fails once, in both ways. What was durable comes once.
+#[test]
+fn any_call_may_fail_and_what_was_durable_comes_once() {
+    for fault in [Fault::Eio, Fault::Enospc] {
+        for at in 1.. {
+            let mut bench = Bench::new(SyncPolicy::Always);
+            bench.disk.reseed(at);
+            bench.disk.fail_in(at, fault);
+            let mut durable = Vec::new();
+            for number in 0..50u64 {
+                let due = 2_000 + number * 53 % 97 * 10;
+                let appended = bench.try_append(&[(number, due)]).is_ok();
+                while bench.work() {}
+                let log = bench.delays.log();
+                if appended && log.failed().is_none() && log.durable_bytes() == log.written_bytes()
+                {
+                    durable.push(number);
+                }
+                if number % 9 == 8 {
+                    bench.now = bench.now.max(2_000) + 60;
+                    match bench.take() {
+                        Ok(true) if bench.delays.log().failed().is_none() => bench.commit(),
+                        Ok(_) => {}
+                        // The queue stands still then, until a start.
+                        Err(_) => break,
+                    }
+                }
+            }
+            let what = format!("call {at} ({:?}, {fault:?})", bench.disk.faulted());
+            let is_hit = bench.disk.faulted().is_some();
+            let boot = if at % 2 == 0 { KILLED } else { REBOOTED };
+            let mut bench = bench
+                .fall(boot, &mut Random(at))
+                .unwrap_or_else(|error| panic!("{what}, {boot:?}: {error}"));
+            bench.now = 10_000;
+            bench.drain();
+            let taken = bench.all_taken();
+            let once: BTreeSet<u64> = taken.iter().copied().collect();
+            assert_eq!(once.len(), taken.len(), "{what}: twice");
+            for number in &durable {
+                assert!(once.contains(number), "{what}, {boot:?}: {number} is lost");
+            }
+            if !is_hit {
+                assert!(at > 150, "the course is too short: {at} calls");
+                break;
+            }
+        }
+    }
+}
