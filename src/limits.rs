@@ -64,6 +64,10 @@ pub const CHANNELS_PER_CONNECTION_MAX: usize = 64;
 /// Connections of one server; the next one is told that the server is full.
 pub const CONNECTIONS_MAX: usize = 4096;
 
+/// Connections that are accepted before those that are there have their turn again: who connects and
+/// hangs up as fast as he can must not hold up everybody else.
+pub const ACCEPTS_PER_TURN_MAX: usize = 16;
+
 /// Descriptors that connections leave to the files of queues, or an eighth of what the system
 /// allows: enough for every helper thread to make a queue or roll a segment.
 pub const DESCRIPTORS_FOR_FILES: u64 = 32;

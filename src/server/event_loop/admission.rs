@@ -23,7 +23,7 @@ const ACCEPT_AGAIN: Micros = Micros::from_millis(200);
 impl<S: Storage> EventLoop<S> {
     pub(super) fn accept(&mut self, moment: Moment) {
         self.accept_again = None;
-        loop {
+        for _ in 0..limits::ACCEPTS_PER_TURN_MAX {
             match self.listener.accept() {
                 Ok((socket, _)) => {
                     self.spare.renew();
@@ -47,6 +47,8 @@ impl<S: Storage> EventLoop<S> {
                 }
             }
         }
+        // More may wait; those who are connected have their turn first.
+        self.accept_again = Some(moment.now);
     }
 
     /// With the one descriptor that was kept back. False when nobody waits.
