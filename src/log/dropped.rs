@@ -50,8 +50,13 @@ pub(super) struct Dropped {
 impl Dropped {
     /// Whether segment `number` was dropped.
     pub fn contains(&self, number: SegmentNumber) -> bool {
+        self.run_of(number).is_some()
+    }
+
+    /// The run of dropped segments to which segment `number` belongs.
+    pub fn run_of(&self, number: SegmentNumber) -> Option<Run> {
         let behind = self.runs.partition_point(|run| run.first <= number);
-        behind > 0 && number <= self.runs[behind - 1].last
+        self.runs[..behind].last().copied().filter(|run| number <= run.last)
     }
 
     /// Adds a segment.

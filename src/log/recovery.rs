@@ -223,23 +223,28 @@ impl<S: Storage> Recovery<S> {
             self.names.iter().filter_map(|name| files::segment_number(name)).collect();
         let newest = present.last().copied().unwrap_or_default();
         let last_dropped = self.dropped.last().map_or(0, |run| run.last.0);
-        for number in 1..=newest.0.max(last_dropped + 1) {
-            let number = SegmentNumber(number);
-            let path = files::segment_path(&self.dir, number);
-            let dropped = self.dropped.contains(number);
-            match (present.contains(&number), dropped) {
-                (true, true) => self.litter.push(path),
-                (true, false) => {
-                    if let Some(part) = self.find_segment(number, path, number == newest)? {
-                        self.parts.push(part);
-                    }
+        let mut next = SegmentNumber(1);
+        while next.0 <= newest.0.max(last_dropped.saturating_add(1)) {
+            let number = next;
+            // However many were dropped, this takes no longer for it.
+            if let Some(run) = self.dropped.run_of(number) {
+                let left = present.range(number..=run.last);
+                self.litter.extend(left.map(|left| files::segment_path(&self.dir, *left)));
+                next = SegmentNumber(run.last.0.saturating_add(1));
+                if next == run.last {
+                    break;
                 }
-                (false, true) => {}
-                (false, false) => {
-                    let what = "the segment is missing and was not dropped";
-                    return Err(corrupt(&path, None, None, what));
-                }
+                continue;
             }
+            let path = files::segment_path(&self.dir, number);
+            if !present.contains(&number) {
+                let what = "the segment is missing and was not dropped";
+                return Err(corrupt(&path, None, None, what));
+            }
+            if let Some(part) = self.find_segment(number, path, number == newest)? {
+                self.parts.push(part);
+            }
+            next.0 += 1;
         }
         if self.parts.is_empty() {
             return Err(corrupt(&self.dir, None, None, "there is no segment"));
