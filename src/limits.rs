@@ -359,6 +359,13 @@ pub const IDLE_MARK: Micros = Micros::from_secs(1);
 /// recovery has to write anew stays small, and so does the wait at the end of a segment.
 pub const BACKGROUND_SYNC_BYTES: u64 = 16 * MIB as u64;
 
+/// Handles of dropped segments that wait to be closed when there is time: each segment has two, and
+/// its room is free after that.
+pub const CLOSING_FILES_MAX: usize = 8;
+
+/// With less free space than this, dropped segments are closed at once.
+pub const CLOSE_LATER_SPACE_BYTES: u64 = 4 * DISK_RESERVE_BYTES;
+
 /// While one sync runs, a second one starts only when this much has gathered.
 pub const SYNC_GATHER_BYTES: u64 = MIB as u64;
 
@@ -536,6 +543,10 @@ pub const LOOK_MAX: Micros = Micros::from_secs(3600);
 
 const _: () = {
     assert!(SEND_BATCH_BYTES <= BATCH_PAYLOAD_BYTES_MAX);
+    assert!(
+        DISK_RESERVE_BYTES + CLOSING_FILES_MAX as u64 * SEGMENT_BYTES_MAX
+            <= CLOSE_LATER_SPACE_BYTES
+    );
     assert!(PIPE_EXTENTS as u64 <= EXTENTS_UNDER_WAY_MAX);
     assert!(SEND_BATCH_BYTES <= STORED_BYTES_MAX && STORED_BYTES_MAX <= BATCH_PAYLOAD_BYTES_MAX);
     // What is ahead makes up a batch.

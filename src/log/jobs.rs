@@ -65,7 +65,7 @@ pub(super) struct DropWork<S: Storage> {
     pub snapshot: Option<(Vec<u8>, Covered)>,
     pub dropped: Vec<u8>,
     pub segments: Vec<SegmentNumber>,
-    /// What was open of them: closed with the job, on its thread.
+    /// What was open of them: closed with the job, on its thread, or later.
     pub files: Vec<Arc<S::File>>,
 }
 
@@ -200,7 +200,7 @@ impl<S: Storage> Job<S> {
             Work::Drop(work) => {
                 let result = drop_segments(storage, &work);
                 let covered = work.snapshot.map(|(_, covered)| covered);
-                drop(work.files);
+                storage.let_go(work.files);
                 Outcome::Dropped { segments: work.segments, covered, result }
             }
             Work::Install { group, path, file, point } => {

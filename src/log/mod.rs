@@ -38,13 +38,14 @@
 //!
 //! `log` the state and small questions · `append` · `named` producers · `staging` large messages · `gathered` commits ·
 //! `locate` and `cut` reading · `seek` times and counts · `retention` what is kept for replay · `schedule` which job when, `syncs` of
-//! them the syncs · `jobs` what they do · `recovery`, `recall` and `mend` opening · `scan`
+//! them the syncs · `jobs` what they do, `closer` what can wait · `recovery`, `recall` and `mend` opening · `scan`
 //! verifying · `check` · `queues` making and removing · `groups`, `position`, `journal` what groups
 //! have settled, tried and leased, `spare` room for that · `producers`, `unique` what is known beside the messages ·
 //! `delayed` messages that wait for their time · `segment`, `record`, `dropped`, `snapshot`, `meta` the formats.
 
 mod append;
 mod check;
+mod closer;
 mod commit;
 mod cut;
 mod delayed;

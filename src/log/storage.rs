@@ -10,7 +10,10 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::closer::Closer;
+use crate::limits;
 use crate::units::{Bytes, Position};
 
 /// Space on the file system of a store.
@@ -80,6 +83,9 @@ pub trait Storage: Send + Sync + 'static {
     /// # Errors
     /// What the system says.
     fn space(&self) -> io::Result<Space>;
+
+    /// Closes handles of files that were removed, maybe a little later: that may take long.
+    fn let_go(&self, files: Vec<Arc<Self::File>>);
 }
 
 /// An open file of a [`Storage`]. Shared between the event loop and helper threads.
@@ -144,19 +150,20 @@ pub trait StorageFile: Send + Sync + 'static {
 pub struct Disk {
     root: PathBuf,
     may_write: bool,
+    closer: Closer<DiskFile>,
 }
 
 impl Disk {
     /// The tree below `root`, which must exist.
     #[must_use]
     pub fn new(root: &Path) -> Disk {
-        Disk { root: root.to_owned(), may_write: true }
+        Disk { root: root.to_owned(), may_write: true, closer: Closer::default() }
     }
 
     /// The same, of which files are only read, so that it may lie where nothing can be written.
     #[must_use]
     pub fn to_read(root: &Path) -> Disk {
-        Disk { root: root.to_owned(), may_write: false }
+        Disk { root: root.to_owned(), may_write: false, closer: Closer::default() }
     }
 }
 
@@ -211,6 +218,14 @@ impl Storage for Disk {
             available: Bytes(stat.f_bavail * stat.f_frsize),
             total: Bytes(stat.f_blocks * stat.f_frsize),
         })
+    }
+
+    fn let_go(&self, files: Vec<Arc<DiskFile>>) {
+        // Their room is free once they are closed. Who is short of it waits for that.
+        let is_plenty = |space: Space| space.available.0 >= limits::CLOSE_LATER_SPACE_BYTES;
+        if self.space().is_ok_and(is_plenty) {
+            self.closer.close(files);
+        }
     }
 }
 

@@ -636,6 +636,10 @@ impl Storage for SimDisk {
         }
         Ok(Space { available: Bytes(state.room()), total: Bytes(state.capacity) })
     }
+
+    fn let_go(&self, files: Vec<Arc<SimFile>>) {
+        drop(files);
+    }
 }
 
 impl Drop for SimFile {

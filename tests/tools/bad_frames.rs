@@ -10,7 +10,8 @@ use mq::wire::{
     ReceiveMode, Reply, Request,
 };
 
-use crate::harness::{Random, Running, Store, peer::Peer};
+use crate::harness::peer::{Frame, Peer};
+use crate::harness::{Random, Running, Store};
 use crate::seq;
 
 /// A server with a sender and a receiver at work, who must not notice anything.
@@ -264,6 +265,42 @@ fn nothing_is_delivered_without_credit() {
         .expect("the server listens");
     assert_eq!(peer.frame().header.kind, Kind::Reply);
     assert!(!peer.has_news());
+}
+
+/// What costs a receiver nothing to take, as its bytes stay where they are, is bounded all the same.
+#[test]
+fn no_more_goes_by_descriptor_than_is_asked_for() {
+    let mut witness = Witness::new();
+    witness.store.send("q", &seq(1, 3_000_000));
+    let mut peer = Peer::connect(&witness.store).expect("the server answers");
+    let name = |name: &str| name.parse().expect("a name");
+    let open = OpenReceive {
+        extents: 1,
+        ..OpenReceive::new(name("q"), name("default"), ReceiveMode::Take)
+    };
+    peer.say(1, &Request::OpenReceive(open)).expect("the server listens");
+    peer.frame_of(Kind::Receiving);
+    peer.say(1, &Request::Credit(1 << 21)).expect("the server listens");
+    let extent = |frame: &Frame| match frame.reply() {
+        Reply::Extent(extent) => extent,
+        other => panic!("not where messages are: {other:?}"),
+    };
+    let first = extent(&peer.frame());
+    assert!(first.opens && first.bytes > 1 << 20);
+    // Another request on the same connection is answered later than a delivery would be.
+    peer.say(2, &Request::Admin(mq::wire::Admin::List { after: None }))
+        .expect("the server listens");
+    assert_eq!(peer.frame().header.kind, Kind::Reply);
+    assert!(!peer.has_news());
+    peer.say(1, &Request::Extents(1)).expect("the server listens");
+    let second = extent(&peer.frame());
+    assert!(!second.opens, "the descriptor is there");
+    assert_eq!(second.head.position.0, first.head.position.0 + first.bytes);
+    peer.say(1, &Request::Extents(3)).expect("the server listens");
+    let said = peer.await_hang_up().expect("a word why");
+    assert!(said.contains("EXTENTS"), "{said}");
+    witness.notices_nothing();
+    assert_eq!(witness.store.number("q", "ready"), 3_000_000);
 }
 
 /// It takes ten seconds, as long as the handshake may.
