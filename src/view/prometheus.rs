@@ -8,6 +8,7 @@ use std::fmt::{Display, Write};
 
 use super::latency::{self, Stage};
 use crate::units::{Micros, Name, WallTime};
+use crate::wire::PipeInfo;
 use crate::wire::stat::{GroupFigures, Histogram, QueueFigures, ServerFigures};
 
 /// The bounds of buckets, with how they are written, in seconds.
@@ -151,6 +152,40 @@ const OF_GROUPS: [(&str, &str, &str, Number<GroupFigures>); 4] = [
     ),
 ];
 
+/// What there is of each pipe, by the queue that it writes to.
+const OF_PIPES: [(&str, &str, &str, Number<PipeInfo>); 8] = [
+    (
+        "mq_pipe_lag_messages",
+        "gauge",
+        "Messages of its source that the pipe has not committed; absent if that is not there.",
+        |p, _| p.lag.map(|lag| lag.0 as f64),
+    ),
+    ("mq_pipe_open_windows", "gauge", "Windows that are open.", |p, _| {
+        Some(p.figures.open_windows as f64)
+    }),
+    ("mq_pipe_batches_total", "counter", "Commits of the pipe.", |p, _| {
+        Some(p.figures.batches as f64)
+    }),
+    ("mq_pipe_messages_read_total", "counter", "Messages committed as read.", |p, _| {
+        Some(p.figures.read as f64)
+    }),
+    ("mq_pipe_messages_written_total", "counter", "Messages that came of them.", |p, _| {
+        Some(p.figures.written as f64)
+    }),
+    ("mq_pipe_retries_total", "counter", "Runs of the filter that failed.", |p, _| {
+        Some(p.figures.retries as f64)
+    }),
+    ("mq_pipe_filter_seconds_total", "counter", "Time in the filter.", |p, _| {
+        Some(p.figures.filter_us.0 as f64 / 1e6)
+    }),
+    (
+        "mq_pipe_messages_late_total",
+        "counter",
+        "Messages that came too late for their windows, or without a time.",
+        |p, _| Some((p.figures.late + p.figures.untimed) as f64),
+    ),
+];
+
 /// The latencies.
 const STAGES: [(&str, &str, Stage); 4] = [
     (
@@ -201,6 +236,17 @@ pub fn text(server: &ServerFigures, queues: &[QueueFigures]) -> String {
         }
     }
     account(&mut out, queues);
+    for (name, kind, help, number) in OF_PIPES {
+        out.family(name, kind, help);
+        let pipes = queues.iter().flat_map(|q| q.pipes.iter().map(move |p| (&q.queue, p)));
+        for (queue, pipe) in pipes {
+            if let Some(number) = number(pipe, now) {
+                let labels =
+                    [("queue", queue.as_str()), ("pipe", &pipe.name), ("source", &pipe.src)];
+                out.sample(name, &labels, number);
+            }
+        }
+    }
     for (name, help, stage) in STAGES {
         out.family(name, "histogram", help);
         for queue in queues {
@@ -310,6 +356,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::Count;
     use crate::wire::stat::Latencies;
     use openmetrics_parser::{PrometheusValue, prometheus::parse_prometheus};
 
@@ -327,11 +374,18 @@ mod tests {
             queue: Name::new(name).expect("a name"),
             latency: Latencies { whole: Some(whole.clone()), ..Latencies::default() },
             groups: vec![GroupFigures::default()],
+            pipes: vec![PipeInfo {
+                name: "any \"name\"".to_owned(),
+                lag: Some(Count(7)),
+                ..PipeInfo::default()
+            }],
             ..QueueFigures::default()
         };
         let server = ServerFigures { version: "1\"\\\n2".to_owned(), ..ServerFigures::default() };
         let text = text(&server, &[queue("a"), queue("b.c-d")]);
         let parsed = parse_prometheus(&text).unwrap_or_else(|error| panic!("{error:?}\n{text}"));
+        let lag = &parsed.families["mq_pipe_lag_messages"];
+        assert_eq!(lag.iter_samples().count(), 2, "{text}");
         let family = &parsed.families["mq_queue_whole_latency_seconds"];
         let samples: Vec<_> = family.iter_samples().collect();
         assert_eq!(samples.len(), 2, "{text}");

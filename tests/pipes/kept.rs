@@ -26,13 +26,16 @@ fn rounds(seed: u64, flags: &[&str], last: &[&str], script: &str, is_sorted: boo
     let (store, calm) = (Store::new(), Store::new());
     let mut random = Random(seed);
     let pids = store.beside("pids");
-    let script = format!("echo $$ > {}; {script}", pids.display());
     let args = |store: &Store, first: &[&str]| -> Vec<String> {
+        let script = format!("echo $$ > {}; {script}", store.beside("pids").display());
         let state = store.beside("state");
         let words = first.iter().chain(&["--name", "p", "--backoff", "1ms..10ms"]).chain(flags);
         let words = words.map(|word| word.replace("STATE", state.to_str().expect("UTF-8")));
         words.chain(["a", "b", "--", "sh", "-c", &script].map(str::to_owned)).collect()
     };
+    let next = |store: &Store| store.show("b")?["pipes"][0]["next"].as_u64();
+    // It runs along, so that what is left in the end is little.
+    let mut undisturbed = calm.spawn("mq-pipe", &args(&calm, &[]));
     let mut running: Option<Running> = None;
     let mut sent = 0;
     let mut kills = Kills::default();
@@ -44,9 +47,8 @@ fn rounds(seed: u64, flags: &[&str], last: &[&str], script: &str, is_sorted: boo
         }
         let pipe = running.get_or_insert_with(|| store.spawn("mq-pipe", &args(&store, &[])));
         assert!(!pipe.has_ended(), "the pipe ended: {}", pipe.stderr());
-        let next = || store.show("b")?["pipes"][0]["next"].as_u64();
         let least = sent - LINES + random.below(LINES * 2 / 3);
-        eventually("it gets on", || (next()? >= least).then_some(()));
+        eventually("it gets on", || (next(&store)? >= least).then_some(()));
         std::thread::sleep(std::time::Duration::from_micros(random.below(5000)));
         match random.below(3) {
             0 => {
@@ -61,7 +63,10 @@ fn rounds(seed: u64, flags: &[&str], last: &[&str], script: &str, is_sorted: boo
             }
             _ => kills.filter += u64::from(kill_filter(&pids)),
         }
+        eventually("the other keeps up", || (next(&calm)? + LINES >= sent).then_some(()));
     }
+    undisturbed.signal(Signal::TERM);
+    assert_eq!(undisturbed.await_end(), 143, "{}", undisturbed.stderr());
     kills.tell(&flags.join(" "), size("MQ_ROUNDS", 8));
     drop(running);
     let mut outputs = [&store, &calm].map(|store| {
