@@ -37,6 +37,11 @@ pub const JSON_BYTES_MAX: usize = 256 * KIB;
 /// Bytes that the server puts into one DELIVER frame, if more than one batch fits.
 pub const DELIVER_BYTES: usize = 512 * KIB;
 
+/// Bytes of deliveries that are copied into one connection's outbox before the next must wait: a
+/// receiver that does not read keeps no more of the server's memory than this and one delivery.
+/// Enough for eight of the largest that are copied, so that a turn is worth its while.
+pub const DELIVER_MEMORY_BYTES: usize = 128 * KIB;
+
 /// Bytes of batches in one EXTENT: few frames, and an end that comes soon enough.
 pub const EXTENT_BYTES: usize = 8 * MIB;
 
@@ -78,6 +83,10 @@ pub const QUEUES_MAX: usize = 10_000;
 /// Groups of one queue.
 pub const GROUPS_PER_QUEUE_MAX: usize = 256;
 
+/// Ranges that are walked to see whether a peek has more before it than its credit admits: asked
+/// after each delivery, and so not to cost what thousands of holes cost.
+pub const PEEK_RANGES_MAX: usize = 64;
+
 /// Settled ranges that a group may hold above its floor. At the bound the group gets nothing
 /// new until holes close.
 pub const SETTLED_RANGES_PER_GROUP_MAX: usize = 16 * 1024;
@@ -97,6 +106,22 @@ pub const HELD_BYTES_MAX: usize = 64 * MIB;
 /// sends requests and does not read the answers. Deliveries are put in only below
 /// [`DELIVER_BYTES`], so they do not come near.
 pub const OUTBOX_MEMORY_BYTES_MAX: usize = 2 * MIB;
+
+/// Bytes of memory that a server needs at most for what is in no proportion to anything: buffers,
+/// indexes and books of a few queues. With the two that follow it is what users are promised
+/// (mq(7)); a test measures it.
+pub const MEMORY_BYTES: u64 = 32 * MIB as u64;
+
+/// What each connection adds to that while its client reads what is sent to it.
+pub const MEMORY_PER_CONNECTION_BYTES: u64 = 32 * KIB as u64;
+
+/// What a receiver adds that has asked for messages and does not read them. One that asks on and
+/// on without reading the answers: [`OUTBOX_MEMORY_BYTES_MAX`], then it is hung up on.
+pub const MEMORY_PER_DEAF_BYTES: u64 = (DELIVER_MEMORY_BYTES + DELIVER_BYTES) as u64;
+
+/// What a group adds whose settled messages are so scattered that it may have no more holes
+/// ([`SETTLED_RANGES_PER_GROUP_MAX`]).
+pub const MEMORY_PER_GROUP_BYTES: u64 = 4 * MIB as u64;
 
 /// Bytes that a sender may have unconfirmed: enough to keep the disk busy through one slow sync.
 pub const UNCONFIRMED_BYTES_MAX: usize = 16 * MIB;

@@ -414,7 +414,8 @@ impl StoreDir {
     }
 
     fn write_version_durably(&self) -> rustix::io::Result<()> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let text = format!("{STORE_VERSION}\n");
         let temp = "version.new";
         let file = rustix::fs::openat(&self.dir, temp, flags, Mode::RUSR | Mode::WUSR)?;

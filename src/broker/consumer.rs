@@ -253,8 +253,9 @@ impl Broker {
 
     /// Whether more is ready for the consumer than its remaining credit admits: "more is
     /// waiting", by which a receiver decides to give more credit. O(1) for one that takes all;
-    /// with an `until` it walks the ready ranges above it, for a peek those that its credit
-    /// admits. What it has spent counts as waiting.
+    /// with an `until` it walks the ready ranges above it. For a peek it walks those that its
+    /// credit admits, at most [`limits::PEEK_RANGES_MAX`]: behind so many holes everything counts
+    /// as waiting. What it has spent counts as waiting.
     #[must_use]
     pub fn is_behind(&self, c: ConsumerKey) -> bool {
         let consumer = self.consumer(c);
@@ -275,15 +276,21 @@ impl Broker {
 
     fn peek_is_behind(&self, consumer: &Consumer) -> bool {
         let OffsetRange { mut start, end } = consumer.scope();
+        let end = end.min(self.queue(consumer.queue).end);
         let mut room = consumer.remaining();
-        while let Some(next) = self.next_for_peek(consumer, OffsetRange::new(start, end)) {
+        for _ in 0..limits::PEEK_RANGES_MAX {
+            let rest = OffsetRange::new(start, end);
+            if rest.span() <= room {
+                return false;
+            }
+            let Some(next) = self.next_for_peek(consumer, rest) else { return false };
             if next.span() > room {
                 return true;
             }
             room -= next.span();
             start = next.end;
         }
-        false
+        true
     }
 
     pub(super) fn consumers_where(&self, is: impl Fn(&Consumer) -> bool) -> Vec<ConsumerKey> {

@@ -44,6 +44,32 @@ fn another_users_link_does_not_choose_the_store() {
         done.says("link").says("65534");
     }
     assert_eq!(store.receive("q"), b"a\n", "nothing was touched");
+    // One into nothing, where a store would be made.
+    std::fs::remove_file(&link).expect("root may");
+    symlink(store.beside("elsewhere"), &link).expect("room");
+    rustix::fs::chownat(CWD, &link, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+        .expect("root may");
+    assert_ne!(store.sh("mq-send --dir link q -m b").code, 0);
+    assert!(!store.beside("elsewhere").exists());
+}
+
+/// With the most careless umask, and everything in the store that there can be.
+#[test]
+fn nothing_in_a_store_is_open_to_others_under_any_umask() {
+    let store = Store::new();
+    let script = "umask 000; mq-send q -m x; mq-send --delay 1h q -m late; mq-recv -n1 q >copy; \
+        mq-admin group add q g; mq-admin declare --unique-ids 1000 u; \
+        mq-pipe -e --state ./state g out -- true; mq-admin stop";
+    store.sh(script).ok();
+    let mut files = vec![store.path().to_owned()];
+    while let Some(path) = files.pop() {
+        let metadata = std::fs::symlink_metadata(&path).expect("it is there");
+        assert_eq!(metadata.mode() & 0o077, 0, "{} is open", path.display());
+        if metadata.is_dir() {
+            files.extend(std::fs::read_dir(&path).expect("ours").map(|e| e.expect("ours").path()));
+        }
+    }
+    assert!(store.path().join("queues/q/delayed").exists(), "there was something to look at");
 }
 
 /// The same group is nothing special: neither with the mode that a store has, nor with one that
@@ -75,17 +101,16 @@ fn a_user_of_the_same_group_is_kept_out() {
 /// Links that stand where a store has its own files would make the server write elsewhere.
 #[test]
 fn a_link_in_the_place_of_a_file_of_the_store_is_not_followed() {
-    for name in ["lock", "server.log"] {
+    for name in ["lock", "server.log", "version", "version.new"] {
         let store = Store::new();
-        store.send("q", b"a\n");
-        store.run("mq-admin", &["stop"], b"").ok();
+        std::fs::create_dir(store.path()).expect("room");
+        set_mode(store.path(), 0o700).expect("ours");
         let victim = store.beside("victim");
         std::fs::write(&victim, "precious").expect("room");
-        std::fs::remove_file(store.path().join(name)).expect("ours");
         symlink(&victim, store.path().join(name)).expect("room");
-        let done = store.run("mq-send", &["-w0", "q", "-m", "b"], b"");
+        let done = store.run("mq-send", &["-w", "3s", "q", "-m", "b"], b"");
         assert_ne!(done.code, 0, "{name}");
-        done.says(name);
+        done.says(name.trim_end_matches(".new"));
         assert_eq!(std::fs::read(&victim).expect("ours"), b"precious");
     }
 }

@@ -254,7 +254,8 @@ impl<S: Storage> Session<S> {
 
     /// Whether the outbox is empty enough for another delivery.
     pub fn has_room(&self) -> bool {
-        self.outbox.queued() < limits::DELIVER_BYTES as u64
+        let queued = self.outbox.queued() < limits::DELIVER_BYTES as u64;
+        queued && self.outbox.memory() < limits::DELIVER_MEMORY_BYTES
     }
 
     /// Takes a number for a channel that sends or receives. Numbers only grow, so that nothing
