@@ -72,7 +72,22 @@ impl Post {
 
     /// The next one takes the place of one that was killed.
     fn replace(&self, next: Running) {
-        let mut last = std::mem::replace(&mut *self.running.lock().expect("nobody panicked"), next);
+        let last = std::mem::replace(&mut *self.running.lock().expect("nobody panicked"), next);
+        self.check_end(last);
+    }
+
+    /// The same, if it has ended. Nobody may signal it between the question and the next one: its
+    /// number is free then.
+    fn renew(&self, start: &impl Fn() -> Running) {
+        let mut running = self.running.lock().expect("nobody panicked");
+        if running.has_ended() {
+            let last = std::mem::replace(&mut *running, start());
+            drop(running);
+            self.check_end(last);
+        }
+    }
+
+    fn check_end(&self, mut last: Running) {
         let status = last.await_end();
         assert!(status == 137 || self.is_over(), "it ended with {status}: {}", last.stderr());
     }
@@ -169,9 +184,7 @@ fn keep_running(start: impl Fn() -> Running + Send + 'static) -> (Post, JoinHand
     let kept = post.clone();
     let keeper = std::thread::spawn(move || {
         while !post.is_over() {
-            if post.running.lock().expect("nobody panicked").has_ended() {
-                post.replace(start());
-            }
+            post.renew(&start);
             std::thread::sleep(Duration::from_millis(5));
         }
     });
