@@ -8,6 +8,9 @@ use crate::{Kills, kill_filter, seq, size};
 
 const LINES: u64 = 2000;
 
+/// Enough of them that they lie in batches which a pipe reads from the segment itself.
+const BACKLOG: u64 = 200_000;
+
 /// Feeds the source and kills until all rounds are over; then the destination is compared.
 fn rounds(seed: u64, extra: &[&str], sed: &str, expected: impl Fn(u64) -> Vec<u8>, sorted: bool) {
     let store = Store::new();
@@ -72,6 +75,45 @@ fn marked(sent: u64) -> Vec<u8> {
 #[test]
 fn every_line_is_there_once_and_in_order() {
     rounds(1, &[], "sed", marked, false);
+}
+
+/// Nothing is waited for but a random time, so that the kills meet the filter as it is fed.
+#[test]
+fn every_line_of_a_backlog_in_files_is_there_once() {
+    let store = Store::new();
+    let rounds = size("MQ_ROUNDS", 6);
+    let (mut kills, mut random) = (Kills::default(), Random(4));
+    let pids = store.beside("pids");
+    let script = format!("echo $$ > {}; exec sed 's/^/> /'", pids.display());
+    let args = ["--name", "p", "--backoff", "1ms", "-P2", "a", "b", "--", "sh", "-c", &script];
+    let mut running: Option<Running> = None;
+    for round in 0..rounds {
+        store.send("a", &seq(round * BACKLOG + 1, (round + 1) * BACKLOG));
+        let pipe = running.get_or_insert_with(|| store.spawn("mq-pipe", &args));
+        assert!(!pipe.has_ended(), "the pipe ended: {}", pipe.stderr());
+        std::thread::sleep(std::time::Duration::from_micros(random.below(200_000)));
+        match random.below(3) {
+            0 => {
+                store.kill_server();
+                kills.server += 1;
+            }
+            1 => {
+                pipe.signal(Signal::KILL);
+                pipe.await_end();
+                running = None;
+                kills.pipe += 1;
+            }
+            _ => kills.filter += u64::from(kill_filter(&pids)),
+        }
+    }
+    kills.tell("sed, a backlog in files", rounds);
+    drop(running);
+    let mut last = vec!["-e"];
+    last.extend(args);
+    store.run("mq-pipe", &last, b"").ok();
+    let (out, expected) = (store.receive("b"), marked(rounds * BACKLOG));
+    assert!(out == expected, "{} bytes instead of {}", out.len(), expected.len());
+    assert!(store.show("a.pipe.p.dead").is_none(), "a kill makes no dead letter");
 }
 
 #[test]
