@@ -71,6 +71,8 @@ pub(super) struct Session {
     pub state: Option<StateDir>,
     /// Failures of a message alone after which it is given up, as the source says.
     pub limit: Option<u32>,
+    /// A commit waits for room in the destination.
+    pub is_held: bool,
     /// Whether messages that are missing were told of.
     told_gone: bool,
 }
@@ -206,6 +208,7 @@ impl<'h, H: Host> Pipe<'h, H> {
             windowing,
             state,
             limit: None,
+            is_held: false,
             told_gone: false,
         };
         let ended = match session.windowing {
@@ -235,7 +238,8 @@ impl<'h, H: Host> Pipe<'h, H> {
 
     /// Ends a session in order. After a signal what was handed over is waited for, for a while.
     fn wind_up(&mut self, mut session: Session, signal: Option<i32>) -> Result<End, PipeError> {
-        if signal.is_some() {
+        // Room may be long in coming.
+        if signal.is_some() && !session.is_held {
             self.drain(&mut session, Some(Instant::now() + END_PATIENCE))?;
         }
         let host = [self.host.as_fd()];

@@ -19,13 +19,18 @@ impl<H: Host> Pipe<'_, H> {
             match done {
                 Done::Committed(mark) => {
                     self.commits += 1;
+                    // It may have been the one in front of the one that is held.
+                    session.is_held &= !session.committer.is_idle();
                     self.complaints = 0;
                     if let (Some(state), Some(named)) = (&mut session.state, &mark.state) {
                         state.committed(named)?;
                     }
                     self.host.progress(&mark.figures);
                 }
-                Done::Held(fault) => self.host.note(Note::Held(&fault)),
+                Done::Held(fault) => {
+                    session.is_held = true;
+                    self.host.note(Note::Held(&fault));
+                }
                 Done::Failed(error) => return Err(error.into()),
             }
         }

@@ -63,6 +63,24 @@ fn a_full_destination_is_waited_for() {
     assert_eq!(store.receive("b"), seq(9, 16));
 }
 
+/// Once, a signal was heeded only after ten seconds there.
+#[test]
+fn a_pipe_that_waits_for_room_ends_by_a_signal() {
+    let store = Store::new();
+    store.run("mq-admin", &["declare", "--max-messages", "10", "b"], b"").ok();
+    store.send("a", &seq(1, 16));
+    let mut running =
+        store.spawn("mq-pipe", &["--name", "p", "--batch", "8", "a", "b", "--", "cat"]);
+    running.await_stderr("is full");
+    let told = std::time::Instant::now();
+    running.signal(rustix::process::Signal::TERM);
+    assert_eq!(running.await_end(), 143);
+    assert!(told.elapsed() < std::time::Duration::from_secs(8), "{:?}", told.elapsed());
+    assert_eq!(store.receive("b"), seq(1, 8));
+    pipe(&store, &["-e", "--name", "p", "a", "b", "--", "cat"]).ok();
+    assert_eq!(store.receive("b"), seq(9, 16));
+}
+
 /// A commit that no emptying makes room for is refused with what to do.
 #[test]
 fn a_commit_that_can_never_fit_is_refused() {
