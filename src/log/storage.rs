@@ -1,8 +1,10 @@
 //! What the log asks of a disk: one small trait, so that the production log runs on a simulated
 //! disk with faults. [`Disk`] is the real one.
 //!
-//! Paths are relative to the store directory. Nothing here retries, caches or interprets; an
-//! error goes up as it came. Called by the log and by the jobs that it hands to helper threads.
+//! Paths are relative to the store directory. Calls that did a part of their work, or were
+//! interrupted, go on above the seam, so that the simulated disk can do that too; nothing else is
+//! retried, and nothing cached or interpreted: an error goes up as it came. Called by the log and by
+//! the jobs that it hands to helper threads.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -104,17 +106,57 @@ pub trait StorageFile: Send + Sync + 'static {
         Ok(self.len()?.0 == 0)
     }
 
+    /// Reads some bytes at `position`, with one call; none only at the end of the file.
+    ///
+    /// # Errors
+    /// What the system says; `Interrupted` if it is to be asked again.
+    fn read_some_at(&self, buffer: &mut [u8], position: Position) -> io::Result<usize>;
+
+    /// Writes some bytes of `parts`, one part behind the other, from `position` on, with one call.
+    ///
+    /// # Errors
+    /// What the system says; `Interrupted` if it is to be asked again.
+    fn write_some_at(&self, parts: &[IoSlice<'_>], position: Position) -> io::Result<usize>;
+
     /// Reads at `position`; fewer bytes than asked for only at the end of the file.
     ///
     /// # Errors
     /// What the system says.
-    fn read_at(&self, buffer: &mut [u8], position: Position) -> io::Result<usize>;
+    fn read_at(&self, buffer: &mut [u8], position: Position) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buffer.len() {
+            match self.read_some_at(&mut buffer[done..], Position(position.0 + done as u64)) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
 
     /// Writes all of `parts`, one behind the other, from `position` on.
     ///
     /// # Errors
     /// What the system says. Some of the bytes may have been written then.
-    fn write_all_at(&self, parts: &[&[u8]], position: Position) -> io::Result<()>;
+    fn write_all_at(&self, parts: &[&[u8]], position: Position) -> io::Result<()> {
+        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let mut rest = &mut slices[..];
+        let mut at = position;
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            match self.write_some_at(rest, at) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    at.0 += n as u64;
+                    IoSlice::advance_slices(&mut rest, n);
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
 
     /// Reserves room for `bytes` from `position` on without changing the file's length.
     ///
@@ -240,36 +282,12 @@ impl StorageFile for DiskFile {
         Ok(Bytes(self.file.metadata()?.len()))
     }
 
-    fn read_at(&self, buffer: &mut [u8], position: Position) -> io::Result<usize> {
-        let mut done = 0;
-        while done < buffer.len() {
-            match self.file.read_at(&mut buffer[done..], position.0 + done as u64) {
-                Ok(0) => break,
-                Ok(n) => done += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(done)
+    fn read_some_at(&self, buffer: &mut [u8], position: Position) -> io::Result<usize> {
+        self.file.read_at(buffer, position.0)
     }
 
-    fn write_all_at(&self, parts: &[&[u8]], position: Position) -> io::Result<()> {
-        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
-        let mut rest = &mut slices[..];
-        let mut at = position.0;
-        IoSlice::advance_slices(&mut rest, 0);
-        while !rest.is_empty() {
-            match rustix::io::pwritev(&self.file, rest, at) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => {
-                    at += n as u64;
-                    IoSlice::advance_slices(&mut rest, n);
-                }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(())
+    fn write_some_at(&self, parts: &[IoSlice<'_>], position: Position) -> io::Result<usize> {
+        Ok(rustix::io::pwritev(&self.file, parts, position.0)?)
     }
 
     fn allocate(&self, position: Position, bytes: Bytes) -> io::Result<()> {

@@ -3,7 +3,8 @@
 //!
 //! It is as hostile as any file system may be: at a crash each unsynced sector keeps any of the
 //! contents it had since its last sync, each unsynced change of a directory happens or does not,
-//! and a file's length is any that it had. Only a sector and a rename are atomic. An error of a
+//! and a file's length is any that it had. A rename is atomic, and a sector where it is not told to
+//! tear them. An error of a
 //! writeback is told to each open handle once, after which the pages count as clean although
 //! they were lost. Used by the tests of the log and by the simulator of the whole server.
 
@@ -11,15 +12,27 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use mq::log::storage::{Space, Storage, StorageFile};
 use mq::units::{Bytes, Position};
 
 const SECTOR: usize = 512;
+
+/// The size of a disk that never fills.
+pub const ENDLESS: u64 = 1 << 40;
+
+/// Calls that a full disk refuses.
+const TAKES_SPACE: [&str; 5] = ["write_all_at", "allocate", "create", "create_dir", "rename"];
+
+/// Whether what happens is told, as `MQ_SIM_TRACE` asks for.
+pub fn is_tracing() -> bool {
+    static TRACES: OnceLock<bool> = OnceLock::new();
+    *TRACES.get_or_init(|| std::env::var_os("MQ_SIM_TRACE").is_some())
+}
 
 /// SplitMix64: small, and the same everywhere.
 #[derive(Clone, Debug)]
@@ -107,6 +120,10 @@ struct State {
     fresh: bool,
     capacity: u64,
     cold_one_in: Option<u64>,
+    /// One in so many reads and writes is interrupted, and one does only a part of its work.
+    disturbed_one_in: Option<u64>,
+    /// A crash may leave a sector half old and half new.
+    tears: bool,
     trace: u64,
     reads: u64,
     writes: u64,
@@ -203,8 +220,16 @@ impl FileNode {
     }
 
     fn synced(&mut self) {
-        self.durable = self.live.clone();
-        self.unsynced.clear();
+        // What was not written since is there already, but for lengths.
+        if let Some(least) = self.lengths.iter().min() {
+            self.durable.truncate(*least);
+        }
+        self.durable.resize(self.live.len(), 0);
+        for sector in std::mem::take(&mut self.unsynced).into_keys() {
+            let from = (sector * SECTOR).min(self.live.len());
+            let to = (from + SECTOR).min(self.live.len());
+            self.durable[from..to].copy_from_slice(&self.live[from..to]);
+        }
         self.lengths.clear();
     }
 
@@ -215,7 +240,7 @@ impl FileNode {
         self.errors += 1;
     }
 
-    fn crash(&mut self, choose: &mut dyn FnMut(u64) -> u64) {
+    fn crash(&mut self, choose: &mut dyn FnMut(u64) -> u64, tears: bool) {
         let mut media = self.durable.clone();
         for (sector, contents) in std::mem::take(&mut self.unsynced) {
             let pick = choose(contents.len() as u64 + 1) as usize;
@@ -224,7 +249,9 @@ impl FileNode {
                 if media.len() < from + SECTOR {
                     media.resize(from + SECTOR, 0);
                 }
-                media[from..from + SECTOR].copy_from_slice(content);
+                let torn = tears && choose(4) == 0;
+                let new = if torn { choose(SECTOR as u64) as usize } else { SECTOR };
+                media[from..from + new].copy_from_slice(&content[..new]);
             }
         }
         let lengths = std::mem::take(&mut self.lengths);
@@ -246,6 +273,9 @@ impl State {
             return Some(Fault::Kill);
         }
         self.calls += 1;
+        if is_tracing() {
+            eprintln!("  disk: {name} of {node}: {a}, {b}");
+        }
         for part in [self.calls, node as u64, a, b, name.len() as u64] {
             self.trace = (self.trace ^ part).wrapping_mul(0x0100_0000_01b3);
         }
@@ -254,11 +284,26 @@ impl State {
             return Some(fault);
         }
         let (_, fault) = self.fault.filter(|(at, _)| *at == self.calls)?;
+        if fault == Fault::Enospc && !TAKES_SPACE.contains(&name) {
+            // The next call that takes space.
+            self.fault = Some((self.calls + 1, fault));
+            return None;
+        }
         self.faulted = Some(name);
         if fault == Fault::Kill {
             self.killed = true;
         }
         Some(fault)
+    }
+
+    /// How many of so many bytes a read or a write gets through with one call.
+    fn disturbed(&mut self, bytes: usize) -> io::Result<usize> {
+        let Some(n) = self.disturbed_one_in else { return Ok(bytes) };
+        if self.random.one_in(n) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let short = bytes > 1 && self.random.one_in(n);
+        Ok(if short { 1 + self.random.below(bytes as u64 - 1) as usize } else { bytes })
     }
 
     fn refuse(fault: Fault) -> io::Error {
@@ -329,6 +374,9 @@ impl State {
     }
 
     fn room(&self) -> u64 {
+        if self.capacity == ENDLESS {
+            return ENDLESS;
+        }
         self.capacity.saturating_sub(self.used())
     }
 }
@@ -345,8 +393,10 @@ impl SimDisk {
             broken: None,
             killed: false,
             fresh: false,
-            capacity: 1 << 40,
+            capacity: ENDLESS,
             cold_one_in: None,
+            disturbed_one_in: None,
+            tears: false,
             trace: 0xcbf2_9ce4_8422_2325,
             reads: 0,
             writes: 0,
@@ -410,6 +460,12 @@ impl SimDisk {
         state.faulted = None;
     }
 
+    /// Nothing that was planted is to happen any more.
+    pub fn forget_faults(&self) {
+        let mut state = self.state();
+        (state.fault, state.broken) = (None, None);
+    }
+
     /// Makes every call of this name go wrong, or none any more.
     pub fn break_calls(&self, name: Option<(&'static str, Fault)>) {
         self.state().broken = name;
@@ -430,9 +486,48 @@ impl SimDisk {
         self.state().capacity = bytes;
     }
 
+    /// See [`SimDisk::set_capacity`].
+    pub fn capacity(&self) -> u64 {
+        self.state().capacity
+    }
+
     /// Bytes in use.
     pub fn used(&self) -> u64 {
         self.state().used()
+    }
+
+    /// Interrupts one in `n` reads and writes, and lets one in `n` do only a part of its work.
+    pub fn disturb(&self, one_in: Option<u64>) {
+        self.state().disturbed_one_in = one_in;
+    }
+
+    /// From now on a crash may leave a sector whose first bytes are new and whose last are old.
+    pub fn tear_sectors(&self) {
+        self.state().tears = true;
+    }
+
+    /// The file's pages and what is on the disk of them are given another content from `at` on,
+    /// without anyone having written it.
+    pub fn spoil(&self, path: &Path, at: usize, change: &dyn Fn(&mut [u8])) {
+        let mut state = self.state();
+        let node = state.find(path).expect("a file to spoil");
+        let file = state.file(node);
+        for media in [&mut file.live, &mut file.durable] {
+            if at < media.len() {
+                change(&mut media[at..]);
+            }
+        }
+        let sector = at / SECTOR;
+        if let Some(contents) = file.unsynced.get_mut(&sector) {
+            contents.iter_mut().for_each(|content| change(&mut content[at % SECTOR..]));
+        }
+    }
+
+    /// The bytes of a file, as a process reads them.
+    pub fn contents(&self, path: &Path) -> Vec<u8> {
+        let mut state = self.state();
+        let node = state.find(path).expect("a file to read");
+        state.file(node).live.clone()
     }
 
     /// Says "cold" once in `n` questions.
@@ -445,6 +540,7 @@ impl SimDisk {
         let mut state = self.state();
         state.killed = false;
         state.fault = None;
+        state.faulted = None;
         state.broken = None;
     }
 
@@ -460,9 +556,10 @@ impl SimDisk {
     /// given. What is asked depends on what was done alone, not on the answers.
     pub fn crash_choosing(&self, choose: &mut dyn FnMut(u64) -> u64) {
         let mut state = self.state();
+        let tears = state.tears;
         for node in &mut state.nodes {
             match node {
-                Node::File(file) => file.crash(choose),
+                Node::File(file) => file.crash(choose, tears),
                 Node::Dir(dir) => {
                     for change in std::mem::take(&mut dir.unsynced) {
                         if choose(2) == 0 {
@@ -660,22 +757,24 @@ impl StorageFile for SimFile {
         Ok(Bytes(state.file(self.node).live.len() as u64))
     }
 
-    fn read_at(&self, buffer: &mut [u8], position: Position) -> io::Result<usize> {
+    fn read_some_at(&self, buffer: &mut [u8], position: Position) -> io::Result<usize> {
         let mut state = self.disk.state();
         if let Some(fault) = state.call("read_at", self.node, position.0, buffer.len() as u64) {
             return Err(State::refuse(fault));
         }
         state.reads += 1;
+        let asked = state.disturbed(buffer.len())?;
         let live = &state.file(self.node).live;
         let from = (position.0 as usize).min(live.len());
-        let to = (from + buffer.len()).min(live.len());
+        let to = (from + asked).min(live.len());
         buffer[..to - from].copy_from_slice(&live[from..to]);
         Ok(to - from)
     }
 
-    fn write_all_at(&self, parts: &[&[u8]], position: Position) -> io::Result<()> {
+    fn write_some_at(&self, parts: &[IoSlice<'_>], position: Position) -> io::Result<usize> {
         let mut state = self.disk.state();
-        let bytes = parts.concat();
+        let mut bytes = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
+        parts.iter().for_each(|part| bytes.extend_from_slice(part));
         let at = position.0 as usize;
         let fault = state.call("write_all_at", self.node, position.0, bytes.len() as u64);
         if let Some(fault) = fault {
@@ -687,19 +786,23 @@ impl StorageFile for SimFile {
             return Err(State::refuse(fault));
         }
         state.writes += 1;
+        let asked = state.disturbed(bytes.len())?;
+        bytes.truncate(asked);
         let file = state.file(self.node);
         let held = file.used();
         let end = (at + bytes.len()) as u64;
         let needed = end.max(file.allocated).next_multiple_of(4096).saturating_sub(held);
         let room = state.room();
         if needed > room {
+            // What fits is written, and the next call says why that was all.
             let fits = ((held + room) as usize).saturating_sub(at).min(bytes.len());
-            let file = state.file(self.node);
-            file.write(at, &bytes[..fits]);
-            return Err(enospc());
+            if fits == 0 {
+                return Err(enospc());
+            }
+            bytes.truncate(fits);
         }
         state.file(self.node).write(at, &bytes);
-        Ok(())
+        Ok(bytes.len())
     }
 
     fn allocate(&self, position: Position, bytes: Bytes) -> io::Result<()> {
