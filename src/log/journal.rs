@@ -460,6 +460,13 @@ impl<S: Storage> Journal<S> {
         self.may_rewrite() && clean
     }
 
+    /// Whether a sync brings the journal closer to [`is_durable`](Journal::is_durable): one that
+    /// lost facts to a full disk has no use for any number of them.
+    pub fn wants_last_sync(&self) -> bool {
+        let sheet = &self.sheet;
+        self.dirty || sheet.unsynced_cut || sheet.synced != sheet.records()
+    }
+
     /// The files to sync so that every record so far is durable, whichever of them is in force
     /// after a crash.
     pub fn files(&self) -> impl Iterator<Item = Arc<S::File>> {

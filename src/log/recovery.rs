@@ -157,6 +157,8 @@ impl<S: Storage> Log<S> {
         recovery.find_segments()?;
         recovery.scan_segments()?;
         let snapshot = recovery.read_snapshot()?;
+        // A snapshot is written when what it covers is durable.
+        recovery.mark = snapshot.covered.offset;
         recovery.read_journals()?;
         let end = recovery.judge()?;
         recovery.judge_clean(&end, snapshot.covered)?;

@@ -418,7 +418,7 @@ impl<S: Storage> Log<S> {
         let closing = self.closing;
         let old = |since: Monotonic| since.plus(limits::JOURNAL_SYNC) <= now;
         let is_due = |journal: &Journal<S>| match closing {
-            true => !journal.is_durable(),
+            true => journal.wants_last_sync(),
             false => journal.wants_sync() || journal.dirty_since.is_some_and(old),
         };
         if !self.journals.values().any(is_due) {
@@ -426,7 +426,7 @@ impl<S: Storage> Log<S> {
         }
         let (mut files, mut points) = (Vec::new(), Vec::<(GroupFile, SyncPoint)>::new());
         for (group, journal) in &mut self.journals {
-            if journal.is_dirty() || (closing && !journal.is_durable()) {
+            if journal.is_dirty() || (closing && journal.wants_last_sync()) {
                 files.extend(journal.files().map(|file| (journal.path.clone(), file)));
                 points.push((*group, journal.begin_sync()));
             }

@@ -311,11 +311,14 @@ impl<S: Storage> Engine<S> {
         let Some(Place::Making(waiting)) = self.places.remove(name) else {
             unreachable!("only a queue that is being made is made");
         };
-        self.wake_movers_to(name);
         let number = match result {
-            Ok((log, recovered)) => self.host(name, log, recovered),
+            Ok((log, recovered)) => {
+                self.wake_movers_to(name);
+                self.host(name, log, recovered)
+            }
             Err(error) => {
                 let fault = log_fault(&format!("cannot make queue {name}"), &error);
+                self.rest_movers_to(name, &fault.message, moment);
                 for (connection, channel) in waiting {
                     self.fail_channel(connection, channel, fault.clone());
                 }

@@ -201,10 +201,19 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    /// A queue was made, or could not be.
+    /// A queue was made.
     pub(super) fn wake_movers_to(&mut self, name: &Name) {
         if let Some(waiting) = self.movers.making.remove(name) {
             self.movers.woken.extend(waiting);
+        }
+    }
+
+    /// A queue could not be made: whoever has something for it rests before it tries again.
+    pub(super) fn rest_movers_to(&mut self, name: &Name, why: &str, moment: Moment) {
+        for lane in self.movers.making.remove(name).unwrap_or_default() {
+            if self.movers.lanes.contains_key(&lane) {
+                self.hold_mover(lane, Hitch::Rest(why.to_owned()), moment);
+            }
         }
     }
 
