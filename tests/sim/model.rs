@@ -1,11 +1,13 @@
 //! What must hold: the promises as checks over everything that senders and receivers saw.
 //!
 //! It knows nothing of how the server works. A message's body names its sender and its number,
-//! so a body stands for one message.
+//! so a body stands for one message. An *era* is the time between two losses of power.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use mq::units::{Offset, OffsetRange, QueueId, SyncPolicy, WallTime};
+use mq::units::{Name, Offset, OffsetRange, QueueId, SyncPolicy, WallTime};
+
+use crate::group::{Delivery, GroupModel};
 
 /// A message: who sent it, and its number there, from 1 on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,34 +37,42 @@ impl Message {
     }
 }
 
+/// A message that was seen somewhere.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    pub message: Message,
+    /// The last era in which it was seen there.
+    pub era: u32,
+}
+
 /// What is known of one queue.
 #[derive(Debug)]
 pub struct QueueModel {
     pub policy: SyncPolicy,
     pub id: Option<QueueId>,
-    /// What was confirmed to senders.
-    pub confirmed: BTreeSet<Message>,
+    /// What was confirmed to senders, and in which era last.
+    pub confirmed: BTreeMap<Message, u32>,
+    /// Of that, what is durable for sure.
+    pub safe: BTreeSet<Message>,
     /// What was announced to the server at all.
     pub announced: BTreeSet<Message>,
-    /// What was delivered, where.
-    pub seen: BTreeMap<Offset, Message>,
+    /// What was delivered to anyone, where.
+    pub seen: BTreeMap<Offset, Seen>,
     /// Messages that were to wait, and until when.
     pub delayed: HashMap<Message, WallTime>,
-    at: HashMap<Message, Offset>,
+    /// Where each message was seen.
+    at: HashMap<Message, BTreeSet<Offset>>,
+    /// Places from which a loss of power took what was seen there: it lies elsewhere now.
+    taken_back: BTreeSet<Offset>,
     /// Dead letters may come back, each at another offset.
     pub requeued: bool,
     came_back: BTreeSet<Message>,
-    /// Acks that were sent.
-    pub acked: BTreeSet<Offset>,
-    /// Acks that the server has answered for (by CLOSED), or that were sent before something was
-    /// answered on the same connection: they must hold until power is lost.
-    pub settled: BTreeSet<Offset>,
-    /// Receivers fail what is poison.
-    pub fails: bool,
-    /// The power failed since: weak policies may have lost messages, acks may have been lost.
-    pub power_lost: bool,
-    /// Confirmed under a weak policy before power was lost: may be missing, as a suffix.
-    pub at_risk: BTreeSet<Message>,
+    pub groups: BTreeMap<Name, GroupModel>,
+    pub era: u32,
+    /// The queue gives up messages by itself: those that are not there prove nothing.
+    pub gives_up: bool,
+    /// Something was changed on the disk: it may stand still.
+    pub spoilt: bool,
 }
 
 impl QueueModel {
@@ -70,25 +80,36 @@ impl QueueModel {
         QueueModel {
             policy,
             id: None,
-            confirmed: BTreeSet::new(),
+            confirmed: BTreeMap::new(),
+            safe: BTreeSet::new(),
             announced: BTreeSet::new(),
             seen: BTreeMap::new(),
             delayed: HashMap::new(),
             at: HashMap::new(),
+            taken_back: BTreeSet::new(),
             requeued: false,
             came_back: BTreeSet::new(),
-            acked: BTreeSet::new(),
-            settled: BTreeSet::new(),
-            fails: true,
-            power_lost: false,
-            at_risk: BTreeSet::new(),
+            groups: BTreeMap::new(),
+            era: 0,
+            gives_up: false,
+            spoilt: false,
         }
+    }
+
+    pub fn group(&mut self, name: &Name) -> &mut GroupModel {
+        self.groups.entry(name.clone()).or_default()
+    }
+
+    pub fn confirm(&mut self, messages: impl IntoIterator<Item = Message>) {
+        let era = self.era;
+        self.confirmed.extend(messages.into_iter().map(|message| (message, era)));
     }
 
     /// G1, G2, G4, G6: a delivery shows a message that was sent, whole, at one place, in the
     /// order of its sender; one that was settled does not come back while the power stays.
     /// One that was to wait does not come before its time.
-    pub fn delivered(&mut self, offset: Offset, body: &[u8], redelivered: bool, wall: WallTime) {
+    pub fn delivered(&mut self, group: &Name, delivery: &Delivery, body: &[u8]) {
+        let offset = delivery.offset;
         let Some(message) = Message::parse(body) else {
             panic!(
                 "G2: offset {offset} holds what nobody sent: {:?}",
@@ -97,42 +118,58 @@ impl QueueModel {
         };
         assert!(self.announced.contains(&message), "G2: {message:?} was never sent");
         if let Some(due) = self.delayed.get(&message) {
+            let wall = delivery.wall;
             assert!(*due <= wall, "{message:?} comes at {wall}, before its time, {due}");
         }
-        if let Some(before) = self.seen.insert(offset, message) {
-            assert_eq!(before, message, "G9: offset {offset} was given to two messages");
-            assert!(
-                redelivered || self.power_lost,
-                "G6: {message:?} at {offset} came again without the mark of a redelivery"
-            );
-            assert!(
-                !self.settled.contains(&offset),
-                "G6: {message:?} at {offset} came back after its ack"
-            );
+        self.stands_at(message, offset);
+        let era = self.era;
+        self.group(group).delivered(message, era, delivery);
+    }
+
+    /// A message was seen there: one place, one message; one message, one place.
+    fn stands_at(&mut self, message: Message, offset: Offset) {
+        let era = self.era;
+        if self.spoilt && era > 0 {
+            // What changed by itself above the durable mark is a torn end after a loss of power.
+            self.seen.insert(offset, Seen { message, era });
+            self.at.entry(message).or_default().insert(offset);
+            return;
         }
-        if let Some(other) = self.at.insert(message, offset) {
-            // A weak policy may take back with the power what was delivered; unconfirmed, it is
-            // then sent again.
-            if other != offset && self.requeued {
-                self.came_back.insert(message);
-            }
-            assert!(
-                other == offset || self.may_forget() || self.requeued,
-                "G2: {message:?} is stored at {other} and at {offset}"
-            );
+        if let Some(before) = self.seen.insert(offset, Seen { message, era }) {
+            let before = before.message;
+            assert_eq!(before, message, "G9: offset {offset} was given to two messages");
+        }
+        assert!(
+            !self.taken_back.contains(&offset),
+            "G2: {message:?} is stored at {offset}, and somewhere else as well"
+        );
+        let places = self.at.entry(message).or_default();
+        if !places.insert(offset) || places.len() == 1 {
+            return;
+        }
+        if self.requeued {
+            self.came_back.insert(message);
+            return;
+        }
+        for other in places.iter().filter(|other| **other != offset) {
+            // A weak policy may take back with the power what was delivered; it is sent again.
+            let lost = self.policy != SyncPolicy::Always && self.seen[other].era < era;
+            assert!(lost, "G2: {message:?} is stored at {other} and at {offset}");
+            self.taken_back.insert(*other);
         }
     }
 
     /// G4: the messages of one sender lie in their order, each where it was seen last; those that
     /// were to wait lie where their time came.
     pub fn check_order(&self) {
+        let in_order = |message: &Message| {
+            !self.delayed.contains_key(message) && !self.came_back.contains(message)
+        };
         let places: BTreeMap<Offset, Message> = self
             .at
             .iter()
-            .filter(|(message, _)| {
-                !self.delayed.contains_key(message) && !self.came_back.contains(message)
-            })
-            .map(|(message, offset)| (*offset, *message))
+            .filter(|(message, _)| in_order(message))
+            .filter_map(|(message, offsets)| Some((*offsets.last()?, *message)))
             .collect();
         let mut last: HashMap<u64, u64> = HashMap::new();
         for (offset, message) in places {
@@ -146,46 +183,53 @@ impl QueueModel {
     }
 
     /// Acks that the server must have written down by now.
-    pub fn settle(&mut self, ranges: &[OffsetRange]) {
-        for range in ranges {
-            for offset in range.start.0..range.end.0 {
-                self.settled.insert(Offset(offset));
-            }
-        }
+    pub fn settle(&mut self, group: &Name, ranges: &[OffsetRange]) {
+        self.group(group).settle(ranges);
     }
 
     /// Whether what was confirmed may be gone: power was lost under a weak policy.
     pub fn may_forget(&self) -> bool {
-        self.power_lost && self.policy != SyncPolicy::Always
+        self.era > 0 && self.policy != SyncPolicy::Always
+    }
+
+    /// Whether this one may be gone.
+    fn may_be_lost(&self, message: &Message) -> bool {
+        let since = self.confirmed.get(message).is_none_or(|era| *era < self.era);
+        self.policy != SyncPolicy::Always && since && !self.safe.contains(message)
     }
 
     pub fn lose_power(&mut self) {
-        self.power_lost = true;
-        // An ack that was not synced may be lost with the power: the message comes again.
-        self.settled.clear();
-        if self.policy != SyncPolicy::Always {
-            self.at_risk.extend(self.confirmed.iter().copied());
-        }
+        self.era += 1;
+        self.groups.values_mut().for_each(GroupModel::lose_power);
+    }
+
+    /// All that was confirmed so far is on the disk.
+    pub fn make_safe(&mut self) {
+        let confirmed = self.confirmed.iter().filter(|(_, era)| **era == self.era);
+        self.safe.extend(confirmed.map(|(message, _)| *message));
     }
 
     /// G13, at the end, when everything that is left has been delivered, acked or buried: what
     /// failed is in the dead-letter queue, once, and nothing is both there and acked.
-    pub fn check_dead(&self, dead: &QueueModel) {
-        let buried: BTreeSet<Message> = dead.seen.values().copied().collect();
-        for (message, offset) in &self.at {
-            if buried.contains(message) {
+    pub fn check_dead(&self, group: &Name, dead: &QueueModel) {
+        let books = &self.groups[group];
+        let buried: BTreeSet<Message> = dead.seen.values().map(|seen| seen.message).collect();
+        for (offset, seen) in self.seen.iter().filter(|(at, _)| books.was_delivered(**at)) {
+            let message = seen.message;
+            if buried.contains(&message) {
                 assert!(
-                    !self.settled.contains(offset),
+                    !books.settled.contains(offset),
                     "G13: {message:?} at {offset} was acked, and is dead as well"
                 );
                 continue;
             }
-            if self.may_forget() {
-                // It may have gone with the power.
+            if self.may_forget() || self.gives_up {
+                // It may have gone with the power, or to make room.
                 continue;
             }
-            assert!(!message.is_poison(), "G13: {message:?} at {offset} failed, and is not dead");
-            assert!(self.acked.contains(offset), "{message:?} at {offset} was left behind");
+            let is_poison = message.is_poison() && books.fails;
+            assert!(!is_poison, "G13: {message:?} at {offset} failed, and is not dead");
+            assert!(books.acked.contains(offset), "{message:?} at {offset} was left behind");
         }
         for message in buried {
             assert!(self.announced.contains(&message), "{message:?} is dead and was never sent");
@@ -194,14 +238,14 @@ impl QueueModel {
 
     /// How many messages waited for their time and came, and how many were dead and came back.
     pub fn figures(&self) -> [usize; 2] {
-        let waited = self.seen.values().filter(|message| self.delayed.contains_key(message));
+        let waited = self.seen.values().filter(|seen| self.delayed.contains_key(&seen.message));
         [waited.count(), self.came_back.len()]
     }
 
     /// What was seen where, as a number: equal for equal histories.
     pub fn hash(&self) -> u64 {
-        self.seen.iter().fold(self.confirmed.len() as u64, |hash, (offset, message)| {
-            (hash ^ offset.0 ^ (message.sender << 32) ^ message.number)
+        self.seen.iter().fold(self.confirmed.len() as u64, |hash, (offset, seen)| {
+            (hash ^ offset.0 ^ (seen.message.sender << 32) ^ seen.message.number)
                 .wrapping_mul(0x0000_0100_0000_01b3)
                 .rotate_left(17)
         })
@@ -210,16 +254,61 @@ impl QueueModel {
     /// G1, G8, G9, at the end, when everything that is left has been delivered: nothing that was
     /// confirmed is missing, but for a suffix under a weak policy after a loss of power.
     pub fn check_nothing_lost(&self) {
-        let there: BTreeSet<Message> = self.seen.values().copied().collect();
-        for message in &self.confirmed {
-            if !there.contains(message) {
-                assert!(
-                    self.at_risk.contains(message),
-                    "G1: {message:?} (to wait until {:?}) was confirmed under {} and is gone",
-                    self.delayed.get(message),
-                    self.policy
-                );
+        if self.gives_up || self.spoilt {
+            return;
+        }
+        // Of each sender and era the first that is gone.
+        let mut gone: BTreeMap<(u64, u32), Message> = BTreeMap::new();
+        for (message, era) in &self.confirmed {
+            if self.at.contains_key(message) {
+                continue;
             }
+            assert!(
+                self.may_be_lost(message),
+                "G1: {message:?} (to wait until {:?}) was confirmed under {} and is gone",
+                self.delayed.get(message),
+                self.policy
+            );
+            if !self.delayed.contains_key(message) {
+                gone.entry((message.sender, *era)).or_insert(*message);
+            }
+        }
+        for (message, era) in &self.confirmed {
+            if self.delayed.contains_key(message) || self.came_back.contains(message) {
+                continue;
+            }
+            let Some(first) = gone.get(&(message.sender, *era)).filter(|gone| *gone < message)
+            else {
+                continue;
+            };
+            let places = self.at.get(message).into_iter().flatten();
+            let stayed = places.into_iter().find(|offset| self.seen[offset].era > *era);
+            assert!(
+                stayed.is_none(),
+                "G9: {message:?} is there and {first:?}, which was before it, is gone"
+            );
+        }
+    }
+
+    /// At the end, a group that took nothing before has everything that the queue holds: each
+    /// message once (G2), and all that was confirmed and cannot be lost (G1).
+    pub fn check_witness(&self, group: &Name) {
+        let Some(books) = self.groups.get(group) else { return };
+        let mut there: HashMap<Message, Offset> = HashMap::new();
+        for offset in books.acked.iter() {
+            let message = self.seen[offset].message;
+            if let Some(other) = there.insert(message, *offset) {
+                panic!("G2: {message:?} is stored at {other} and at {offset}");
+            }
+        }
+        if self.gives_up || self.spoilt {
+            return;
+        }
+        for message in self.confirmed.keys() {
+            assert!(
+                there.contains_key(message) || self.may_be_lost(message),
+                "G1: {message:?} was confirmed and another group never gets it"
+            );
         }
     }
 }

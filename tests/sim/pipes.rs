@@ -1,57 +1,57 @@
-//! Simulated pipes: what mq-pipe says on the wire, with a filter that passes most messages on,
-//! drops some, and fails on those that are poison.
+//! Simulated pipes: what mq-pipe says on the wire, with the production code for what is pure in it:
+//! its marks, the trial of a batch, and windows with their checkpoints.
 //!
 //! As the tool does, a session forgets everything when one of its connections is lost, and the
 //! next one goes on from the annex of the destination's last commit. At the end the destination
-//! must hold exactly what the filter makes of the source, in its order, once.
+//! and the state must be what one undisturbed run gives.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use mq::batch::{self, BatchHeader, Framing, HEADER_BYTES, Place, flags, push_annex};
+use mq::batch::{Framing, flags, push_annex};
+use mq::pipe::mark::{Mark, WindowMark};
+use mq::pipe::state::{Name as StateName, StateMark};
+use mq::pipe::trial::{Ran, Rules, Step, Trial};
+use mq::pipe::window::{Closed, Fate, Windows};
 use mq::server::engine::ConnectionId;
-use mq::settings::Start;
-use mq::units::{Count, Name, Offset, OffsetRange, ProducerId, QueueId, Sequence};
+use mq::settings::{Backoff, Start};
+use mq::units::{Count, Epoch, Micros, Name, Offset, OffsetRange, ProducerId, QueueId, Sequence};
 use mq::wire::{
-    ClientInfo, CommitHead, Nack, OpenReceive, OpenSend, ReceiveMode, Reply, Request, VERSION,
+    CommitHead, DeliverHead, ErrorCode, Fault, Nack, OpenReceive, OpenSend, ReceiveMode, Reply,
+    Request,
 };
 
-use crate::clients::{Frames, ranges, take_frames};
+use crate::filter::{self, Manner, State};
 use crate::model::Message;
 use crate::rng::{Chance, Random};
+use crate::wire::{CHANNEL, Frames, hello, messages_of, ranges, take_frames};
+use crate::world::{trace, trace_fault};
 
-const CHANNEL: u16 = 1;
-
-/// What a commit says of itself.
-#[derive(Clone, Debug, Default)]
-struct Mark {
-    next: u64,
-    /// Dead letters below.
-    dead: Vec<u64>,
-}
-
-impl Mark {
-    fn encode(&self) -> Vec<u8> {
-        let numbers = std::iter::once(&self.next).chain(&self.dead);
-        numbers.flat_map(|number| number.to_le_bytes()).collect()
-    }
-
-    fn decode(annex: &[u8]) -> Mark {
-        let mut numbers =
-            annex.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().expect("eight")));
-        Mark { next: numbers.next().expect("a mark"), dead: numbers.collect() }
-    }
-}
-
-/// Told with `MQ_SIM_TRACE`.
-fn trace(what: impl Fn() -> String) {
-    if std::env::var_os("MQ_SIM_TRACE").is_some() {
-        eprintln!("pipe: {}", what());
-    }
-}
-
-/// Whether the filter drops a message.
-fn is_dropped(message: Message) -> bool {
-    message.number % 7 == 3
+/// What a session knows.
+#[derive(Debug)]
+struct Session {
+    epoch: Epoch,
+    /// States that it has put on the disk.
+    sealed: u64,
+    /// The last sequence of ours.
+    last: u64,
+    mark: Mark,
+    /// What lies below was committed before it began.
+    floor: Offset,
+    windows: Option<Windows>,
+    state: State,
+    source_id: Option<QueueId>,
+    /// Read and not worked on.
+    input: VecDeque<(Offset, Message)>,
+    /// The batch that is worked on.
+    trial: Option<(Trial, Vec<(Offset, Message)>)>,
+    /// Of the run that was told of last.
+    ran: Option<(Vec<String>, State)>,
+    /// Delivered and not settled.
+    held: BTreeSet<Offset>,
+    /// Commits that are not confirmed: their sequences, and what lies below which they settle.
+    waiting: VecDeque<(u64, Offset)>,
+    /// Frames of a commit that have yet to be said.
+    saying: VecDeque<Frames>,
 }
 
 /// One mq-pipe.
@@ -59,30 +59,26 @@ fn is_dropped(message: Message) -> bool {
 pub struct Pipe {
     pub source: Name,
     pub destination: Name,
+    pub manner: Manner,
     /// To the destination, and to the source.
     pub connections: Option<[ConnectionId; 2]>,
     pub inbound: [Vec<u8>; 2],
+    /// The server refused it for now: it begins another session.
+    pub refused: bool,
+    /// Nothing more will come: open windows are closed.
+    pub flush: bool,
     producer: ProducerId,
-    /// The destination has answered; it is the last sequence of ours.
-    last: Option<u64>,
-    mark: Mark,
-    /// Where this session began: what lies below was committed.
-    floor: u64,
-    source_id: Option<QueueId>,
-    /// Read and not committed.
-    input: VecDeque<(Offset, Message)>,
-    /// Delivered and not settled.
-    held: BTreeSet<Offset>,
-    /// Commits that are not confirmed: their sequences, and where they end.
-    waiting: VecDeque<(u64, u64)>,
-    /// Frames of a commit that have yet to be said.
-    saying: VecDeque<Frames>,
+    session: Option<Session>,
+    /// States on the disk, by name: each was synced before the commit that names it.
+    states: BTreeMap<StateName, State>,
     /// All that was ever read, where.
     pub read: BTreeMap<Offset, Message>,
     /// Commits that were confirmed, in all sessions.
     pub confirmed: usize,
     pub in_parts: usize,
     pub buried: usize,
+    pub windows_closed: usize,
+    pub reread: usize,
 }
 
 impl Pipe {
@@ -90,38 +86,31 @@ impl Pipe {
         Pipe {
             source,
             destination,
+            manner: Manner::any(rng),
             connections: None,
             inbound: [Vec::new(), Vec::new()],
+            refused: false,
+            flush: false,
             producer: ProducerId(rng.next() | 1),
-            last: None,
-            mark: Mark::default(),
-            floor: 0,
-            source_id: None,
-            input: VecDeque::new(),
-            held: BTreeSet::new(),
-            waiting: VecDeque::new(),
-            saying: VecDeque::new(),
+            session: None,
+            states: BTreeMap::new(),
             read: BTreeMap::new(),
             confirmed: 0,
             in_parts: 0,
             buried: 0,
+            windows_closed: 0,
+            reread: 0,
         }
     }
 
     /// Begins a session: the destination is opened; the source when that has answered.
     pub fn connect(&mut self, connections: [ConnectionId; 2]) -> [Frames; 2] {
         self.connections = Some(connections);
+        (self.refused, self.flush) = (false, false);
         self.inbound = [Vec::new(), Vec::new()];
-        (self.last, self.source_id) = (None, None);
-        self.input.clear();
-        self.held.clear();
-        self.waiting.clear();
-        self.saying.clear();
+        self.session = None;
         let mut frames = [Frames::new(), Frames::new()];
-        for frames in &mut frames {
-            let client = Some(ClientInfo::default());
-            Request::Hello { oldest: VERSION, newest: VERSION, client }.encode(0, frames);
-        }
+        frames.iter_mut().for_each(hello);
         let open =
             OpenSend { named: true, ..OpenSend::new(self.destination.clone(), self.producer) };
         Request::OpenSend(open).encode(CHANNEL, &mut frames[0]);
@@ -132,14 +121,37 @@ impl Pipe {
         self.connections = None;
     }
 
-    /// Whether all that it has read is in the destination.
+    /// Whether all that it has read is in the destination; open windows may hold some back.
     pub fn is_done(&self) -> bool {
         self.connections.is_some()
-            && self.last.is_some()
-            && self.waiting.is_empty()
-            && self.saying.is_empty()
-            && self.input.is_empty()
-            && self.held.is_empty()
+            && self.session.as_ref().is_some_and(|session| {
+                session.waiting.is_empty()
+                    && session.saying.is_empty()
+                    && session.input.is_empty()
+                    && session.trial.is_none()
+            })
+    }
+
+    /// Messages that the source has not let go of, as the pipe knows.
+    pub fn held(&self) -> u64 {
+        self.session.as_ref().map_or(0, |session| session.held.len() as u64)
+    }
+
+    /// The source is at its end, and so many messages of it are not settled: if those have all
+    /// come, open windows are closed.
+    pub fn flush_if_all(&mut self, unsettled: u64) {
+        self.flush = self.manner.windows.is_some() && self.held() == unsettled;
+    }
+
+    /// The state that the last commit named, and what that commit counted.
+    pub fn committed(&self) -> (State, Mark) {
+        let mark = self.session.as_ref().expect("a session").mark.clone();
+        (self.state_of(&mark), mark)
+    }
+
+    fn state_of(&self, mark: &Mark) -> State {
+        let named = mark.state.as_ref().and_then(|state| state.parts[0]);
+        named.map_or_else(State::new, |name| self.states[&name].clone())
     }
 
     /// What it says after it has heard what came: to the destination, and to the source.
@@ -147,11 +159,17 @@ impl Pipe {
         let mut out = [Frames::new(), Frames::new()];
         self.hear_destination(&mut out[1]);
         self.hear_source(&mut out[1]);
-        if self.saying.is_empty() && self.last.is_some() && self.waiting.len() < 3 {
-            self.commit(rng, hurries, &mut out[1]);
+        let has_room =
+            self.session.as_ref().is_some_and(|s| s.saying.is_empty() && s.waiting.len() < 3);
+        if has_room {
+            match self.manner.windows {
+                Some(_) => self.work_on_windows(rng, hurries),
+                None => self.work_on_batch(rng, hurries, &mut out[1]),
+            }
         }
         // A commit of several frames may take many steps.
-        while let Some(frame) = self.saying.pop_front() {
+        let Some(session) = &mut self.session else { return out };
+        while let Some(frame) = session.saying.pop_front() {
             out[0].extend(frame);
             if !hurries && rng.chance(40) {
                 break;
@@ -164,10 +182,12 @@ impl Pipe {
         for (header, body) in take_frames(&mut self.inbound[0]) {
             match Reply::decode(&header, &body).expect("the server speaks the protocol") {
                 Reply::Sending(sending) => {
-                    trace(|| format!("SENDING {} {:?}", sending.last, sending.annex));
-                    self.last = Some(sending.last.0);
-                    self.mark = sending.annex.map_or_else(Mark::default, |a| Mark::decode(&a));
-                    self.floor = self.mark.next;
+                    let mark = sending.annex.map_or_else(
+                        || Mark::new("p", self.source.as_str()),
+                        |annex| Mark::decode(&annex).expect("a mark of ours"),
+                    );
+                    trace(|| format!("pipe: SENDING {} {mark:?}", sending.last));
+                    self.begin(sending.last.0, sending.epoch, mark);
                     let group = Name::new("pipe").expect("a name");
                     let open = OpenReceive {
                         from: Some(Start::Oldest),
@@ -180,102 +200,243 @@ impl Pipe {
                     Request::Credit(u64::MAX >> 1).encode(CHANNEL, to_source);
                 }
                 Reply::Confirm(sequence, _, Count(there)) => {
-                    trace(|| format!("CONFIRM {sequence}"));
                     assert_eq!(there, 0, "a commit is never there already");
-                    while self.waiting.front().is_some_and(|(waiting, _)| *waiting <= sequence.0) {
-                        let (_, next) = self.waiting.pop_front().expect("there is a first");
-                        self.confirmed += 1;
-                        self.settle_below(next, to_source);
-                    }
+                    self.committed_up_to(sequence.0, to_source);
                 }
-                Reply::Error(fault) => panic!("a proper pipe was refused: {fault:?}"),
+                Reply::Error(fault) => self.is_refused(&fault),
                 _ => {}
             }
         }
     }
 
-    fn settle_below(&mut self, next: u64, to_source: &mut Frames) {
-        let above = self.held.split_off(&Offset(next));
-        let below = std::mem::replace(&mut self.held, above);
-        if !below.is_empty() {
-            Request::Ack(ranges(below.into_iter())).encode(CHANNEL, to_source);
+    fn begin(&mut self, last: u64, epoch: Epoch, mark: Mark) {
+        let windows = self.manner.windows.map(|spec| match &mark.window {
+            None => Windows::new(&spec, mark.next),
+            Some(known) => {
+                assert!(known.at.is_sound(), "G14: windows of a commit are not sound");
+                Windows::resume(&spec, known.at.clone())
+            }
+        });
+        let state = self.state_of(&mark);
+        self.session = Some(Session {
+            epoch,
+            sealed: 0,
+            last,
+            floor: mark.floor,
+            mark,
+            windows,
+            state,
+            source_id: None,
+            input: VecDeque::new(),
+            trial: None,
+            ran: None,
+            held: BTreeSet::new(),
+            waiting: VecDeque::new(),
+            saying: VecDeque::new(),
+        });
+    }
+
+    fn committed_up_to(&mut self, sequence: u64, to_source: &mut Frames) {
+        let session = self.session.as_mut().expect("a session");
+        while session.waiting.front().is_some_and(|(waiting, _)| *waiting <= sequence) {
+            let (_, floor) = session.waiting.pop_front().expect("there is a first");
+            self.confirmed += 1;
+            session.settle_below(floor, to_source);
         }
+    }
+
+    /// Only a disk may be in its way, or a newer instance of it.
+    fn is_refused(&mut self, fault: &Fault) {
+        use ErrorCode::{Corrupt, Disk, Fenced, Full};
+        let excused = matches!(trace_fault(fault).code, Corrupt | Disk | Fenced | Full);
+        assert!(excused, "a proper pipe was refused: {fault:?}");
+        self.refused = true;
     }
 
     fn hear_source(&mut self, to_source: &mut Frames) {
         for (header, body) in take_frames(&mut self.inbound[1]) {
             match Reply::decode(&header, &body).expect("the server speaks the protocol") {
                 Reply::Receiving(receiving) if receiving.epoch.is_some() => {
-                    self.source_id = receiving.queue_id;
+                    self.session.as_mut().expect("a session").source_id = receiving.queue_id;
                 }
-                Reply::Deliver(head, batches) => {
-                    let queue = self.source_id.expect("delivered before its turn");
-                    let place = Place { queue, segment: head.segment, position: head.position };
-                    self.take_in(place, batches, to_source);
-                }
-                Reply::Error(fault) => panic!("a proper pipe was refused: {fault:?}"),
+                Reply::Deliver(head, batches) => self.take_in(&head, batches, to_source),
+                Reply::Error(fault) => self.is_refused(&fault),
                 _ => {}
             }
         }
     }
 
-    fn take_in(&mut self, mut place: Place, mut rest: &[u8], to_source: &mut Frames) {
-        while !rest.is_empty() {
-            let header = BatchHeader::decode(rest, &place).expect("G11: a header that verifies");
-            let length = header.length() as usize;
-            let payload = &rest[HEADER_BYTES..length];
-            header.verify(payload).expect("G11: a payload that verifies");
-            let messages = header.messages_part(payload).expect("G11: an annex that fits");
-            let bodies = batch::bodies(header.framing, messages).take(header.count as usize);
-            for (n, body) in bodies.enumerate() {
-                let offset = Offset(header.offset.0 + n as u64);
-                let message = Message::parse(body).expect("G2: what somebody sent");
-                let before = self.read.insert(offset, message);
-                assert!(before.is_none_or(|before| before == message), "{offset} has two messages");
-                self.held.insert(offset);
-                if offset.0 >= self.mark.next {
-                    let last = self.input.back().map(|(last, _)| *last);
-                    assert!(last < Some(offset), "G4: {offset} behind {last:?}");
-                    self.input.push_back((offset, message));
-                } else if self.mark.dead.contains(&offset.0) {
-                    self.bury(offset, to_source);
+    fn take_in(&mut self, head: &DeliverHead, batches: &[u8], to_source: &mut Frames) {
+        let session = self.session.as_mut().expect("a session");
+        let queue = session.source_id.expect("delivered before its turn");
+        let (messages, bad) = messages_of(queue, head, batches);
+        assert_eq!(bad, None, "G11: a batch that does not verify");
+        for (offset, body) in messages {
+            let message = Message::parse(&body).expect("G2: what somebody sent");
+            let before = self.read.insert(offset, message);
+            assert!(before.is_none_or(|before| before == message), "{offset} has two messages");
+            session.held.insert(offset);
+            // Windows read again what was in open ones.
+            let is_wanted = offset >= session.mark.next || session.windows.is_some();
+            if is_wanted {
+                let last = session.input.back().map(|(last, _)| *last);
+                assert!(last < Some(offset), "G4: {offset} behind {last:?}");
+                session.input.push_back((offset, message));
+            } else if session.mark.dead.contains(&offset) {
+                session.bury(offset, to_source);
+            }
+        }
+        session.settle_below(session.floor, to_source);
+        let floor = session.floor;
+        session.input.retain(|(offset, _)| *offset >= floor);
+    }
+
+    // ---- batches ----
+
+    fn work_on_batch(&mut self, rng: &mut Random, hurries: bool, to_source: &mut Frames) {
+        let manner = self.manner;
+        let session = self.session.as_mut().expect("a session");
+        if session.trial.is_none() {
+            let most = rng.below(8) as usize + usize::from(hurries);
+            let batch: Vec<_> = session.input.drain(..most.min(session.input.len())).collect();
+            if batch.is_empty() {
+                return;
+            }
+            let rules = Rules {
+                limit: Some(3),
+                may_bury: true,
+                may_halve: true,
+                backoff: Backoff { first: Micros(1_000), max: Micros(4_000) },
+            };
+            session.trial = Some((Trial::new(batch.len() as u64, rules), batch));
+        }
+        loop {
+            let session = self.session.as_mut().expect("a session");
+            let (trial, batch) = session.trial.as_mut().expect("it was just begun");
+            let part =
+                |range: std::ops::Range<u64>| &batch[range.start as usize..range.end as usize];
+            match trial.step() {
+                Step::Run(range) => {
+                    let messages: Vec<Message> = part(range).iter().map(|(_, m)| *m).collect();
+                    let mut state = session.state.clone();
+                    let outputs = filter::run(manner, &messages, &mut state);
+                    // It may fail for reasons that have nothing to do with its input; not on one
+                    // message again and again.
+                    let falters = messages.len() > 1 && !hurries && rng.chance(10);
+                    let outputs = outputs.filter(|_| !falters);
+                    session.ran = outputs.map(|outputs| (outputs, state));
+                    let never = messages.len() == 1 && messages[0].is_poison();
+                    trial.ran(match &session.ran {
+                        Some(_) => Ran::Well,
+                        None if never => Ran::Never,
+                        None => Ran::Failed,
+                    });
+                }
+                Step::Commit(range) => {
+                    let next = Offset(part(range.clone()).last().expect("not empty").0.0 + 1);
+                    let (outputs, state) = session.ran.take().expect("it was just run");
+                    session.state = state;
+                    self.commit(next, next, range.end - range.start, &outputs, rng);
+                }
+                Step::Dead(range, _) => {
+                    for (offset, _) in part(range).to_vec() {
+                        session.mark.note_dead(offset);
+                        session.mark.next = Offset(offset.0 + 1);
+                        session.bury(offset, to_source);
+                        self.buried += 1;
+                    }
+                }
+                Step::Pause(_) => return,
+                Step::GiveUp => {
+                    // The tool ends; somebody starts it again.
+                    trace(|| format!("pipe: gives up on {batch:?}"));
+                    self.refused = true;
+                    return;
+                }
+                Step::Done => {
+                    session.trial = None;
+                    return;
                 }
             }
-            place = place.advanced(length as u64);
-            rest = &rest[length..];
         }
-        self.settle_below(self.floor, to_source);
     }
 
-    fn bury(&mut self, offset: Offset, to_source: &mut Frames) {
-        self.held.remove(&offset);
-        let one = OffsetRange::new(offset, offset.plus(Count(1)));
-        let nack = Nack { ranges: vec![one], dead: true, ..Nack::default() };
-        Request::Nack(nack).encode(CHANNEL, to_source);
-    }
+    // ---- windows ----
 
-    /// Makes a commit of some of what was read.
-    fn commit(&mut self, rng: &mut Random, hurries: bool, to_source: &mut Frames) {
-        let most = if hurries { 100 } else { rng.below(8) as usize };
-        let some: Vec<(Offset, Message)> = self.input.drain(..most.min(self.input.len())).collect();
-        let Some((last, _)) = some.last() else { return };
-        self.mark.next = last.0 + 1;
-        let mut outputs = Vec::new();
-        for (offset, message) in some {
-            if message.is_poison() {
-                self.mark.dead.push(offset.0);
-                self.buried += 1;
-                self.bury(offset, to_source);
-            } else if !is_dropped(message) {
-                outputs.push(format!("{}\n", message.body()));
+    fn work_on_windows(&mut self, rng: &mut Random, hurries: bool) {
+        let most = if hurries { 100 } else { rng.below(8) };
+        let mut unsaved = 0;
+        for _ in 0..most {
+            let session = self.session.as_mut().expect("a session");
+            let Some((offset, message)) = session.input.pop_front() else { break };
+            let windows = session.windows.as_mut().expect("a pipe with windows");
+            let (fate, closed) = filter::hand_in(windows, offset, message);
+            let figures = &mut session.mark.figures;
+            figures.late += u64::from(fate == Fate::Late);
+            figures.untimed += u64::from(fate == Fate::Untimed);
+            self.reread += usize::from(fate == Fate::Reread);
+            unsaved += u64::from(fate != Fate::Reread);
+            session.mark.next = session.mark.next.max(Offset(offset.0 + 1));
+            if !closed.is_empty() {
+                self.commit_windows(&closed, unsaved, rng);
+                unsaved = 0;
             }
         }
-        let sequence = self.last.expect("the destination has answered") + 1;
-        self.last = Some(sequence);
-        self.waiting.push_back((sequence, self.mark.next));
-        trace(|| format!("commit {sequence} to {}: {outputs:?}", self.mark.next));
+        let session = self.session.as_mut().expect("a session");
+        let windows = session.windows.as_mut().expect("a pipe with windows");
+        if self.flush && session.input.is_empty() && session.waiting.is_empty() {
+            windows.handle_flush(session.mark.next);
+            let closed: Vec<Closed> = std::iter::from_fn(|| windows.next_closed()).collect();
+            if unsaved > 0 || !session.held.is_empty() || !closed.is_empty() {
+                self.commit_windows(&closed, unsaved, rng);
+            }
+        } else if unsaved > 0 {
+            self.commit_windows(&[], unsaved, rng);
+        }
+    }
+
+    fn commit_windows(&mut self, closed: &[Closed], read: u64, rng: &mut Random) {
+        let manner = self.manner;
+        let session = self.session.as_mut().expect("a session");
+        let run = |closed| filter::run_window(manner, closed, &mut session.state);
+        let outputs: Vec<String> = closed.iter().map(run).collect();
+        self.windows_closed += closed.len();
+        let next = session.mark.next;
+        let at = session.windows.as_mut().expect("a pipe with windows").checkpoint(next);
+        let floor = at.floor;
+        session.mark.window = Some(WindowMark { spec: String::new(), at });
+        self.commit(next, floor, read, &outputs, rng);
+    }
+
+    // ---- output ----
+
+    /// Makes a commit that goes on at `next` and lets go of all below `floor`.
+    fn commit(
+        &mut self,
+        next: Offset,
+        floor: Offset,
+        read: u64,
+        outputs: &[String],
+        rng: &mut Random,
+    ) {
+        let session = self.session.as_mut().expect("a session");
+        session.last += 1;
+        let sequence = session.last;
+        if self.manner.state {
+            session.sealed += 1;
+            let name = StateName { epoch: session.epoch, number: session.sealed };
+            let before = self.states.insert(name, session.state.clone());
+            assert!(before.is_none(), "G14: two instances seal a state of one name");
+            let parts = vec![Some(name)];
+            session.mark.state = Some(StateMark { id: uuid::Uuid::nil(), parts });
+        }
+        session.mark.figures.batches += 1;
+        session.mark.figures.read += read;
+        (session.mark.next, session.mark.floor) = (next, floor);
+        session.waiting.push_back((sequence, floor));
+        trace(|| format!("pipe: commit {sequence} to {next}, floor {floor}: {outputs:?}"));
         let mut annex = Vec::new();
-        push_annex(&mut annex, &self.mark.encode());
+        push_annex(&mut annex, &session.mark.encode().expect("it fits"));
         let head = |count: u32, more: bool| CommitHead {
             sequence: Sequence(sequence),
             count,
@@ -286,27 +447,34 @@ impl Pipe {
         let mut say = |head: CommitHead, payload: &[u8]| {
             let mut frame = Frames::new();
             Request::Commit(head, payload).encode(CHANNEL, &mut frame);
-            self.saying.push_back(frame);
+            session.saying.push_back(frame);
         };
-        if outputs.len() < 2 || rng.chance(50) {
-            let payload = [annex, outputs.concat().into_bytes()].concat();
-            return say(head(outputs.len() as u32, false), &payload);
+        let lines: Vec<String> = outputs.iter().map(|output| format!("{output}\n")).collect();
+        if lines.len() < 2 || rng.chance(50) {
+            let payload = [annex, lines.concat().into_bytes()].concat();
+            return say(head(lines.len() as u32, false), &payload);
         }
-        for output in &outputs {
-            say(head(1, true), output.as_bytes());
+        for line in &lines {
+            say(head(1, true), line.as_bytes());
         }
         say(head(0, false), &annex);
         self.in_parts += 1;
     }
+}
 
-    /// What the destination must hold, in order.
-    pub fn expected(&self) -> Vec<Message> {
-        let passes = |message: &Message| !message.is_poison() && !is_dropped(*message);
-        self.read.values().copied().filter(passes).collect()
+impl Session {
+    fn settle_below(&mut self, floor: Offset, to_source: &mut Frames) {
+        let above = self.held.split_off(&floor);
+        let below = std::mem::replace(&mut self.held, above);
+        if !below.is_empty() {
+            Request::Ack(ranges(below.into_iter())).encode(CHANNEL, to_source);
+        }
     }
 
-    /// What must be among the dead letters.
-    pub fn expected_dead(&self) -> BTreeSet<Message> {
-        self.read.values().copied().filter(|message| message.is_poison()).collect()
+    fn bury(&mut self, offset: Offset, to_source: &mut Frames) {
+        self.held.remove(&offset);
+        let one = OffsetRange::new(offset, offset.plus(Count(1)));
+        let nack = Nack { ranges: vec![one], dead: true, ..Nack::default() };
+        Request::Nack(nack).encode(CHANNEL, to_source);
     }
 }

@@ -1,7 +1,7 @@
-//! The world around the engine: a simulated disk, clock, helper threads and clients, all driven
-//! by one seed. The engine, broker and log in it are the production ones.
+//! The world around the engine: a simulated disk, clock, helper threads and sockets, all driven by
+//! one seed. The engine, broker and log in it are the production ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use mq::log::storage::StorageFile;
@@ -9,18 +9,14 @@ use mq::log::{Boot, Options};
 use mq::server::engine::{ConnectionId, Engine, Outcome, Peer, Setup, Work};
 use mq::server::outbox::Front;
 use mq::server::workers::Job;
-use mq::settings::Start;
-use mq::units::{
-    Bytes, Micros, Moment, Monotonic, Name, Offset, Position, QueueId, SyncPolicy, WallTime,
-};
-use mq::wire::stat::{Figures, FiguresWanted};
-use mq::wire::{Admin, ClientInfo, FrameHeader, Request, ServerInfo, VERSION};
+use mq::settings::Wanted;
+use mq::units::{Bytes, Micros, Moment, Monotonic, Name, Position, QueueId, WallTime};
+use mq::wire::{Admin, FrameHeader, Request, ServerInfo, StoreInfo};
 
-use crate::clients::{Receiver, Sender, WALL_START};
-use crate::disk::{Fault, SimDisk};
-use crate::model::QueueModel;
-use crate::pipes::Pipe;
+use crate::disk::{ENDLESS, Fault, SimDisk, is_tracing};
+use crate::plan::Plan;
 use crate::rng::{Chance, Random};
+use crate::wire::{WALL_START, hello, take_frames};
 
 /// How a server's life ends in the simulation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,65 +29,58 @@ pub enum Fall {
     Power,
 }
 
-/// Where the dead letters of a queue go.
-pub fn dead_letters_of(name: &Name) -> Name {
-    Name::new(&format!("{name}.dead")).expect("a name")
+/// Told with `MQ_SIM_TRACE`.
+pub fn trace(what: impl Fn() -> String) {
+    if is_tracing() {
+        eprintln!("{}", what());
+    }
 }
 
-/// A queue that is purged, and of which a group comes, goes and is set elsewhere: of its messages
-/// only the accounts are checked.
-pub fn aside() -> Name {
-    Name::new("aside").expect("a name")
+/// A client was refused.
+pub fn trace_fault(fault: &mq::wire::Fault) -> &mq::wire::Fault {
+    trace(|| format!("  refused: {fault:?}"));
+    fault
 }
-
-/// The counters of a queue by name.
-type Counters = serde_json::Map<String, serde_json::Value>;
-
-/// Those that a fall may take something back of.
-const INEXACT: [&str; 7] = [
-    "announced",
-    "there_already",
-    "refused",
-    "delivered",
-    "delivered_bytes",
-    "redelivered",
-    "retried",
-];
-
-/// How messages ended in the groups of a queue.
-const ENDED: [&str; 5] = ["acked", "dead", "expired", "dropped", "purged"];
 
 pub struct World {
+    /// What the step that is under way draws from.
     pub rng: Random,
     pub disk: Arc<SimDisk>,
     engine: Option<Engine<SimDisk>>,
     jobs: Vec<Work<SimDisk>>,
     outcomes: Vec<Outcome<SimDisk>>,
     now: Monotonic,
-    wall: WallTime,
+    pub wall: WallTime,
+    /// The latest that the wall clock has ever said.
+    pub wall_max: WallTime,
+    /// Microseconds since the history began.
+    pub age: u64,
     next_connection: u64,
-    pub senders: Vec<Sender>,
-    pub receivers: Vec<Receiver>,
-    pub pipes: Vec<Pipe>,
-    /// What connections were told while they waited to say something.
-    unheard: BTreeMap<ConnectionId, Vec<u8>>,
-    pub queues: BTreeMap<Name, QueueModel>,
+    /// What clients have sent and the server has not read.
+    sockets: BTreeMap<ConnectionId, VecDeque<Vec<u8>>>,
     boot: Boot,
+    /// Every log was opened to its end since the machine was started.
+    opened: bool,
+    /// The server is gone and its successor has not started: why.
+    pub down: Option<String>,
+    /// A fault was planted in this life that lets a server end by itself.
+    pub may_fail: bool,
+    /// There was no room on the disk for some time of this life.
+    pub was_tight: bool,
+    /// Queues that may be found damaged.
+    pub spoilt: BTreeSet<Name>,
+    /// Queues that were found so.
+    pub damaged: BTreeSet<Name>,
     /// Everything that happened, folded into one number: equal seeds must give equal traces.
     pub trace: u64,
-    pub falls: usize,
-    /// What each queue had counted when it was looked at last.
-    watched: BTreeMap<Name, Counters>,
-    /// In this life a group of the queue that is set aside was set to another place.
-    sought: bool,
-    /// Nothing new is sent; receivers ack all that they hold.
-    pub draining: bool,
+    segment_bytes: u64,
 }
 
 impl World {
-    pub fn new(seed: u64) -> World {
-        let mut rng = Random(seed);
+    pub fn new(plan: &Plan) -> World {
+        let mut rng = plan.beginning();
         let disk = Arc::new(SimDisk::new(rng.next()));
+        let segment_bytes = 2048 + rng.below(4) * 1024;
         let mut world = World {
             rng,
             disk,
@@ -100,21 +89,28 @@ impl World {
             outcomes: Vec::new(),
             now: Monotonic(0),
             wall: WALL_START,
+            wall_max: WALL_START,
+            age: 0,
             next_connection: 1,
-            senders: Vec::new(),
-            receivers: Vec::new(),
-            pipes: Vec::new(),
-            unheard: BTreeMap::new(),
-            queues: BTreeMap::new(),
+            sockets: BTreeMap::new(),
             boot: Boot { clean: true, same_boot: true },
-            trace: seed,
-            falls: 0,
-            watched: BTreeMap::new(),
-            sought: false,
-            draining: false,
+            opened: true,
+            down: None,
+            may_fail: false,
+            was_tight: false,
+            spoilt: BTreeSet::new(),
+            damaged: BTreeSet::new(),
+            trace: plan.seed,
+            segment_bytes,
         };
         world.start();
         world
+    }
+
+    /// What a step draws, the disk's part included, depends on nothing before it.
+    pub fn begin_step(&mut self, mut draws: Random) {
+        self.disk.reseed(draws.next());
+        self.rng = draws;
     }
 
     pub fn note(&mut self, what: u64) {
@@ -125,11 +121,11 @@ impl World {
         Moment { now: self.now, wall: self.wall }
     }
 
-    fn start(&mut self) {
+    fn setup(&mut self) -> Setup<SimDisk> {
         let mut ids = Random(self.rng.next());
         let mut secrets = Random(self.rng.next());
-        let segment_bytes = 2048 + self.rng.below(4) * 1024;
-        let setup = Setup {
+        let segment_bytes = self.segment_bytes;
+        Setup {
             storage: Arc::clone(&self.disk),
             log_options: Options { reserve: Some(Bytes(0)), segment_bytes, ..Options::default() },
             boot: self.boot,
@@ -148,76 +144,161 @@ impl World {
             new_lease_secret: Box::new(move || secrets.next() as u32),
             moment: self.moment(),
             clock_zero: Micros(0),
-        };
-        let engine = Engine::open(setup, &mut |name, error| {
-            if let Some(error) = error {
-                panic!("queue {name} does not open after a fall: {error}");
-            }
-        })
-        .unwrap_or_else(|error| panic!("the store does not open: {error}"));
-        self.engine = Some(engine);
-        self.boot = Boot { clean: false, same_boot: true };
+        }
     }
 
-    fn engine(&mut self) -> &mut Engine<SimDisk> {
+    /// Starts a server; again, if a planted fault keeps it from opening everything.
+    fn start(&mut self) {
+        for _ in 0..20 {
+            if self.try_to_start() {
+                return;
+            }
+            // As an operator does who has replaced a cable, or made room.
+            self.disk.revive();
+            self.disk.set_capacity(ENDLESS);
+            self.boot = Boot { clean: false, same_boot: self.opened };
+        }
+        panic!("the store does not open");
+    }
+
+    /// False when a planted fault was in the way.
+    fn try_to_start(&mut self) -> bool {
+        let setup = self.setup();
+        let mut damaged = BTreeMap::new();
+        let opened = Engine::open(setup, &mut |name, error| {
+            if let Some(error) = error {
+                damaged.insert(name.clone(), error.to_string());
+            }
+        });
+        let excused = self.is_tight();
+        let engine = match opened {
+            Ok(engine) if !self.disk.is_killed() => engine,
+            Ok(_) => return false,
+            Err(error) => {
+                assert!(excused, "the store does not open: {error}");
+                return false;
+            }
+        };
+        for (name, why) in &damaged {
+            if excused {
+                return false;
+            }
+            assert!(self.spoilt.contains(name), "queue {name} does not open after a fall: {why}");
+        }
+        self.damaged = damaged.into_keys().collect();
+        self.engine = Some(engine);
+        self.opened |= self.damaged.is_empty();
+        self.boot = Boot { clean: false, same_boot: self.opened };
+        true
+    }
+
+    /// Whether there may be no room on the disk.
+    pub fn is_tight(&self) -> bool {
+        self.was_tight || self.disk.capacity() != ENDLESS || self.disk.faulted().is_some()
+    }
+
+    pub fn engine(&mut self) -> &mut Engine<SimDisk> {
         self.engine.as_mut().expect("a server runs")
     }
 
-    /// Hands frames to the engine, as whole frames.
-    fn say(&mut self, connection: ConnectionId, frames: &[u8]) {
-        let moment = self.moment();
+    pub fn is_up(&self) -> bool {
+        self.engine.is_some() && self.down.is_none()
+    }
+
+    /// Looks whether the server has ended by what was done last: killed in a call to the disk, or
+    /// by itself because of an error.
+    fn look(&mut self) {
+        if self.down.is_some() {
+            return;
+        }
+        if self.disk.is_killed() {
+            self.down = Some("killed".to_owned());
+        } else if let Some(why) = self.engine().failed() {
+            let why = why.to_owned();
+            assert!(self.may_fail, "the server ended, and the disk had given no error: {why}");
+            self.down = Some(why);
+        }
+    }
+
+    /// Puts frames into the socket of a connection; the server reads what it can.
+    pub fn say(&mut self, connection: ConnectionId, frames: &[u8]) {
+        let socket = self.sockets.entry(connection).or_default();
         let mut at = 0;
         while at < frames.len() {
             let head = frames[at..at + 8].try_into().expect("eight bytes");
             let header = FrameHeader::decode(head).expect("our own frames");
             let end = at + 8 + header.length as usize;
-            // A paused connection's frames wait in its socket; here they wait for the job, and
-            // one that could not be served comes again.
-            while self.engine().is_paused(connection)
-                || !self.engine().frame(connection, &header, &frames[at + 8..end], moment)
-            {
-                self.turn();
-                if self.engine().is_paused(connection) && !self.run_job() {
-                    // What it is told while it waits is heard later.
-                    let bytes = self.receive(connection, u64::MAX);
-                    self.unheard.entry(connection).or_default().extend(bytes);
-                }
-            }
+            socket.push_back(frames[at..end].to_vec());
             at = end;
+        }
+        self.pump(connection);
+    }
+
+    /// Whether the server has read all that was said.
+    pub fn is_heard(&self, connection: ConnectionId) -> bool {
+        self.down.is_none() && self.sockets.get(&connection).is_none_or(VecDeque::is_empty)
+    }
+
+    fn pump(&mut self, connection: ConnectionId) {
+        let moment = self.moment();
+        while self.is_up() && !self.engine().is_paused(connection) {
+            let Some(frame) = self.sockets.get_mut(&connection).and_then(VecDeque::pop_front)
+            else {
+                return;
+            };
+            if self.engine().is_ending(connection) {
+                continue;
+            }
+            let header = FrameHeader::decode(frame[..8].try_into().expect("eight")).expect("ours");
+            if !self.engine().frame(connection, &header, &frame[8..], moment) {
+                // It could not be served yet: it comes again.
+                self.sockets.entry(connection).or_default().push_front(frame);
+            }
+            self.look();
         }
     }
 
     pub fn turn(&mut self) {
         let moment = self.moment();
         for outcome in std::mem::take(&mut self.outcomes) {
-            self.engine().outcome(outcome, moment);
+            if self.is_up() {
+                self.engine().outcome(outcome, moment);
+                self.look();
+            }
+        }
+        if !self.is_up() {
+            return;
         }
         self.engine().turn(moment);
         let jobs = self.engine().take_jobs();
         self.jobs.extend(jobs);
-        if let Err(wrong) = self.engine().check_accounts() {
-            panic!("an account does not add up: {wrong}");
-        }
-        if let Some(why) = self.engine().failed() {
-            panic!("the disk failed without a fault being planted: {why}");
+        self.look();
+        let waiting = self.sockets.iter().filter(|(_, frames)| !frames.is_empty());
+        for connection in waiting.map(|(connection, _)| *connection).collect::<Vec<_>>() {
+            self.pump(connection);
         }
     }
 
     /// Runs one job, any of those that are under way. False when there is none.
     pub fn run_job(&mut self) -> bool {
-        if self.jobs.is_empty() {
+        if self.jobs.is_empty() || !self.is_up() {
             return false;
         }
         let which = self.rng.below(self.jobs.len() as u64) as usize;
         let outcome = self.jobs.swap_remove(which).run();
+        self.look();
         self.outcomes.push(outcome);
         self.turn();
         true
     }
 
     /// Takes up to `bytes` out of an outbox, as a socket would.
-    fn receive(&mut self, connection: ConnectionId, mut bytes: u64) -> Vec<u8> {
-        let mut received = self.unheard.remove(&connection).unwrap_or_default();
+    pub fn receive(&mut self, connection: ConnectionId, mut bytes: u64) -> Vec<u8> {
+        let mut received = Vec::new();
+        if !self.is_up() {
+            return received;
+        }
+        let mut unreadable = None;
         let engine = self.engine.as_mut().expect("a server runs");
         if let Some(outbox) = engine.outbox(connection) {
             while bytes > 0 {
@@ -229,16 +310,18 @@ impl World {
                         n as u64
                     }
                     Some(Front::Descriptor(..)) => unreachable!("no descriptors here"),
-                    Some(Front::File { file, position, bytes: length, .. }) => {
+                    Some(Front::File { file, position, bytes: length, queue }) => {
                         let n = length.min(bytes);
                         let before = received.len();
                         received.resize(before + n as usize, 0);
-                        let read = file.read_at(&mut received[before..], Position(position));
-                        assert_eq!(
-                            read.expect("readable"),
-                            n as usize,
-                            "a range that is not there"
-                        );
+                        match file.read_at(&mut received[before..], Position(position)) {
+                            Ok(read) => assert_eq!(read, n as usize, "a range that is not there"),
+                            Err(error) => {
+                                received.truncate(before);
+                                unreadable = Some((queue, error.to_string()));
+                                break;
+                            }
+                        }
                         n
                     }
                 };
@@ -248,159 +331,63 @@ impl World {
         }
         engine.sent(connection);
         engine.take_dirty();
+        self.look();
+        if let Some((queue, why)) = unreadable.filter(|_| self.is_up()) {
+            assert!(self.disk.faulted().is_some(), "a segment cannot be read: {why}");
+            // As the event loop does: the rest of that frame can never come.
+            self.engine().unreadable(queue, &why);
+            self.hung_up(connection);
+        }
         received
     }
 
-    fn connect(&mut self) -> ConnectionId {
+    /// Whether the server will end this connection, or has.
+    pub fn is_ending(&mut self, connection: ConnectionId) -> bool {
+        self.is_up() && self.engine().is_ending(connection)
+    }
+
+    pub fn connect(&mut self) -> ConnectionId {
         let connection = ConnectionId(self.next_connection);
         self.next_connection += 1;
         let moment = self.moment();
-        self.engine().connected(connection, Peer::default(), moment);
+        if self.is_up() {
+            self.engine().connected(connection, Peer::default(), moment);
+        }
         connection
     }
 
-    /// Declares a queue, and waits until it stands.
-    pub fn declare(&mut self, name: &Name, policy: SyncPolicy) {
+    pub fn hung_up(&mut self, connection: ConnectionId) {
+        self.sockets.remove(&connection);
+        if self.is_up() {
+            self.engine().hung_up(connection);
+        }
+    }
+
+    /// Makes a queue, and waits until it stands.
+    pub fn declare(&mut self, name: &Name, wanted: Wanted) {
         let connection = self.connect();
         let mut frames = Vec::new();
-        let client = Some(ClientInfo::default());
-        Request::Hello { oldest: VERSION, newest: VERSION, client }.encode(0, &mut frames);
-        let declare = Admin::Declare {
-            queue: name.clone(),
-            wanted: mq::settings::Wanted {
-                sync: Some(policy),
-                delivery_limit: Some(3),
-                ..Default::default()
-            },
-            change: false,
-        };
+        hello(&mut frames);
+        let declare = Admin::Declare { queue: name.clone(), wanted, change: false };
         Request::Admin(declare).encode(1, &mut frames);
         self.say(connection, &frames);
         self.turn();
         while self.run_job() {}
         self.receive(connection, u64::MAX);
-        self.engine().hung_up(connection);
-        self.queues.insert(name.clone(), QueueModel::new(policy));
-    }
-
-    pub fn step_sender(&mut self, which: usize) {
-        let Some(connection) = self.senders[which].connection else {
-            if !self.senders[which].ended {
-                let connection = self.connect();
-                let frames = self.senders[which].connect(connection);
-                self.say(connection, &frames);
-            }
-            return;
-        };
-        let limit = if self.rng.chance(20) { 1 + self.rng.below(60) } else { u64::MAX };
-        let bytes = self.receive(connection, limit);
-        let sender = &mut self.senders[which];
-        let model = self.queues.get_mut(&sender.queue).expect("a queue's model");
-        sender.inbound.extend(bytes);
-        let mut frames = sender.hear(model);
-        if !sender.ended && !self.draining {
-            frames.extend(sender.publish(model, &mut self.rng, self.wall));
-        }
-        self.say(connection, &frames);
-    }
-
-    pub fn step_receiver(&mut self, which: usize) {
-        let Some(connection) = self.receivers[which].connection else {
-            let connection = self.connect();
-            let keep = self.rng.chance(50);
-            let frames = self.receivers[which].connect(connection, keep);
-            self.say(connection, &frames);
-            return;
-        };
-        let limit = if self.rng.chance(20) { 1 + self.rng.below(200) } else { u64::MAX };
-        let bytes = self.receive(connection, limit);
-        let receiver = &mut self.receivers[which];
-        let model = self.queues.get_mut(&receiver.queue).expect("a queue's model");
-        receiver.inbound.extend(bytes);
-        receiver.hear(model, self.wall);
-        let mut frames = Vec::new();
-        if self.rng.chance(50) {
-            frames.extend(receiver.more_credit(&mut self.rng));
-        }
-        if self.rng.chance(20) && !self.draining {
-            frames.extend(receiver.begin(&mut self.rng));
-        }
-        if self.draining {
-            frames.extend(receiver.ack_all(model));
-        } else if self.rng.chance(50) {
-            frames.extend(receiver.ack(model, &mut self.rng));
-        }
-        self.say(connection, &frames);
-        let receiver = &mut self.receivers[which];
-        receiver.served(self.queues.get_mut(&receiver.queue).expect("a queue's model"));
-    }
-
-    pub fn step_pipe(&mut self, which: usize) {
-        let Some(connections) = self.pipes[which].connections else {
-            let connections = [self.connect(), self.connect()];
-            let frames = self.pipes[which].connect(connections);
-            for (connection, frames) in connections.into_iter().zip(frames) {
-                self.say(connection, &frames);
-            }
-            return;
-        };
-        for (n, connection) in connections.into_iter().enumerate() {
-            let limit = if self.rng.chance(20) { 1 + self.rng.below(200) } else { u64::MAX };
-            let bytes = self.receive(connection, limit);
-            self.pipes[which].inbound[n].extend(bytes);
-        }
-        let frames = self.pipes[which].step(&mut self.rng, self.draining);
-        for (connection, frames) in connections.into_iter().zip(frames) {
-            self.say(connection, &frames);
-        }
-    }
-
-    /// A pipe is killed, or an instance of it takes over while the old one is still there.
-    pub fn replace_pipe(&mut self, which: usize) {
-        let before = self.pipes[which].connections.take();
-        let overlaps = self.rng.chance(50);
-        let connections = before.into_iter().flatten();
-        if overlaps {
-            self.step_pipe(which);
-            self.turn();
-        }
-        for connection in connections {
-            self.engine().hung_up(connection);
-        }
-    }
-
-    /// Whether the groups of a queue have had everything, what waits for its time included.
-    pub fn is_delivered(&mut self, name: &Name) -> bool {
-        // What is on its way into a queue is nowhere for a moment.
-        self.settle();
-        let list = self.list();
-        let queue = list.queues.iter().find(|queue| queue.queue == *name).expect("the queue");
-        let left = |group: &mq::wire::GroupInfo| group.ready.0 + group.unacked.0 + group.resting.0;
-        queue.delayed.0 + queue.groups.iter().map(left).sum::<u64>() == 0
-    }
-
-    pub fn hang_up(&mut self, sender: bool, which: usize) {
-        let connection = if sender {
-            let connection = self.senders[which].connection;
-            self.senders[which].lost();
-            connection
-        } else {
-            let connection = self.receivers[which].connection;
-            self.receivers[which].lost();
-            // What it held is ready again for everyone: it must not present it on a server that
-            // never went down.
-            self.receivers[which].held.clear();
-            connection
-        };
-        if let Some(connection) = connection {
-            self.engine().hung_up(connection);
-        }
+        self.hung_up(connection);
     }
 
     pub fn pass_time(&mut self, micros: u64) {
         self.now = self.now.plus(Micros(micros));
-        self.wall = WallTime(self.wall.0 + micros);
+        self.age += micros;
+        self.set_wall(WallTime(self.wall.0 + micros));
         self.turn();
+    }
+
+    /// The wall clock says something else from now on.
+    pub fn set_wall(&mut self, wall: WallTime) {
+        self.wall = wall;
+        self.wall_max = self.wall_max.max(wall);
     }
 
     /// Lets everything that is under way come to its end.
@@ -414,215 +401,104 @@ impl World {
         panic!("jobs without end");
     }
 
-    /// Whether nothing is ready or leased anywhere.
-    pub fn is_empty(&mut self) -> bool {
-        // What is on its way into a queue is nowhere for a moment.
-        self.settle();
-        self.list().queues.iter().filter(|queue| self.queues.contains_key(&queue.queue)).all(
-            |queue| {
-                let waiting = queue.groups.iter().map(|group| group.resting.0).sum::<u64>();
-                queue.ready.0 + queue.unacked.0 + queue.delayed.0 + waiting == 0
-            },
-        )
-    }
-
-    /// Asks that dead letters go back home, and does not wait for it.
-    pub fn requeue(&mut self) {
-        let which = self.rng.below(self.queues.len() as u64 - 1) as usize;
-        let mut others = self.queues.iter_mut().filter(|(name, _)| **name != aside());
-        let (name, model) = others.nth(which).expect("a queue");
-        model.requeued = true;
-        let queue = dead_letters_of(name);
-        let count = self.rng.chance(50).then(|| mq::units::Count(1 + self.rng.below(4)));
-        let reason = self.rng.chance(50).then(|| "oiso".to_owned());
-        let connection = self.connect();
-        let mut frames = Vec::new();
-        let client = Some(ClientInfo::default());
-        Request::Hello { oldest: VERSION, newest: VERSION, client }.encode(0, &mut frames);
-        Request::Admin(Admin::Requeue { queue, count, to: None, reason }).encode(1, &mut frames);
-        self.say(connection, &frames);
-    }
-
-    /// Begins to read the dead-letter queue of each queue.
-    pub fn exhume(&mut self) {
-        let names: Vec<Name> = self.queues.keys().cloned().collect();
-        for name in names {
-            let dead = dead_letters_of(&name);
-            let mut model = QueueModel::new(SyncPolicy::Always);
-            model.fails = false;
-            model.announced.clone_from(&self.queues[&name].announced);
-            self.receivers.push(Receiver::new(dead.clone()));
-            self.queues.insert(dead, model);
+    /// The accounts of all groups add up.
+    pub fn check_accounts(&mut self) {
+        if self.is_up()
+            && self.spoilt.is_empty()
+            && let Err(wrong) = self.engine().check_accounts()
+        {
+            panic!("an account does not add up: {wrong}");
         }
     }
 
-    /// How things stand, for a failure.
-    pub fn describe(&mut self) -> String {
-        let mut text = String::new();
-        for queue in self.list().queues {
-            text += &format!("{queue:?}\n");
-        }
-        for sender in &self.senders {
-            text += &format!("{sender:?}\n");
-        }
-        for receiver in &self.receivers {
-            text += &format!("{receiver:?}\n");
-        }
-        text
-    }
-
-    fn list(&mut self) -> mq::wire::StoreInfo {
-        let body = self.ask(Admin::List { after: None });
+    pub fn list(&mut self) -> StoreInfo {
+        let body = self.ask(Admin::List { after: None }).expect("a server runs");
         serde_json::from_slice(&body).expect("a list of queues")
     }
 
     /// What the server has answered by now, the last frame of it.
-    fn ask(&mut self, what: Admin) -> Vec<u8> {
+    pub fn ask(&mut self, what: Admin) -> Option<Vec<u8>> {
         let connection = self.connect();
         let mut frames = Vec::new();
-        let client = Some(ClientInfo::default());
-        Request::Hello { oldest: VERSION, newest: VERSION, client }.encode(0, &mut frames);
+        hello(&mut frames);
         Request::Admin(what).encode(1, &mut frames);
         self.say(connection, &frames);
         let mut bytes = self.receive(connection, u64::MAX);
-        self.engine().hung_up(connection);
-        let replies = crate::clients::take_frames(&mut bytes);
-        replies.last().expect("an answer").1.clone()
+        self.hung_up(connection);
+        Some(take_frames(&mut bytes).pop()?.1)
     }
 
-    /// Makes the queue that is meddled with, with one who sends and one who receives.
-    pub fn set_aside(&mut self, policy: SyncPolicy) {
-        self.declare(&aside(), policy);
-        let id = self.senders.len() as u64 + 1;
-        let sender = Sender::new(id, aside(), &mut self.rng);
-        self.senders.push(sender);
-        self.receivers.push(Receiver::new(aside()));
+    /// Asks for something that takes its time, and does not wait for it.
+    pub fn ask_for_later(&mut self, what: Admin) {
+        let connection = self.connect();
+        let mut frames = Vec::new();
+        hello(&mut frames);
+        Request::Admin(what).encode(1, &mut frames);
+        self.say(connection, &frames);
     }
 
-    /// Purges the queue that is set aside, or does something to a group of it.
-    pub fn meddle(&mut self) {
-        let (queue, group) = (aside(), Name::new("other").expect("a name"));
-        let place = [Start::Oldest, Start::Newest, Start::Offset(Offset(self.rng.below(40)))]
-            [self.rng.below(3) as usize];
-        let what = match self.rng.below(6) {
-            0 => Admin::Purge { queue },
-            1 => Admin::RemoveGroup { queue, group },
-            2 | 3 => Admin::AddGroup { queue, group, from: place },
-            _ => Admin::SeekGroup { queue, group, to: place },
-        };
-        self.sought |= matches!(what, Admin::SeekGroup { .. });
-        self.ask(what);
-    }
-
-    /// Nobody receives for that group: what it has would stay.
-    pub fn stop_meddling(&mut self) {
-        self.settle();
-        let group = Name::new("other").expect("a name");
-        self.ask(Admin::RemoveGroup { queue: aside(), group });
-        self.settle();
-    }
-
-    /// No counter ever goes back while a server lives, and no more than was announced is stored,
-    /// there or refused.
-    pub fn watch(&mut self) {
-        let body = self.ask(Admin::Figures(FiguresWanted::default()));
-        let figures: Figures = serde_json::from_slice(&body).expect("figures");
-        for queue in figures.queues {
-            let of = queue.counted;
-            let fates = of.stored.0 + of.there_already.0 + of.refused.0;
-            assert!(fates <= of.announced.0 && of.lost <= of.stored, "{}: {of:?}", queue.queue);
-            let Ok(serde_json::Value::Object(now)) = serde_json::to_value(of) else {
-                panic!("counters are an object")
-            };
-            let before = self.watched.insert(queue.queue.clone(), now.clone()).unwrap_or_default();
-            for (name, before) in &before {
-                let count = |value: Option<&serde_json::Value>| {
-                    value.and_then(serde_json::Value::as_u64).unwrap_or(0)
-                };
-                let (before, now) = (count(Some(before)), count(now.get(name)));
-                assert!(before <= now, "{name} of {} goes from {before} to {now}", queue.queue);
-            }
-        }
-    }
-
-    /// What a fall may take back.
-    fn forget_watched(&mut self, how: Fall) {
-        match how {
-            Fall::Stop => {}
-            Fall::Kill => self.watched.values_mut().for_each(|counters| {
-                counters.retain(|name, _| !INEXACT.contains(&name.as_str()));
-            }),
-            Fall::Power => self.watched.clear(),
-        }
-        // A seek that was under way is undone by a kill, and with it what was settled since: those
-        // messages had ended before it, and are counted as they ended then.
-        if std::mem::take(&mut self.sought)
-            && let Some(counters) = self.watched.get_mut(&aside())
-        {
-            counters.retain(|name, _| !ENDED.contains(&name.as_str()));
-        }
-    }
-
-    /// The server's life ends, and another begins.
-    pub fn fall(&mut self, how: Fall) {
-        self.falls += 1;
-        if std::env::var_os("MQ_SIM_TRACE").is_some() {
-            eprintln!("FILES before {:?}", self.disk.files());
-            eprintln!(
-                "before fall {how:?}:\n{}",
-                self.list().queues.iter().map(|q| format!("  {q:?}\n")).collect::<String>()
-            );
-        }
+    /// The server's life ends. Whether nothing but that was wrong with it.
+    pub fn end(&mut self, how: Fall) -> bool {
+        let mut is_sound = self.down.is_none();
         self.note(how as u64 + 1000);
-        self.forget_watched(how);
+        trace(|| format!("falls: {how:?}, down {:?}, files {:?}", self.down, self.disk.files()));
         match how {
-            Fall::Stop => {
-                self.engine().begin_stop();
-                self.settle();
-                assert!(self.engine().is_drained(), "a stop that does not drain");
-                let engine = self.engine.take().expect("a server runs");
-                let clean = engine.close(self.now);
-                assert_eq!(clean, Ok(true), "an orderly stop fails");
-                self.boot = Boot { clean: true, same_boot: self.rng.chance(50) };
-            }
+            Fall::Stop => is_sound &= self.stop(),
             Fall::Kill => {
                 self.run_some_jobs_halfway();
                 self.engine = None;
                 self.disk.revive();
-                self.boot = Boot { clean: false, same_boot: true };
+                self.boot = Boot { clean: false, same_boot: self.opened };
             }
             Fall::Power => {
                 self.run_some_jobs_halfway();
                 self.engine = None;
                 self.disk.crash();
+                self.opened = false;
                 self.boot = Boot { clean: false, same_boot: false };
-                for model in self.queues.values_mut() {
-                    model.lose_power();
-                }
             }
         }
         self.jobs.clear();
         self.outcomes.clear();
-        for sender in &mut self.senders {
-            sender.lost();
+        self.sockets.clear();
+        self.down = None;
+        is_sound && !self.may_fail && !self.is_tight()
+    }
+
+    /// An orderly stop; whether it was one to its end.
+    fn stop(&mut self) -> bool {
+        if self.is_up() {
+            self.engine().begin_stop();
+            self.settle();
         }
-        for receiver in &mut self.receivers {
-            receiver.lost();
+        let mut clean = false;
+        if self.is_up() {
+            assert!(self.engine().is_drained(), "a stop that does not drain");
+            let excused = self.may_fail || !self.damaged.is_empty();
+            let engine = self.engine.take().expect("a server runs");
+            let closed = engine.close(self.now);
+            let excused = excused || self.is_tight() || self.disk.is_killed();
+            assert!(closed == Ok(true) || excused, "an orderly stop fails: {closed:?}");
+            clean = closed == Ok(true) && !self.disk.is_killed();
         }
-        for pipe in &mut self.pipes {
-            pipe.lost();
+        self.engine = None;
+        self.disk.revive();
+        let reboots = clean && self.rng.chance(50);
+        if reboots {
+            // An orderly stop leaves nothing that is not on the disk.
+            self.disk.crash();
         }
+        self.opened &= !reboots;
+        self.boot = Boot { clean, same_boot: self.opened };
+        clean
+    }
+
+    /// The next server starts.
+    pub fn begin(&mut self) {
         self.now = Monotonic(0);
-        if std::env::var_os("MQ_SIM_TRACE").is_some() {
-            eprintln!("FILES {:?}", self.disk.files());
-        }
+        (self.may_fail, self.was_tight) = (false, false);
         self.start();
-        if std::env::var_os("MQ_SIM_TRACE").is_some() {
-            eprintln!(
-                "after it:\n{}",
-                self.list().queues.iter().map(|q| format!("  {q:?}\n")).collect::<String>()
-            );
-        }
+        trace(|| format!("starts: files {:?}", self.disk.files()));
     }
 
     /// Jobs that were on helper threads when the server fell: each gets as far as its first few
@@ -633,6 +509,7 @@ impl World {
             if steps == 0 {
                 continue;
             }
+            self.disk.revive();
             self.disk.fail_in(steps, Fault::Kill);
             drop(job.run());
             self.disk.revive();
