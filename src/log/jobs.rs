@@ -292,8 +292,11 @@ pub(super) fn prepare<S: Storage>(
         .and_then(|()| file.write_all_at(&[header], Position(0)))
         .doing("preparing", &path);
     if let Err(failure) = made {
-        // Nothing is in it and nothing refers to it; the next try makes it anew.
+        // Nothing is in it and nothing refers to it; the next try makes it anew. That it is gone has
+        // to be durable: after an orderly stop and a loss of power it would be there again, and
+        // everything that is there after an orderly stop is held to be what was written.
         storage.remove_file(&path).doing("removing", &path)?;
+        storage.sync_dir(dir).syncing(dir)?;
         return Err(failure);
     }
     file.sync().syncing(&path)?;

@@ -243,6 +243,10 @@ impl<S: Storage> Journal<S> {
             let tail = &bytes[from as usize..position as usize];
             let written = self.sheet.file.write_all_at(&[tail], Position(from));
             written.doing("writing", &self.path)?;
+            // Facts that nobody has synced yet: whoever asks for what was noted before to be
+            // durable has to wait for them too.
+            self.noted.0 += 1;
+            self.sheet.noted = self.noted;
             self.dirty = true;
         }
         Ok(())

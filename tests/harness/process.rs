@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
-use signal_hook::consts::SIGINT;
+use signal_hook::consts::{SIGHUP, SIGINT};
 
 use super::DEADLINE;
 
@@ -76,15 +76,17 @@ impl Done {
     }
 }
 
-/// What is started heeds SIGINT even if the tests themselves are run with it ignored, as a shell
-/// without job control runs what is in its background: a signal that is caught here is at its
-/// default there.
+/// What is started heeds SIGINT and SIGHUP even if the tests themselves are run with them ignored,
+/// as a shell without job control runs what is in its background, and as `nohup` does: a signal that
+/// is caught here is at its default there.
 pub fn heed_interrupts() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        if mq::client::dispositions::is_ignored(SIGINT) {
-            let caught = Arc::new(AtomicBool::new(false));
-            signal_hook::flag::register(SIGINT, caught).expect("SIGINT can be caught");
+        for signal in [SIGINT, SIGHUP] {
+            if mq::client::dispositions::is_ignored(signal) {
+                let caught = Arc::new(AtomicBool::new(false));
+                signal_hook::flag::register(signal, caught).expect("it can be caught");
+            }
         }
     });
 }

@@ -384,6 +384,35 @@ fn group_that_was_set_elsewhere_is_there_and_forgets_what_was() {
     assert_eq!(opened(&bench), [(Name::new("g").unwrap(), after(vec![range(0, 2)], 2))]);
 }
 
+/// After a kill whatever had been written and not synced was taken for durable, as nothing was
+/// noted in the new life: a mover replaced the only word that its messages had been moved, and a
+/// loss of power then let them die, and be moved, once more. (A wide history of the simulator,
+/// seed 9260.)
+#[test]
+fn facts_of_a_life_before_a_kill_are_durable_only_when_they_were_synced_since() {
+    let mut bench = bench_with(&Settings::default(), &small());
+    bench.append(&["x"]);
+    bench.settle();
+    let group = bench.log.add_group(&Name::new("g").unwrap()).unwrap();
+    bench.settle();
+    let settled = [range(0, 1)];
+    bench.log.settled(group, &settled, Ending::Dead, Offset(1), || unreachable!("small")).unwrap();
+    let disk = bench.disk.clone();
+    drop(bench);
+    let (mut bench, recovered) = Bench::open(disk, KILLED, &small()).unwrap();
+    let [(_, position)] = &recovered.groups[..] else { panic!("{:?}", recovered.groups) };
+    assert_eq!(position.settled, settled, "the page cache has it");
+    let group = bench.log.find_group(&Name::new("g").unwrap()).unwrap();
+    let mark = bench.log.want_group_durable(group);
+    assert!(bench.log.group_durable(group) < mark, "nobody has synced it");
+    bench.settle();
+    assert!(bench.log.group_durable(group) >= mark);
+    let disk = bench.disk.fork();
+    disk.crash();
+    let recovered = Bench::open(disk, REBOOTED, &small()).unwrap().1;
+    assert_eq!(recovered.groups[0].1.settled, settled);
+}
+
 #[test]
 fn facts_that_found_no_room_are_asked_for_again() {
     let mut bench = bench_with(&Settings::default(), &small());

@@ -64,12 +64,12 @@ fn assert_lively(runs: u64, happened: &Happened) {
 
 #[test]
 fn promises_hold_in_simulated_histories() {
-    let (runs, happened) = run_all(Kind::Wide, usual(5_000));
+    let (runs, happened) = run_all(Kind::Wide, usual(10_000));
     assert_lively(runs, &happened);
 }
 
 #[test]
 fn pipes_are_exact_in_simulated_histories() {
-    let (runs, happened) = run_all(Kind::Pipe, usual(5_000));
+    let (runs, happened) = run_all(Kind::Pipe, usual(10_000));
     assert_lively(runs, &happened);
 }

@@ -160,8 +160,10 @@ impl QueueModel {
     }
 
     /// G4: the messages of one sender lie in their order, each where it was seen last; those that
-    /// were to wait lie where their time came.
+    /// were to wait lie where their time came. What a loss of power may have taken back counts
+    /// only where it was seen since: the witness has seen all that is there.
     pub fn check_order(&self) {
+        let stands = |offset: &&Offset| !self.may_forget() || self.seen[offset].era == self.era;
         let in_order = |message: &Message| {
             !self.delayed.contains_key(message) && !self.came_back.contains(message)
         };
@@ -169,7 +171,7 @@ impl QueueModel {
             .at
             .iter()
             .filter(|(message, _)| in_order(message))
-            .filter_map(|(message, offsets)| Some((*offsets.last()?, *message)))
+            .filter_map(|(message, offsets)| Some((*offsets.iter().rfind(stands)?, *message)))
             .collect();
         let mut last: HashMap<u64, u64> = HashMap::new();
         for (offset, message) in places {

@@ -271,3 +271,25 @@ fn a_credit_counts_from_before_the_group_or_the_queue_is_there() {
         peer.frame_of(Kind::Deliver);
     }
 }
+
+/// What the last mover said was settled again at the next start, also in a group that had been set
+/// back since: the message did not come again.
+#[test]
+fn a_dead_letter_comes_again_after_its_group_was_set_back_and_the_server_killed() {
+    let store = Store::new();
+    store.run("mq-admin", &["declare", "q", "--retain", "log"], b"").ok();
+    store.send("q", b"bad\n");
+    store.sh("mq-recv -e q -- sh -c 'exit 65'").exits(123);
+    store.await_number("q.dead", "ready", 1);
+    store.run("mq-admin", &["group", "seek", "q", "default", "--to", "oldest"], b"").ok();
+    store.kill_server();
+    assert_eq!(store.receive("q"), b"bad\n");
+    // The same for a group that was removed and made again.
+    store
+        .sh("mq-admin group add q g --from oldest && mq-recv -e -g g q -- sh -c 'exit 65'")
+        .exits(123);
+    store.await_number("q.g.dead", "ready", 1);
+    store.sh("mq-admin group rm q g && mq-admin group add q g --from oldest").ok();
+    store.kill_server();
+    assert_eq!(store.run("mq-recv", &["-e", "-g", "g", "q"], b"").ok().stdout, b"bad\n");
+}

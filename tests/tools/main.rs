@@ -12,6 +12,7 @@ mod admin;
 mod attributes;
 mod bad_frames;
 mod bad_input;
+mod ceiling;
 mod commands;
 mod dead_letters;
 mod declared;

@@ -45,7 +45,7 @@ fn load_is_shown_and_so_is_a_new_server() {
     let slow = store.spawn("mq-recv", &["flood", "--", "sleep", "60"]);
     let mut terminal = watch(&store, &[], 80, 24);
     terminal.await_words("throughput");
-    let is_large = |cell: Option<String>| cell.is_some_and(|c| c.ends_with(['k', 'M']));
+    let is_large = |cell: Option<String>| cell.is_some_and(|c| c.ends_with(['k', 'M', 'G']));
     let text = terminal.await_text("a backlog", |text| is_large(cell(text, "flood", 1)));
     terminal.await_text("a rate", |text| is_large(cell(text, "flood", 3)));
     for head in ["QUEUE", "READY", "UNACK", "IN/s", "OUT/s", "AGE", "P50", "P99", "ETA", "TREND"] {

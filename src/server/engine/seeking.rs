@@ -117,6 +117,7 @@ impl<S: Storage> Engine<S> {
             return Ok(false);
         }
         let gone = fault(ErrorCode::NotFound, format!("group {name} of queue {queue} was removed"));
+        self.withdraw_waybills(number, group, self.clock);
         let books = &self.hosted[&number].books;
         let account = whole(&self.broker, books, group, self.clock).account;
         for consumer in self.broker.remove_group(group) {
@@ -183,6 +184,7 @@ impl<S: Storage> Engine<S> {
             log_fault(&format!("cannot set group {name} of queue {queue} to another place"), &error)
         })?;
         hosted.books.ledgers.insert(group, ledger);
+        self.withdraw_waybills(number, group, clock);
         let reset = self.broker.reset_group(group, state);
         assert!(reset.is_ok(), "it was allowed a moment ago");
         self.forget_failures(group, &[OffsetRange::new(Offset(0), Offset(u64::MAX))]);

@@ -42,7 +42,6 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    #[expect(dead_code, reason = "called as soon as groups are set elsewhere")]
     /// A group is to stand elsewhere, or to go: what movers said of it before is taken back, so
     /// that a start does not believe it.
     pub(in crate::server::engine) fn withdraw_waybills(
