@@ -218,9 +218,10 @@ impl StoreDir {
         Ok(ServerLock { _held: held })
     }
 
-    /// Somebody holds the server's lock. What a server wrote that has ended since says nothing of
-    /// who that is.
-    fn locked(&self) -> StoreError {
+    /// The error to tell where somebody holds the server's lock. What a server wrote that has ended
+    /// since says nothing of who that is.
+    #[must_use]
+    pub fn locked(&self) -> StoreError {
         let pid = self.server_pid().filter(|pid| is_running(*pid));
         StoreError::Locked { path: self.path.clone(), pid }
     }

@@ -98,11 +98,6 @@ impl Bounds {
 }
 
 impl Group {
-    /// How many of its messages are not settled.
-    fn unsettled(&self) -> Count {
-        Count(self.ready.span() + self.leased + self.resting.ranges().span() + self.dying.span())
-    }
-
     /// Everything below is settled.
     fn floor(&self) -> Offset {
         self.settled.first().filter(|first| first.start == Offset(0)).map_or(Offset(0), |r| r.end)
@@ -494,7 +489,7 @@ impl Broker {
         state: GroupState,
     ) -> Result<(GroupState, Count), Refusal> {
         let group = self.reset(g, state)?;
-        Ok((self.state_of(&group), group.unsettled()))
+        Ok((self.state_of(&group), self.counts_of(&group).unsettled()))
     }
 
     fn reset(&self, g: GroupKey, state: GroupState) -> Result<Group, Refusal> {
@@ -567,7 +562,10 @@ impl Broker {
     /// A group in numbers. O(1) but for the search of the first range.
     #[must_use]
     pub fn counts(&self, g: GroupKey) -> Counts {
-        let group = self.group(g);
+        self.counts_of(self.group(g))
+    }
+
+    fn counts_of(&self, group: &Group) -> Counts {
         let floor = group.floor();
         Counts {
             ready: Count(group.ready.span()),

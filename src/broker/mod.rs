@@ -249,6 +249,14 @@ pub struct Counts {
     pub handed: Offset,
 }
 
+impl Counts {
+    /// Messages that are not settled.
+    #[must_use]
+    pub fn unsettled(&self) -> Count {
+        Count(self.ready.0 + self.leased.0 + self.resting.0 + self.dying.0)
+    }
+}
+
 /// What the broker does not do, for a reason that a user can understand.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {

@@ -54,7 +54,8 @@ impl Budget {
 
     fn put(&mut self, buffer: Vec<u8>) {
         self.used -= buffer.len();
-        if !buffer.is_empty() && self.spare.len() < SPARE_BUFFERS_MAX {
+        // One that was shrunk fits nobody, and would keep the place of one that does.
+        if buffer.len() >= READ_BYTES && self.spare.len() < SPARE_BUFFERS_MAX {
             self.spare.push(buffer);
         }
     }
@@ -234,6 +235,14 @@ mod tests {
     use super::*;
     use crate::wire::Request;
 
+    /// The header of a frame that is as long as one may be.
+    const LONGEST: FrameHeader = FrameHeader {
+        length: limits::FRAME_BODY_BYTES_MAX as u32,
+        kind: crate::wire::Kind::Publish,
+        flags: 0,
+        channel: 1,
+    };
+
     /// Feeds `bytes` in steps of `step` and gives the lengths of the frames that come out.
     fn feed(bytes: &[u8], step: usize, budget: &mut Budget) -> Vec<u32> {
         let mut inbox = Inbox::default();
@@ -283,12 +292,7 @@ mod tests {
     #[test]
     fn budget_bounds_what_all_hold() {
         let mut budget = Budget::default();
-        let header = FrameHeader {
-            length: limits::FRAME_BODY_BYTES_MAX as u32,
-            kind: crate::wire::Kind::Publish,
-            flags: 0,
-            channel: 1,
-        };
+        let header = LONGEST;
         let mut inboxes = Vec::new();
         loop {
             let mut inbox = Inbox::default();
@@ -344,12 +348,7 @@ mod tests {
     #[test]
     fn what_is_announced_takes_no_room_from_those_who_send() {
         let mut budget = Budget::default();
-        let header = FrameHeader {
-            length: limits::FRAME_BODY_BYTES_MAX as u32,
-            kind: crate::wire::Kind::Publish,
-            flags: 0,
-            channel: 1,
-        };
+        let header = LONGEST;
         let mut idle = Vec::new();
         for n in 0..1000 {
             let mut inbox = Inbox::default();
@@ -380,6 +379,7 @@ mod tests {
         assert_eq!(inbox.frame().expect("valid").expect("whole").1, &frame[8..]);
         idle.iter_mut().for_each(|inbox| inbox.clear(&mut budget));
         assert_eq!(budget.used(), 0);
+        assert!(budget.spare.iter().all(|spare| spare.len() >= READ_BYTES), "of use to others");
     }
 
     #[test]

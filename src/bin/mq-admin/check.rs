@@ -50,9 +50,8 @@ pub fn check(queue: Option<Name>, offline: bool, flags: &Flags) -> Outcome {
 fn check_offline(path: &Path, queue: Option<Name>, flags: &Flags) -> Result<CheckReport, Failure> {
     let store = StoreDir::open_to_read(path)?;
     let Some(_lock) = store.keep_servers_away()? else {
-        let pid = store.server_pid();
-        let locked = StoreError::Locked { path: path.to_path_buf(), pid };
-        return Err(Failure::from(locked).with_remedy("mq-admin check, which asks the server"));
+        let failure = Failure::from(store.locked());
+        return Err(failure.with_remedy("mq-admin check, which asks the server"));
     };
     let storage = Disk::to_read(path);
     let failed = |error: log::LogError| {

@@ -1,7 +1,6 @@
 //! Groups that are made, set to another place, and removed.
 
 use super::*;
-use crate::units::Count;
 
 impl Model {
     pub(super) fn add_group(&mut self, name: &'static str, state: Option<GroupState>) {
@@ -28,9 +27,8 @@ impl Model {
             return;
         }
         assert_eq!(reset, Ok(()));
-        let counts = self.broker.counts(g);
-        let unsettled = counts.ready.0 + counts.leased.0 + counts.resting.0 + counts.dying.0;
-        assert_eq!(foreseen, Ok((self.broker.group_state(g), Count(unsettled))));
+        let unsettled = self.broker.counts(g).unsettled();
+        assert_eq!(foreseen, Ok((self.broker.group_state(g), unsettled)));
         let old = &self.groups[&g];
         let epoch = ((made.epoch.max(old.epoch) >> 32) + 1) << 32;
         // Nobody is told again of what died before.
@@ -113,6 +111,3 @@ impl Model {
         self.names.remove(&g);
     }
 }
-
-// Consumers, and what they do.
-impl Model {}

@@ -150,7 +150,10 @@ impl Model {
             self.retention = retention;
         }
     }
+}
 
+// Consumers, and what they do.
+impl Model {
     pub(super) fn add_consumer(
         &mut self,
         group: Option<GroupKey>,

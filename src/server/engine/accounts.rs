@@ -23,7 +23,7 @@ impl<S: Storage> Hosted<S> {
 
     /// The account of a group that begins now: what it has not settled is all of it.
     pub fn account_start(&self, broker: &Broker, group: GroupKey, wall: WallTime) -> AccountStart {
-        self.account_start_with(broker, unsettled(broker, group), wall)
+        self.account_start_with(broker, broker.counts(group).unsettled(), wall)
     }
 
     /// The account of a group that begins now with so many messages that it has not settled.
@@ -90,12 +90,6 @@ impl<S: Storage> Hosted<S> {
     }
 }
 
-/// Messages of the group that are there.
-fn unsettled(broker: &Broker, group: GroupKey) -> Count {
-    let counts = broker.counts(group);
-    Count(counts.ready.0 + counts.leased.0 + counts.resting.0 + counts.dying.0)
-}
-
 impl<S: Storage> Engine<S> {
     /// What the journals of a queue's groups kept. One from before there were accounts begins now.
     pub(super) fn restore_accounts(
@@ -128,7 +122,8 @@ impl<S: Storage> Engine<S> {
         for hosted in self.hosted.values() {
             for (group, name) in self.broker.groups(hosted.key) {
                 let account = hosted.account(&self.broker, group);
-                let (settled, there) = (account.settled().0, unsettled(&self.broker, group).0);
+                let there = self.broker.counts(group).unsettled().0;
+                let settled = account.settled().0;
                 if account.stored.0 != settled + there {
                     let queue = &hosted.name;
                     return Err(format!("group {name} of {queue}: {account:?}, {there} are there"));
