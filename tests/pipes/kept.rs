@@ -5,7 +5,7 @@
 use rustix::process::Signal;
 
 use crate::harness::{Random, Running, Store, eventually};
-use crate::{Kills, kill_filter, size};
+use crate::{Kills, size};
 
 /// Lines that are sent before each kill.
 const LINES: u64 = 300;
@@ -50,19 +50,7 @@ fn rounds(seed: u64, flags: &[&str], last: &[&str], script: &str, is_sorted: boo
         let least = sent - LINES + random.below(LINES * 2 / 3);
         eventually("it gets on", || (next(&store)? >= least).then_some(()));
         std::thread::sleep(std::time::Duration::from_micros(random.below(5000)));
-        match random.below(3) {
-            0 => {
-                store.kill_server();
-                kills.server += 1;
-            }
-            1 => {
-                pipe.signal(Signal::KILL);
-                pipe.await_end();
-                running = None;
-                kills.pipe += 1;
-            }
-            _ => kills.filter += u64::from(kill_filter(&pids)),
-        }
+        kills.strike(&store, &mut running, &pids, &mut random);
         eventually("the other keeps up", || (next(&calm)? + LINES >= sent).then_some(()));
     }
     undisturbed.signal(Signal::TERM);

@@ -1,10 +1,8 @@
 //! G14 under kill -9: of the server, the pipe, the filter, at random moments. What is in the
 //! destination in the end is what one undisturbed run would have left.
 
-use rustix::process::Signal;
-
 use crate::harness::{Random, Running, Store, eventually};
-use crate::{Kills, kill_filter, seq, size};
+use crate::{Kills, seq, size};
 
 const LINES: u64 = 2000;
 
@@ -34,19 +32,7 @@ fn rounds(seed: u64, extra: &[&str], sed: &str, expected: impl Fn(u64) -> Vec<u8
         let least = before + random.below(sent - before + 1).min(LINES - 200);
         eventually("it gets on", || (store.show("b")?["end"].as_u64()? >= least).then_some(()));
         std::thread::sleep(std::time::Duration::from_micros(random.below(3000)));
-        match random.below(3) {
-            0 => {
-                store.kill_server();
-                kills.server += 1;
-            }
-            1 => {
-                pipe.signal(Signal::KILL);
-                pipe.await_end();
-                running = None;
-                kills.pipe += 1;
-            }
-            _ => kills.filter += u64::from(kill_filter(&pids)),
-        }
+        kills.strike(&store, &mut running, &pids, &mut random);
     }
     kills.tell(&format!("{sed} {}", extra.join(" ")), rounds);
     drop(running);
@@ -92,19 +78,7 @@ fn every_line_of_a_backlog_in_files_is_there_once() {
         let pipe = running.get_or_insert_with(|| store.spawn("mq-pipe", &args));
         assert!(!pipe.has_ended(), "the pipe ended: {}", pipe.stderr());
         std::thread::sleep(std::time::Duration::from_micros(random.below(200_000)));
-        match random.below(3) {
-            0 => {
-                store.kill_server();
-                kills.server += 1;
-            }
-            1 => {
-                pipe.signal(Signal::KILL);
-                pipe.await_end();
-                running = None;
-                kills.pipe += 1;
-            }
-            _ => kills.filter += u64::from(kill_filter(&pids)),
-        }
+        kills.strike(&store, &mut running, &pids, &mut random);
     }
     kills.tell("sed, a backlog in files", rounds);
     drop(running);

@@ -21,7 +21,7 @@ mod staying;
 mod stored;
 mod windows;
 
-use harness::{Done, Store};
+use harness::{Done, Random, Running, Store};
 
 /// A size from the environment, or the one for the ordinary run.
 fn size(variable: &str, ordinary: u64) -> u64 {
@@ -57,6 +57,29 @@ struct Kills {
 }
 
 impl Kills {
+    /// Kills the server, the pipe or a filter.
+    fn strike(
+        &mut self,
+        store: &Store,
+        pipe: &mut Option<Running>,
+        pids: &std::path::Path,
+        random: &mut Random,
+    ) {
+        match random.below(3) {
+            0 => {
+                store.kill_server();
+                self.server += 1;
+            }
+            1 => {
+                let mut pipe = pipe.take().expect("it runs");
+                pipe.signal(rustix::process::Signal::KILL);
+                pipe.await_end();
+                self.pipe += 1;
+            }
+            _ => self.filter += u64::from(kill_filter(pids)),
+        }
+    }
+
     /// Says so, for the record of a long run.
     fn tell(&self, kind: &str, rounds: u64) {
         let Kills { server, pipe, filter } = self;
