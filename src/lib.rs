@@ -30,6 +30,7 @@
 //! | [`server`] | the engine (all but I/O), the event loop, helper threads |
 //! | [`client`] | connect or start the server; sender; receiver |
 //! | [`pipe`] | the stream processor: a queue through a filter into a queue |
+//! | `remote` | queues that live at an engine of a cluster (feature `remote`) |
 //! | [`view`] | what `mq-stat` shows: live view, lines, JSON, Prometheus text, checks |
 //! | [`cli`] | shared flags, exit statuses, printing of errors |
 //! | [`planted`] | bugs that test the tests; nothing in an ordinary build |
@@ -59,6 +60,8 @@ pub mod limits;
 pub mod log;
 pub mod pipe;
 pub mod planted;
+#[cfg(feature = "remote-core")]
+pub mod remote;
 pub mod server;
 pub mod settings;
 pub mod stat;

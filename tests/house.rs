@@ -25,6 +25,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("client", &["units", "limits", "settings", "batch", "wire", "store"]),
     ("pipe", &["units", "limits", "settings", "batch", "wire", "store", "client", "planted"]),
     ("cli", &["units", "limits", "settings", "wire", "store", "client"]),
+    ("remote", &["units", "limits", "settings", "batch", "wire"]),
     ("view", &["units", "limits", "settings", "wire", "cli"]),
 ];
 

@@ -1,0 +1,25 @@
+//! Queues that live at an engine of a cluster: what `mq-remote` is made of.
+//!
+//! A client that meets a URL starts `mq-remote` on a socket pair and speaks the ordinary wire
+//! protocol with it. So the tools know nothing of engines, and an engine knows nothing of frames:
+//!
+//! ```text
+//! client ── wire frames ──▶ session ── batches of Outgoing ──▶ Publisher ──▶ engine
+//!                              │  resends, retries, dead letters
+//!        ◀── DELIVER, CONFIRM ─┘ ◀── batches of Incoming ───── Consumer  ◀── engine
+//! ```
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`address`] | the URL: engine, hosts, who we are, queue, options |
+//! | [`engine`] | what an engine does for a session: the seam |
+//! | [`message`] | a message as engines have it, on its way there or from there |
+//! | [`failure`] | why an engine did not do it, and what follows from that |
+//!
+//! tokio lives here only. An engine is thrown away when its connection is lost, and made anew:
+//! the session keeps what is not confirmed and sends it again.
+
+pub mod address;
+pub mod engine;
+pub mod failure;
+pub mod message;
