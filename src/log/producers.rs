@@ -240,7 +240,7 @@ impl Producers {
     }
 
     /// A batch was appended (or is found in the log), with its annex if it has one. Finding it
-    /// again in order changes nothing. A mark opens a named producer.
+    /// again in order changes nothing. A mark opens a named producer, and an annex is that of one.
     pub(super) fn note(&mut self, header: &BatchHeader, annex: Option<&[u8]>) {
         let producer = header.producer;
         if producer == ProducerId(0) {
@@ -259,11 +259,13 @@ impl Producers {
         entry.epoch = entry.epoch.max(header.epoch);
         entry.sequence = entry.sequence.max(header.sequence);
         entry.active = entry.active.max(header.time);
-        if header.has(flags::MARK) && !entry.named {
+        // Only one with a name has an annex. The mark that opened it may be lost though what came
+        // behind it is there: a segment that ends in marks is not missed.
+        if (header.has(flags::MARK) || annex.is_some()) && !entry.named {
             entry.named = true;
             self.named += 1;
         }
-        if let (true, Some(annex)) = (entry.named, annex) {
+        if let Some(annex) = annex {
             self.annexes.insert(producer, annex.to_vec());
         }
         let (idle, active) = (entry.is_idle(), entry.active);

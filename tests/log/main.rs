@@ -13,8 +13,8 @@ use std::path::Path;
 
 use mq::batch::{Framing, Record};
 use mq::log::{
-    AppendError, Boot, CheckBound, Found, GroupPosition, Judgement, LogError, NewBatch, NewChain,
-    Options, Select, check, list_queues, remove_queue, sweep_removed,
+    AppendError, Boot, CheckBound, Found, GroupPosition, InternalBatch, Judgement, LogError,
+    NewBatch, NewChain, Options, Select, check, list_queues, remove_queue, sweep_removed,
 };
 use mq::units::{
     Bytes, Ending, Epoch, Micros, Name, Offset, OffsetRange, ProducerId, Sequence, SyncPolicy,
@@ -902,4 +902,44 @@ fn what_an_orderly_stop_left_is_never_taken_for_a_torn_end() {
         let still_there = disk.files().contains(&(segment.clone(), length));
         assert!(still_there, "something was deleted, {boot:?}");
     }
+}
+
+/// The simulator found it: under a weak policy the power failed when the mark that opened a producer
+/// stood at the end of one segment and its first batch in the next one. The mark was lost and the batch
+/// was not. The next start took the producer for one without a name and forgot its annex, so delayed
+/// messages that had come into the queue came in again.
+#[test]
+fn annex_is_known_though_the_mark_that_opened_its_producer_is_lost() {
+    let disk = SimDisk::new(5);
+    create(&disk, SyncPolicy::Never).unwrap();
+    let options = Options { segment_messages: 8, ..small() };
+    let (mut bench, _) = Bench::open(disk.clone(), CLEAN, &options).unwrap();
+    for _ in 0..4 {
+        bench.append(&["a", "b"]);
+    }
+    bench.settle();
+    let producer = ProducerId(9);
+    let opened = bench.log.open_producer(bench.now, WallTime(1), producer).unwrap();
+    let internal = InternalBatch {
+        producer,
+        epoch: opened.epoch,
+        sequence: Sequence(1),
+        annex: b"what was taken",
+        framing: Framing::Delimited(b'\n'),
+        flags: 0,
+        count: 1,
+        messages: b"c\n",
+    };
+    let committed = bench.log.append_internal(bench.now, WallTime(1), &internal).unwrap();
+    assert_eq!(committed.range.start, Offset(8), "it is the first of the next segment");
+    drop(bench);
+    let mut segments = disk.files().into_iter().map(|(path, _)| path);
+    let first = segments.find(|path| path.ends_with("0000000000000001.seg")).unwrap();
+    disk.tamper(&first, |bytes| {
+        let mark = bytes.len() - 64;
+        bytes[mark..].fill(0);
+    });
+    let (mut bench, _) = Bench::open(disk, REBOOTED, &options).unwrap();
+    assert_eq!(bench.read(Offset(8), 700).unwrap(), [(8, "c".to_owned())], "the batch is there");
+    assert_eq!(bench.log.producers_known().annex(producer), Some(&b"what was taken"[..]));
 }
