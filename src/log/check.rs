@@ -188,18 +188,13 @@ impl<S: Storage> Check<'_, S> {
         if let CheckBound::Upto { segment, .. } = self.up_to {
             present.retain(|number| *number <= segment);
         }
-        let newest = present.last().copied().unwrap_or_default();
+        let mut next = 1;
         let mut expected = Offset(0);
-        for number in 1..=newest.0 {
-            let number = SegmentNumber(number);
+        for number in present {
+            self.missing(dropped, next, number.0);
+            next = number.0.saturating_add(1);
             let path = files::segment_path(&self.dir, number);
             if dropped.is_some_and(|dropped| dropped.contains(number)) {
-                continue;
-            }
-            if !present.contains(&number) {
-                if dropped.is_some() {
-                    self.find(&path, None, None, "the segment is missing and was not dropped");
-                }
                 continue;
             }
             match self.storage.open(&path) {
@@ -226,7 +221,29 @@ impl<S: Storage> Check<'_, S> {
                 Err(error) => self.find(&path, None, None, format!("cannot be read: {error}")),
             }
         }
+        if self.up_to == CheckBound::All {
+            // The one that is written to is never dropped.
+            let last = dropped.and_then(Dropped::last).map_or(0, |run| run.last.0);
+            self.missing(dropped, next, last.saturating_add(2));
+        }
         Ok(())
+    }
+
+    /// Finds the segments from `first` up to and without `end` missing that were not dropped:
+    /// however many they are, in a few lines.
+    fn missing(&mut self, dropped: Option<&Dropped>, first: u64, end: u64) {
+        for (first, last) in dropped.map_or(Vec::new(), |dropped| dropped.gaps(first, end)) {
+            let path = files::segment_path(&self.dir, first);
+            let what = if first == last {
+                "the segment is missing and was not dropped".to_owned()
+            } else {
+                let count = last.0 - first.0 + 1;
+                let last = files::segment_path(Path::new(""), last);
+                let last = last.display();
+                format!("{count} segments, up to {last}, are missing and were not dropped")
+            };
+            self.find(&path, None, None, what);
+        }
     }
 
     /// Checks one segment; returns the offset behind it.

@@ -91,6 +91,24 @@ impl Dropped {
         behind.checked_sub(1).map_or(Offset(0), |at| self.runs[at].extent.end)
     }
 
+    /// The numbers from `first` up to and without `end` that were not dropped, as runs of a first
+    /// and a last.
+    pub fn gaps(&self, first: u64, end: u64) -> Vec<(SegmentNumber, SegmentNumber)> {
+        let begin = self.runs.partition_point(|run| run.last.0 < first);
+        let runs = self.runs[begin..].iter().take_while(|run| run.first.0 < end);
+        let (mut next, mut gaps) = (first, Vec::new());
+        for run in runs {
+            if next < run.first.0 {
+                gaps.push((SegmentNumber(next), SegmentNumber(run.first.0 - 1)));
+            }
+            next = run.last.0.saturating_add(1);
+        }
+        if next < end {
+            gaps.push((SegmentNumber(next), SegmentNumber(end - 1)));
+        }
+        gaps
+    }
+
     /// The newest dropped segment.
     pub fn last(&self) -> Option<Run> {
         self.runs.last().copied()
@@ -168,6 +186,14 @@ mod tests {
         }
         assert!(!dropped.contains(SegmentNumber(4)));
         dropped.add(SegmentNumber(7), range(50, 50));
+        let gaps = |first, end| {
+            let gaps = dropped.gaps(first, end).into_iter();
+            gaps.map(|(first, last)| (first.0, last.0)).collect::<Vec<_>>()
+        };
+        assert_eq!(gaps(1, u64::MAX), [(4, 6), (8, u64::MAX - 1)]);
+        assert_eq!(gaps(2, 5), [(4, 4)]);
+        assert_eq!(gaps(5, 6), [(5, 5)]);
+        assert_eq!((gaps(4, 4), gaps(1, 4), gaps(7, 8)), (vec![], vec![], vec![]));
         let bytes = dropped.encode(queue);
         assert_eq!(Dropped::decode(&bytes, queue, Path::new("dropped")).unwrap(), dropped);
         for bit in 0..bytes.len() * 8 {

@@ -158,7 +158,7 @@ impl<S: Storage> Log<S> {
         recovery.scan_segments()?;
         let snapshot = recovery.read_snapshot()?;
         // A snapshot is written when what it covers is durable.
-        recovery.mark = snapshot.covered.offset;
+        recovery.mark = recovery.mark.max(snapshot.covered.offset);
         recovery.read_journals()?;
         let end = recovery.judge()?;
         recovery.judge_clean(&end, snapshot.covered)?;

@@ -137,8 +137,45 @@ fn what_was_confirmed_survives_any_life() {
     assert_eq!(broken, [0; 0], "seeds that broke a promise");
 }
 
-/// A closed store of a few segments, with acks of a group, and what is in it.
-fn store() -> (SimDisk, Vec<(u64, String)>) {
+/// Once, each of them was a finding of its own, and a file whose name is a large number kept the
+/// check busy for ever.
+#[test]
+fn missing_segments_are_found_together() {
+    use mq::log::storage::Storage;
+    let (disk, _) = store(Left::Closed);
+    let dir = Path::new("queues/q");
+    let is_segment = |path: &Path| path.extension().is_some_and(|end| end == "seg");
+    let segments: Vec<_> =
+        disk.files().into_iter().map(|(path, _)| path).filter(|path| is_segment(path)).collect();
+    assert!(segments.len() >= 3);
+    let found = |disk: &SimDisk| -> Vec<String> {
+        let report = check(disk, &name(), CheckBound::All, &mut |_| {}).unwrap();
+        report.findings.iter().map(|finding| finding.damage.to_string()).collect()
+    };
+    // All but the last; all; the last, beside one with a name that nobody could have come to.
+    for segment in &segments[..segments.len() - 1] {
+        disk.remove_file(segment).unwrap();
+    }
+    let text = found(&disk);
+    assert!(text[0].contains("segments, up to") && text.len() <= 2, "{text:?}");
+    disk.remove_file(&segments[segments.len() - 1]).unwrap();
+    assert_eq!(found(&disk).len(), 1);
+    disk.create(&dir.join(format!("{:016}.seg", u64::MAX))).unwrap();
+    let text = found(&disk);
+    assert!(text[0].contains("18446744073709551614 segments"), "{text:?}");
+}
+
+/// How a store was left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// By an orderly stop.
+    Closed,
+    /// By a kill, when it had been idle: all in it is below its mark.
+    Idle,
+}
+
+/// A store of a few segments, with acks of a group, and what is in it.
+fn store(left: Left) -> (SimDisk, Vec<(u64, String)>) {
     let mut bench = Bench::new(SyncPolicy::Always);
     let mut all = Vec::new();
     for n in 0..30 {
@@ -150,7 +187,10 @@ fn store() -> (SimDisk, Vec<(u64, String)>) {
     bench.settle();
     let range = OffsetRange::new(Offset(0), Offset(7));
     bench.log.settled(group, &[range], Ending::Acked, Offset(9), GroupPosition::default).unwrap();
-    bench.close();
+    match left {
+        Left::Closed => bench.close(),
+        Left::Idle => bench.wait(Micros::from_secs(5)),
+    }
     assert!(bench.log.segments() >= 3);
     let disk = bench.disk.clone();
     drop(bench);
@@ -186,7 +226,20 @@ fn prefix_or_error(disk: SimDisk, boot: Boot, all: &[(u64, String)], what: &str)
 /// reader; and `check` finds it always.
 #[test]
 fn every_flipped_bit_is_found() {
-    let (disk, all) = store();
+    flip_every_bit(Left::Closed, &[CLEAN, KILLED, REBOOTED]);
+}
+
+/// A planted bug, the mark that never advances, was not caught any more: what the last snapshot
+/// covered had taken the place of the mark that stands in the batches, instead of adding to it. So
+/// a changed bit behind that snapshot was cut off as a torn end after a loss of power, with all that
+/// was confirmed behind it.
+#[test]
+fn every_flipped_bit_is_found_behind_the_last_snapshot() {
+    flip_every_bit(Left::Idle, &[KILLED, REBOOTED]);
+}
+
+fn flip_every_bit(left: Left, boots: &[Boot]) {
+    let (disk, all) = store(left);
     let mut undetected = BTreeSet::new();
     for (path, length) in disk.files() {
         for byte in 0..length {
@@ -194,9 +247,11 @@ fn every_flipped_bit_is_found() {
             let bad = disk.fork();
             bad.tamper(&path, |bytes| bytes[byte] ^= 1 << bit);
             let what = format!("{} byte {byte}", path.display());
-            let report = check(&bad, &name(), CheckBound::All, &mut |_| {}).unwrap();
-            assert!(!report.findings.is_empty(), "check misses {what}");
-            for boot in [CLEAN, KILLED, REBOOTED] {
+            if left == Left::Closed {
+                let report = check(&bad, &name(), CheckBound::All, &mut |_| {}).unwrap();
+                assert!(!report.findings.is_empty(), "check misses {what}");
+            }
+            for &boot in boots {
                 let kept = prefix_or_error(bad.fork(), boot, &all, &what);
                 assert!(kept >= all.len(), "{what}, {boot:?}: {kept} of {}", all.len());
                 if kept == all.len() && boot == CLEAN {
@@ -214,7 +269,7 @@ fn every_flipped_bit_is_found() {
 /// G2, G9, G11: cut short anywhere, a file is an error, or what is left is a prefix.
 #[test]
 fn every_truncation_is_an_error_or_a_prefix() {
-    let (disk, all) = store();
+    let (disk, all) = store(Left::Closed);
     for (path, length) in disk.files() {
         for short in 0..length {
             let bad = disk.fork();
