@@ -54,6 +54,7 @@
 //! the annex. A new flag bit that old readers must not ignore, or a change to the header: raise
 //! `FORMAT_VERSION` of the log and keep the decoder of the version before.
 
+pub mod dead;
 mod traits;
 
 use crate::limits;

@@ -67,5 +67,6 @@ pub mod settings;
 pub mod stat;
 pub mod store;
 pub mod units;
+pub mod url;
 pub mod view;
 pub mod wire;

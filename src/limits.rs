@@ -12,6 +12,9 @@ const MIB: usize = 1 << 20;
 /// Bytes in the name of a queue or group: with a suffix it still fits a file name of 255.
 pub const NAME_BYTES_MAX: usize = 200;
 
+/// Bytes of the address of a queue that lives elsewhere: several hosts and all options fit.
+pub const URL_BYTES_MAX: usize = 2 * KIB;
+
 /// Bytes of one message. Larger ones are refused (exit status 65).
 pub const MESSAGE_BYTES_MAX: usize = 64 * MIB;
 
@@ -569,6 +572,21 @@ pub const VIEW_STEPS: usize = 120;
 pub const LOOK_MIN: Micros = Micros::from_millis(100);
 /// See [`LOOK_MIN`].
 pub const LOOK_MAX: Micros = Micros::from_secs(3600);
+
+/// Bytes of deliveries that `mq-remote` has ready for its client beyond what the socket holds.
+pub const REMOTE_AHEAD_BYTES: usize = 2 * MIB;
+/// Batches, and their bytes ([`UNCONFIRMED_BYTES_MAX`]), that it has with an engine and that are not
+/// confirmed. A client has no more bytes under way either.
+pub const REMOTE_UNCONFIRMED_MAX: usize = 1024;
+/// Messages that failed and that it keeps, unsettled, until their back-off is over: at the bound it
+/// receives nothing new.
+pub const REMOTE_RESTING_MAX: usize = 1000;
+/// Bytes of the messages that it keeps because they may fail, or rest.
+pub const REMOTE_KEPT_BYTES: usize = 64 * MIB;
+/// Requests of a client that it keeps while it connects to an engine.
+pub const REMOTE_REQUESTS_AHEAD: usize = 64;
+/// How often it tells an engine that what the client holds is being worked on.
+pub const REMOTE_PROGRESS: Micros = Micros::from_secs(10);
 
 const _: () = {
     assert!(SEND_BATCH_BYTES <= BATCH_PAYLOAD_BYTES_MAX);

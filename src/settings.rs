@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits;
 use crate::units::{Count, Micros, Name, Offset, SyncPolicy, WallTime, parse_duration};
+use crate::url::Url;
 
 /// What becomes of messages that every group has settled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +80,9 @@ pub struct Settings {
     /// Keys of which the queue knows whether a message is pending: at most so many.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unique_keys: Option<u64>,
+    /// The queue lives elsewhere, at an engine: clients are sent there. Shown without its password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Url>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -86,6 +90,12 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl Settings {
+    /// The same for those who only look: without a password.
+    #[must_use]
+    pub fn shown(&self) -> Settings {
+        Settings { at: self.at.as_ref().map(Url::without_password), ..self.clone() }
+    }
+
     /// The attempts after which a message is a dead letter, if there is such a number.
     #[must_use]
     pub fn delivery_limit(&self) -> Option<u32> {
@@ -130,13 +140,16 @@ pub struct Wanted {
     /// See [`Settings`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unique_keys: Option<u64>,
+    /// See [`Settings`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Url>,
 }
 
 impl Wanted {
     /// `settings` with what is asked for. A limit of 0 is none.
     #[must_use]
     pub fn applied_to(&self, settings: &Settings) -> Settings {
-        let Wanted { dead_letter, .. } = self.clone();
+        let Wanted { dead_letter, at, .. } = self.clone();
         Settings {
             sync: self.sync.unwrap_or(settings.sync),
             retain: self.retain.unwrap_or(settings.retain),
@@ -148,6 +161,7 @@ impl Wanted {
             dead_letter: dead_letter.or_else(|| settings.dead_letter.clone()),
             unique_ids: self.unique_ids.or(settings.unique_ids),
             unique_keys: self.unique_keys.or(settings.unique_keys).filter(|most| *most > 0),
+            at: at.or_else(|| settings.at.clone()),
         }
     }
 }

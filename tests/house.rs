@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("units", &["limits"]),
     ("limits", &["units"]),
-    ("settings", &["units", "limits"]),
+    ("settings", &["units", "limits", "url"]),
     ("planted", &[]),
     ("batch", &["units", "limits", "planted"]),
-    ("wire", &["units", "limits", "settings", "batch"]),
+    ("url", &["units", "limits"]),
+    ("wire", &["units", "limits", "settings", "batch", "url"]),
     ("log", &["units", "limits", "settings", "batch", "planted"]),
     ("broker", &["units", "limits", "settings", "planted"]),
     ("store", &["units", "limits"]),
@@ -19,13 +20,13 @@ const ARROWS: &[(&str, &[&str])] = &[
         "server",
         &[
             "units", "limits", "settings", "batch", "wire", "log", "broker", "stat", "store",
-            "planted",
+            "planted", "url",
         ],
     ),
-    ("client", &["units", "limits", "settings", "batch", "wire", "store"]),
+    ("client", &["units", "limits", "settings", "batch", "wire", "store", "url"]),
     ("pipe", &["units", "limits", "settings", "batch", "wire", "store", "client", "planted"]),
-    ("cli", &["units", "limits", "settings", "wire", "store", "client"]),
-    ("remote", &["units", "limits", "settings", "batch", "wire"]),
+    ("cli", &["units", "limits", "settings", "wire", "store", "client", "url"]),
+    ("remote", &["units", "limits", "settings", "batch", "wire", "url"]),
     ("view", &["units", "limits", "settings", "wire", "cli"]),
 ];
 
@@ -107,4 +108,27 @@ fn every_planted_bug_stands_in_the_documentation() {
         let row = format!("| `{}` |", bug.name());
         assert!(page.contains(&row), "{} is not in tests/README.md", bug.name());
     }
+}
+
+/// Who does not want engines gets none of what they need: `cargo install` builds in a minute, anywhere.
+#[test]
+fn the_core_needs_no_async_runtime_and_no_c_library() {
+    let args = ["tree", "--locked", "--offline", "-e", "normal,build", "--prefix", "none"];
+    let output = std::process::Command::new(env!("CARGO"))
+        .args(args)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "cargo tree: {said}");
+    let tree = String::from_utf8(output.stdout).expect("text");
+    let crates: Vec<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(crates.contains(&"mio"), "the list of crates is not read as it should be:\n{tree}");
+    let runtimes = ["tokio", "async-std", "smol", "async-io", "async-executor", "futures-executor"];
+    let builds_c = ["cc", "cmake", "bindgen", "pkg-config", "vcpkg", "ring"];
+    let binds_c = |name: &str| name.ends_with("-sys") && name != "linux-raw-sys";
+    let unwanted =
+        |name: &&&str| runtimes.contains(*name) || builds_c.contains(*name) || binds_c(name);
+    let found: Vec<&&str> = crates.iter().filter(unwanted).collect();
+    assert!(found.is_empty(), "the core needs {found:?}; see cargo tree -i");
 }

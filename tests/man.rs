@@ -10,7 +10,9 @@ use mq::batch::Framing;
 use mq::units::{Monotonic, Sequence};
 use mq::wire::{ClientInfo, PublishHead, Request};
 
-const TOOLS: [(&str, &str); 6] = [
+const TOOLS: &[(&str, &str)] = &[
+    #[cfg(feature = "remote-core")]
+    ("mq-remote", env!("CARGO_BIN_EXE_mq-remote")),
     ("mq-pipe", env!("CARGO_BIN_EXE_mq-pipe")),
     ("mq-serve", env!("CARGO_BIN_EXE_mq-serve")),
     ("mq-send", env!("CARGO_BIN_EXE_mq-send")),
@@ -87,7 +89,7 @@ fn verbs_of_help(help: &str) -> Vec<String> {
 
 #[test]
 fn every_flag_of_a_tool_is_on_its_page_and_no_other() {
-    for (tool, program) in TOOLS {
+    for (tool, program) in TOOLS.iter().copied() {
         let page = page(&format!("{tool}.1"));
         let help = output(program, &["--help"]);
         let mut flags = flags_of_help(&help);
@@ -117,7 +119,7 @@ fn every_flag_of_a_tool_is_on_its_page_and_no_other() {
 
 #[test]
 fn short_help_fits_a_terminal() {
-    for (tool, program) in TOOLS {
+    for (tool, program) in TOOLS.iter().copied() {
         let help = output(program, &["-h"]);
         let lines = help.lines().count();
         assert!(lines <= 24, "{tool} -h has {lines} lines:\n{help}");
@@ -129,7 +131,7 @@ fn short_help_fits_a_terminal() {
 
 #[test]
 fn every_page_has_its_sections() {
-    for (tool, _) in TOOLS {
+    for (tool, _) in TOOLS.iter().copied() {
         let page = page(&format!("{tool}.1"));
         for section in [
             "NAME",
@@ -169,6 +171,22 @@ fn mandoc_has_nothing_to_say() {
             let _ = writeln!(std::io::stderr().lock(), "SKIPPED lint of man pages: mandoc: {e}");
         }
     }
+}
+
+/// What an engine can do stands on the page as the program prints it, when all engines are built in.
+#[cfg(feature = "remote")]
+#[test]
+fn the_table_of_engines_is_that_of_the_program() {
+    let page = page("mq-remote.1");
+    let shown: String = page
+        .lines()
+        .skip_while(|line| !line.starts_with(".\\\" table:"))
+        .skip(2)
+        .take_while(|line| *line != ".Ed")
+        .map(|line| format!("{}\n", line.trim_start_matches("\\&").replace("\\e", "\\")))
+        .collect();
+    let printed = output(env!("CARGO_BIN_EXE_mq-remote"), &["--table"]);
+    assert_eq!(shown, printed, "put the output of mq-remote --table into man/mq-remote.1");
 }
 
 /// The bytes of the hex dump behind the comment `.\" hex NAME`.

@@ -17,11 +17,12 @@ use mq::client::given::{Delay, Given};
 use mq::client::inherited::{stdin_was_open, stdout_was_open};
 use mq::client::intake::Intake;
 use mq::client::packer::Packing;
+use mq::client::place::Place;
 use mq::client::rerun::Rerun;
 use mq::client::send::{Host, Notice, Order, SendError, Sender};
 use mq::client::source::Source;
 use mq::client::tee::Tee;
-use mq::units::{Micros, Name};
+use mq::units::Micros;
 
 const TOOL: &str = "mq-send";
 
@@ -72,9 +73,9 @@ const ONCE: &str = "Each message once";
     help_template = "{about}\n\n{usage-heading} {usage}\n\n{before-help}{all-args}{after-help}"
 )]
 struct Args {
-    /// Where to: letters, digits, and . _ -
-    #[arg(value_name = "QUEUE", value_parser = cli::queue_name)]
-    queue: Name,
+    /// Where to: a name of letters, digits and . _ -, or a URL
+    #[arg(value_name = "QUEUE", value_parser = cli::place)]
+    queue: Place,
     /// What to send instead of stdin; - is stdin
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -183,7 +184,7 @@ impl Args {
         if has_hyphen(queue) || has_hyphen(text) {
             return None;
         }
-        let queue = cli::queue_name(queue.to_str()?).ok()?;
+        let queue = cli::place(queue.to_str()?).ok()?;
         Some(Args { queue, message: Some(text.clone()), ..Args::default() })
     }
 }
@@ -199,9 +200,10 @@ fn run(args: &Args) -> Outcome {
         None => Cut::At(b'\n'),
     };
     let mut host = Terminal::new(signals, args, &sources);
-    let dialer = Dialer::new(args.shared.store()?, TOOL, true);
+    let peer = args.queue.peer(|| args.shared.store())?;
+    let dialer = Dialer::to(peer, TOOL, true).quiet(args.shared.quiet);
     let order = Order {
-        queue: args.queue.clone(),
+        queue: args.queue.name(),
         intake: intake(args, cut)?,
         text: args.message.clone().map(OsString::into_vec),
         sources,

@@ -65,6 +65,9 @@ impl From<ClientError> for Failure {
             | ClientError::Store(StoreError::Locked { .. })
             | ClientError::StartFailed { .. }
             | ClientError::NoProgram { .. }
+            | ClientError::NoHelper { .. }
+            | ClientError::HelperGone { .. }
+            | ClientError::HelperSilent { .. }
             | ClientError::Silent { .. }
             | ClientError::Dying { .. }
             | ClientError::Lost => Status::NoServer,
@@ -82,7 +85,7 @@ fn of_code(code: ErrorCode) -> Status {
         ErrorCode::Full | ErrorCode::Busy => Status::TryAgain,
         ErrorCode::BadInput => Status::BadInput,
         ErrorCode::Usage => Status::Usage,
-        ErrorCode::Stopping => Status::NoServer,
+        ErrorCode::Stopping | ErrorCode::Unreachable => Status::NoServer,
         _ => Status::Failure,
     }
 }

@@ -6,10 +6,12 @@ use clap::{Args, ValueEnum};
 
 use super::Failure;
 use crate::client::envelope::parse_time;
+use crate::client::place::{Place, Places};
 use crate::limits;
 use crate::settings::Start;
 use crate::store;
 use crate::units::{Count, Micros, Name, Offset, SyncPolicy, parse_duration};
+use crate::url::Url;
 use crate::wire::QueuePattern;
 
 /// When to use colour.
@@ -82,6 +84,30 @@ impl Shared {
 /// What is wrong with it.
 pub fn queue_name(text: &str) -> Result<Name, String> {
     Name::new(text).map_err(|error| error.to_string())
+}
+
+/// Reads a queue's name or its URL, for clap.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn place(text: &str) -> Result<Place, String> {
+    if Url::is_one(text) {
+        Url::new(text).map(Place::Elsewhere)
+    } else {
+        queue_name(text).map(Place::Here)
+    }
+}
+
+/// Reads a queue's name, a pattern for names, or a URL, for clap.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn places(text: &str) -> Result<Places, String> {
+    if Url::is_one(text) {
+        Url::new(text).map(Places::Elsewhere)
+    } else {
+        queue_pattern(text).map(Places::Here)
+    }
 }
 
 /// Reads a group's name, for clap.

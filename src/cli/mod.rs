@@ -17,8 +17,8 @@ mod tables;
 
 pub use failure::Failure;
 pub use flags::{
-    ColorWhen, Shared, delimiter, duration, group_name, lifetime, queue_name, queue_pattern,
-    something, start, sync_policy,
+    ColorWhen, Shared, delimiter, duration, group_name, lifetime, place, places, queue_name,
+    queue_pattern, something, start, sync_policy,
 };
 pub use full_screen::FullScreen;
 pub use hint::{binary_hint, is_terminal, terminal_hint};

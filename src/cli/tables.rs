@@ -56,6 +56,11 @@ fn if_any<T>(
     is_needed.then(|| Column { head, cells: cells() }).into_iter()
 }
 
+/// A value, or a dash if it is not known.
+fn known(unknown: &[String], field: &str, value: String) -> String {
+    if unknown.iter().any(|name| name == field) { "-".to_owned() } else { value }
+}
+
 /// The queues as a table.
 #[must_use]
 pub fn queue_table(queues: &[QueueInfo], long: bool, bold_head: bool) -> String {
@@ -63,19 +68,21 @@ pub fn queue_table(queues: &[QueueInfo], long: bool, bold_head: bool) -> String 
         head,
         cells: queues.iter().map(cell).collect(),
     };
+    let of_queue =
+        |info: &QueueInfo, field: &str, value: String| known(&info.unknown, field, value);
     let of_groups = |info: &QueueInfo, count: fn(&GroupInfo) -> Count| {
         Count(info.groups.iter().map(|group| count(group).0).sum())
     };
     let mut columns = vec![
-        column("READY", &|info| info.ready.to_string()),
-        column("UNACKED", &|info| info.unacked.to_string()),
+        column("READY", &|info| of_queue(info, "ready", info.ready.to_string())),
+        column("UNACKED", &|info| of_queue(info, "unacked", info.unacked.to_string())),
     ];
     columns.extend(if_any("DELAYED", queues, |info| info.delayed));
     columns.extend(if_any("RESTING", queues, |info| of_groups(info, |group| group.resting)));
     columns.extend(if_any("DEAD", queues, |info| of_groups(info, |group| group.dead)));
     columns.extend(if_any("DROPPED", queues, |info| info.dropped));
     columns.extend(if_any("EXPIRED", queues, |info| info.expired));
-    columns.push(column("SIZE", &|info| human_bytes(info.bytes)));
+    columns.push(column("SIZE", &|info| of_queue(info, "bytes", human_bytes(info.bytes))));
     let now = wall_now();
     let held_by_another =
         queues.iter().filter_map(|info| info.oldest_group.as_ref()).any(|g| *g != Name::default());
@@ -89,19 +96,23 @@ pub fn queue_table(queues: &[QueueInfo], long: bool, bold_head: bool) -> String 
         }));
     }
     if long {
-        columns.push(column("RECV", &|info| info.receivers.to_string()));
-        columns.push(column("SEND", &|info| info.senders.to_string()));
+        columns
+            .push(column("RECV", &|info| of_queue(info, "receivers", info.receivers.to_string())));
+        columns.push(column("SEND", &|info| of_queue(info, "senders", info.senders.to_string())));
         columns.push(column("GROUPS", &|info| info.groups.len().to_string()));
-        columns.push(column("SYNC", &|info| info.settings.sync.to_string()));
-        columns.push(column("AGE", &|info| human_age(age(info.created, now))));
+        columns
+            .push(column("SYNC", &|info| of_queue(info, "sync", info.settings.sync.to_string())));
+        columns.push(column("AGE", &|info| {
+            of_queue(info, "created", human_age(age(info.created, now)))
+        }));
     }
     let names = column("QUEUE", &|info| {
         let what = if info.trouble.is_some() {
-            "  stands still, see show"
+            "  stands still, see show".to_owned()
         } else if info.groups.iter().any(|group| group.stuck) {
-            "  a group is stuck, see show"
+            "  a group is stuck, see show".to_owned()
         } else {
-            ""
+            info.settings.at.as_ref().map_or_else(String::new, |url| format!("  at {url}"))
         };
         format!("{}{what}", info.queue)
     });
@@ -171,6 +182,9 @@ fn settings_pairs(settings: &Settings) -> Vec<(&'static str, String)> {
     if let Some(keys) = settings.unique_keys {
         pairs.push(("unique-keys", keys.to_string()));
     }
+    if let Some(url) = &settings.at {
+        pairs.push(("at", url.to_string()));
+    }
     pairs
 }
 
@@ -192,13 +206,16 @@ pub fn queue_page(info: &QueueInfo) -> String {
     if let Some(trouble) = &info.trouble {
         line("trouble", trouble);
     }
-    line("id", &info.id);
-    line("created", &rfc3339(info.created));
+    let mut fact = |name: &str, value: &dyn std::fmt::Display| {
+        line(name, &known(&info.unknown, name, value.to_string()));
+    };
+    fact("id", &info.id);
+    fact("created", &rfc3339(info.created));
     for (name, value) in settings_pairs(&info.settings) {
-        line(name, &value);
+        fact(name, &value);
     }
-    line("ready", &info.ready);
-    line("unacked", &info.unacked);
+    fact("ready", &info.ready);
+    fact("unacked", &info.unacked);
     for (name, count) in
         [("delayed", info.delayed), ("dropped", info.dropped), ("expired", info.expired)]
     {
@@ -213,15 +230,22 @@ pub fn queue_page(info: &QueueInfo) -> String {
         }
         line("oldest", &oldest);
     }
-    line("end", &info.end);
-    line("bytes", &info.bytes);
-    line("segments", &info.segments);
-    line("receivers", &info.receivers);
-    line("senders", &info.senders);
-    line("saved", &about_saved(&info.counted));
+    let mut fact = |name: &str, value: &dyn std::fmt::Display| {
+        line(name, &known(&info.unknown, name, value.to_string()));
+    };
+    fact("end", &info.end);
+    fact("bytes", &info.bytes);
+    fact("segments", &info.segments);
+    fact("receivers", &info.receivers);
+    fact("senders", &info.senders);
+    if !info.unknown.iter().any(|name| name == "counted") {
+        line("saved", &about_saved(&info.counted));
+    }
     for group in &info.groups {
         line("group", &about_group(group));
-        line("account", &about_account(group));
+        if !group.unknown.iter().any(|name| name == "account") {
+            line("account", &about_account(group));
+        }
     }
     for pipe in &info.pipes {
         line("pipe", &about_pipe(pipe));
@@ -288,9 +312,14 @@ fn about_account(group: &GroupInfo) -> String {
 }
 
 fn about_group(group: &GroupInfo) -> String {
+    let of_group = |field: &str, count: u64| known(&group.unknown, field, count.to_string());
     let mut about = format!(
         "{}: {} ready, {} unacked, {} receivers, {} settled ranges",
-        group.group, group.ready, group.unacked, group.receivers, group.settled_ranges
+        group.group,
+        of_group("ready", group.ready.0),
+        of_group("unacked", group.unacked.0),
+        of_group("receivers", group.receivers),
+        of_group("settled_ranges", group.settled_ranges)
     );
     for (count, what) in [(group.resting, "resting"), (group.dead, "dead")] {
         if count.0 > 0 {

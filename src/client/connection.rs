@@ -14,10 +14,12 @@ use rustix::event::PollFlags;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::ClientError;
+use super::helper::Helper;
 use super::wait::Patience;
 use crate::limits;
 use crate::store::StoreDir;
 use crate::units::Micros;
+use crate::url::Url;
 use crate::wire::{
     self, ClientInfo, FRAME_HEADER_BYTES, FrameHeader, Reply, Request, ServerInfo, WireError,
 };
@@ -69,6 +71,8 @@ pub struct TakenFrame {
 pub struct Connection {
     stream: OwnedFd,
     store: std::path::PathBuf,
+    /// Who is behind the socket, if it is no server. Dropped behind it, as it ends with it.
+    helper: Option<(Url, Helper)>,
     input: Vec<u8>,
     start: usize,
     end: usize,
@@ -106,12 +110,27 @@ impl Connection {
         Ok(Connection::over(stream))
     }
 
+    /// A connection to a helper that was just started.
+    ///
+    /// # Errors
+    /// See [`Connection::from_stream`].
+    pub fn to_helper(stream: OwnedFd, url: Url, helper: Helper) -> io::Result<Connection> {
+        Ok(Connection { helper: Some((url, helper)), ..Connection::from_stream(stream)? })
+    }
+
+    /// Whether a helper is behind it, for a queue that lives at an engine.
+    #[must_use]
+    pub fn is_to_engine(&self) -> bool {
+        self.helper.is_some()
+    }
+
     fn over(stream: OwnedFd) -> Connection {
         // As large as the system allows: a batch should fit. A smaller one is only slower.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&stream, SEND_BUFFER_BYTES);
         Connection {
             stream,
             store: std::path::PathBuf::new(),
+            helper: None,
             input: vec![0; FIRST_INPUT_BYTES],
             start: 0,
             end: 0,
@@ -235,6 +254,9 @@ impl Connection {
     }
 
     fn silent(&self) -> ClientError {
+        if let Some((url, helper)) = &self.helper {
+            return ClientError::HelperSilent { url: url.clone(), pid: helper.pid() };
+        }
         // A process of another namespace shows as 0.
         let pid = self.peer().ok().and_then(|peer| u32::try_from(peer.pid()).ok());
         let pid = pid.filter(|pid| *pid != 0);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::store::StoreError;
 use crate::units::NameError;
+use crate::url::Url;
 use crate::wire::{self, ErrorCode, Fault, Goodbye, WireError};
 
 /// Why a client cannot go on.
@@ -40,6 +41,31 @@ pub enum ClientError {
     NoProgram {
         /// Where it was looked for first.
         beside: PathBuf,
+    },
+    /// The helper for queues that live at an engine is not there.
+    #[error("{url} lives at an engine, and mq-remote, which speaks with engines, is neither in {} nor in the PATH",
+        beside.display())]
+    NoHelper {
+        /// The queue.
+        url: Url,
+        /// Where it was looked for first.
+        beside: PathBuf,
+    },
+    /// The helper ended.
+    #[error("mq-remote, which speaks with {url}, is gone: {how}")]
+    HelperGone {
+        /// The queue.
+        url: Url,
+        /// How it ended.
+        how: String,
+    },
+    /// The helper does not answer.
+    #[error("mq-remote, which speaks with {url}, does not answer")]
+    HelperSilent {
+        /// The queue.
+        url: Url,
+        /// Its process.
+        pid: u32,
     },
     /// Somebody listens and does not answer.
     #[error("the server on the store {} does not answer", store.display())]
@@ -122,7 +148,7 @@ impl ClientError {
             return ClientError::Lost;
         }
         let message = format!("the server ends: {}", goodbye.reason);
-        ClientError::Refused(Fault { code: ErrorCode::Stopping, message, remedy: None })
+        ClientError::Refused(Fault::new(ErrorCode::Stopping, message))
     }
 
     /// What to do about it.
@@ -145,7 +171,8 @@ impl ClientError {
                 "installing mq-serve beside this program, or adding its directory to PATH"
                     .to_owned()
             }
-            ClientError::Silent { pid: Some(pid), .. } => {
+            ClientError::NoHelper { .. } => "cargo install mq --features remote".to_owned(),
+            ClientError::HelperSilent { pid, .. } | ClientError::Silent { pid: Some(pid), .. } => {
                 format!("waiting longer with -w, or kill {pid}")
             }
             ClientError::Silent { pid: None, .. } => "waiting longer with -w".to_owned(),
@@ -155,6 +182,15 @@ impl ClientError {
             ClientError::Refused(fault) => return fault.remedy.clone(),
             _ => return None,
         })
+    }
+
+    /// Where the queue lives, if the server says that it is not with it.
+    #[must_use]
+    pub fn elsewhere(&self) -> Option<&Url> {
+        match self {
+            ClientError::Refused(fault) if fault.code == ErrorCode::Elsewhere => fault.url.as_ref(),
+            _ => None,
+        }
     }
 
     /// The server's code, if it was the server that refused.

@@ -7,7 +7,8 @@
 //!
 //! ```text
 //! start::Dialer ──▶ connection::Connection ◀── admin::call
-//!                          ▲
+//!   │                      ▲
+//!   └ helper: mq-remote    │
 //!               send::Sender, receive::Receiver
 //!
 //! send:    input ─▶ intake (cut, or pack with attributes) ─▶ window ─▶ PUBLISH, till CONFIRM
@@ -30,12 +31,14 @@ pub mod extent;
 pub mod figures;
 pub mod format;
 pub mod given;
+pub mod helper;
 pub mod inherited;
 pub mod intake;
 pub mod ledger;
 pub mod outlet;
 pub mod packer;
 pub mod piece;
+pub mod place;
 pub mod receive;
 pub mod rerun;
 pub mod send;

@@ -45,6 +45,7 @@ use super::{ClientError, Connection, Dialer};
 use crate::limits;
 use crate::settings::{Backoff, Start};
 use crate::units::{Micros, Monotonic, Name, OffsetRange};
+use crate::url::Url;
 use crate::wire::{Fault, QueuePattern};
 use link::Link;
 
@@ -236,6 +237,9 @@ pub trait Dial {
         lost: Option<bool>,
         patience: Patience<'_>,
     ) -> Result<Connection, ClientError>;
+
+    /// From now on the queue is to be had at an engine. False if there is no going there.
+    fn go_to(&mut self, url: Url) -> bool;
 }
 
 impl Dial for Dialer {
@@ -248,6 +252,14 @@ impl Dial for Dialer {
             None => Dialer::dial(self, patience),
             Some(orderly) => self.redial(orderly, patience),
         }
+    }
+
+    fn go_to(&mut self, url: Url) -> bool {
+        let is_new = !self.is_to_engine();
+        if is_new {
+            Dialer::go_to(self, url);
+        }
+        is_new
     }
 }
 

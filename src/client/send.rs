@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 pub use report::{Host, Notice, SendError};
 use rustix::event::{PollFd, PollFlags};
 
-use super::connection::{ANSWER_LEAST, Connection, Filled, PAUSES, unexpected};
+use super::connection::{Connection, Filled, PAUSES, unexpected};
 use super::cut::Misfit;
 use super::intake::Intake;
 use super::rerun;
@@ -259,14 +259,15 @@ impl<'a, H: Host> Sender<'a, H> {
             Some(_) => self.dialer.redial(self.orderly, patience)?,
         };
         let mut orderly = false;
-        let answer = connection.answer(patience.at_least(ANSWER_LEAST), |_, reply| match reply {
-            Reply::Sending(sending) => Ok(Some(sending)),
-            Reply::Goodbye(goodbye) => {
-                orderly = goodbye.orderly;
-                Err(ClientError::Lost)
-            }
-            other => Err(unexpected(&other)),
-        });
+        let answer =
+            connection.answer(self.dialer.answer_patience(patience), |_, reply| match reply {
+                Reply::Sending(sending) => Ok(Some(sending)),
+                Reply::Goodbye(goodbye) => {
+                    orderly = goodbye.orderly;
+                    Err(ClientError::Lost)
+                }
+                other => Err(unexpected(&other)),
+            });
         self.orderly = orderly;
         let sending = answer?;
         self.there_before += std::mem::take(&mut self.there);
@@ -323,6 +324,15 @@ impl<'a, H: Host> Sender<'a, H> {
     fn refused(&mut self, fault: Fault) -> Result<(), SendError> {
         self.connection = None;
         self.window.rewind();
+        if self.dialer.is_to_engine() {
+            // The helper has waited for as long as it may, and confirmed all that is stored.
+            return Err(ClientError::Refused(fault).into());
+        }
+        if let (ErrorCode::Elsewhere, Some(url)) = (fault.code, fault.url.clone()) {
+            self.held = None;
+            self.dialer.go_to(url);
+            return Ok(());
+        }
         let passing = matches!(fault.code, ErrorCode::Full | ErrorCode::Busy);
         if !passing || self.ending.is_some() {
             return Err(ClientError::Refused(fault).into());

@@ -5,6 +5,9 @@
 //! it cannot unlink that of a server which is just coming up. Readiness is told over a pipe: the
 //! child's stdout, on which it writes `ready` and a newline, or why it cannot run.
 //!
+//! Where a queue lives at an engine elsewhere, it is a [`helper`](super::helper) that is started, on a
+//! socket pair, and nothing is connected to.
+//!
 //! Called by every tool that talks to a server. It never ends a server.
 
 use std::ffi::OsStr;
@@ -13,16 +16,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 use rustix::pipe::PipeFlags;
 
-use super::connection::PAUSES;
+use super::connection::{ANSWER_LEAST, PAUSES};
+use super::helper::{self, Ended, find_program};
+use super::place::Peer;
 use super::wait::Patience;
 use super::{ClientError, Connection};
 use crate::limits;
 use crate::store::{StoreDir, StoreError};
+use crate::url::Url;
 use crate::wire::Request;
 
 /// What a started server writes when it can be reached.
@@ -37,10 +43,18 @@ const KILLED_MAX: u32 = 20;
 /// How often it is looked whether a server that has closed its pipe has ended.
 const REAP_TRIES: usize = 100;
 
-/// Reaches the server of one store, again and again if need be.
+/// A helper gives up by itself when the patience is over; so much later it is not waited for.
+const HELPER_GRACE: Duration = Duration::from_secs(10);
+
+/// Reaches the server of one store, again and again if need be; or starts a helper, once.
 #[derive(Debug)]
 pub struct Dialer {
     store: PathBuf,
+    /// Where the queue lives, if not in the store.
+    url: Option<Url>,
+    /// How the helper ended that was started for it.
+    ended: Option<Ended>,
+    is_quiet: bool,
     tool: &'static str,
     /// The program that it runs on messages, if it does.
     command: String,
@@ -77,6 +91,9 @@ impl Dialer {
         let may_start = may_start && !forbidden;
         Dialer {
             store,
+            url: None,
+            ended: None,
+            is_quiet: false,
             tool,
             command: String::new(),
             may_start,
@@ -86,6 +103,42 @@ impl Dialer {
             killed: 0,
             started: 0,
         }
+    }
+
+    /// For whomever a queue is to be had from; with `may_start`, see [`Dialer::new`].
+    #[must_use]
+    pub fn to(peer: Peer, tool: &'static str, may_start: bool) -> Dialer {
+        match peer {
+            Peer::Store(store) => Dialer::new(store, tool, may_start),
+            Peer::Engine(url) => {
+                Dialer { url: Some(url), ..Dialer::new(PathBuf::new(), tool, false) }
+            }
+        }
+    }
+
+    /// From now on the queue is to be had at an engine.
+    pub fn go_to(&mut self, url: Url) {
+        (self.url, self.ended) = (Some(url), None);
+    }
+
+    /// Whether the queue is to be had at an engine.
+    #[must_use]
+    pub fn is_to_engine(&self) -> bool {
+        self.url.is_some()
+    }
+
+    /// A helper is to say nothing on stderr but errors.
+    #[must_use]
+    pub fn quiet(self, is_quiet: bool) -> Dialer {
+        Dialer { is_quiet, ..self }
+    }
+
+    /// How long to wait for the answer to what opens a channel: a helper decides itself when it has
+    /// tried for long enough.
+    #[must_use]
+    pub fn answer_patience<'p>(&self, patience: Patience<'p>) -> Patience<'p> {
+        let patience = patience.at_least(ANSWER_LEAST);
+        if self.url.is_some() { patience.longer(HELPER_GRACE) } else { patience }
     }
 
     /// The tool runs this program on messages: told to the server, for those who watch.
@@ -110,8 +163,11 @@ impl Dialer {
     /// Reaches the server that is there, at once; starts none and waits for none.
     ///
     /// # Errors
-    /// [`ClientError::NoServer`]; what [`Connection::handshake`] returns.
+    /// [`ClientError::NoServer`], [`ClientError::NoHelper`]; what [`Connection::handshake`] returns.
     pub fn reach(&self, patience: Patience<'_>) -> Result<Connection, ClientError> {
+        if let Some(url) = &self.url {
+            return self.help(url, Ended::default(), patience);
+        }
         let store = match StoreDir::open(&self.store, false) {
             Ok(store) => store,
             Err(StoreError::Missing { .. }) => return Err(self.no_server(Instant::now())),
@@ -166,6 +222,9 @@ impl Dialer {
         may_start: bool,
         patience: Patience<'_>,
     ) -> Result<Connection, ClientError> {
+        if let Some(url) = self.url.clone() {
+            return self.help_once(&url, patience);
+        }
         let began = Instant::now();
         let mut pause = PAUSES.0;
         loop {
@@ -185,6 +244,37 @@ impl Dialer {
             }
             patience.sleep(pause)?;
             pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// Starts a helper; one that was started before is not replaced, as it does all that can be done
+    /// to reach the engine again.
+    fn help_once(&mut self, url: &Url, patience: Patience<'_>) -> Result<Connection, ClientError> {
+        if let Some(ended) = &self.ended {
+            let how = ended.get().cloned().unwrap_or_else(|| "it hung up".to_owned());
+            return Err(ClientError::HelperGone { url: url.clone(), how });
+        }
+        let ended = self.ended.insert(Ended::default()).clone();
+        self.help(url, ended, patience)
+    }
+
+    fn help(
+        &self,
+        url: &Url,
+        ended: Ended,
+        patience: Patience<'_>,
+    ) -> Result<Connection, ClientError> {
+        let (stream, helper) = helper::start(url, patience.until, self.is_quiet, ended.clone())?;
+        let mut connection = Connection::to_helper(stream, url.clone(), helper)
+            .map_err(ClientError::io("use a socket pair"))?;
+        match connection.handshake(self.tool, &self.command, &self.opening, patience) {
+            Ok(()) => Ok(connection),
+            Err(error) if error.is_lost() => {
+                drop(connection);
+                let how = ended.get().cloned().unwrap_or_default();
+                Err(ClientError::HelperGone { url: url.clone(), how })
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -275,7 +365,7 @@ impl Dialer {
     fn start(&mut self, store: &StoreDir, patience: Patience<'_>) -> Result<(), ClientError> {
         let (ready, told) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
             .map_err(|errno| ClientError::io("make a pipe")(errno.into()))?;
-        let (program, beside) = self.find_program();
+        let (program, beside) = self.server_program();
         let idle = format!("{}s", limits::IDLE_EXIT.0 / 1_000_000);
         let spawned = Command::new(&program)
             .arg("--dir")
@@ -308,15 +398,12 @@ impl Dialer {
         Err(ClientError::StartFailed { store: self.store.clone(), said })
     }
 
-    /// The server's program: beside our own, else by way of PATH. With the directory looked at.
-    fn find_program(&self) -> (PathBuf, PathBuf) {
-        if let Some(program) = &self.program {
-            return (program.clone(), PathBuf::new());
+    /// The server's program, with the directory looked at.
+    fn server_program(&self) -> (PathBuf, PathBuf) {
+        match &self.program {
+            Some(program) => (program.clone(), PathBuf::new()),
+            None => find_program("mq-serve"),
         }
-        let own = std::env::current_exe().ok();
-        let beside = own.as_deref().and_then(Path::parent).unwrap_or(Path::new("/")).to_path_buf();
-        let program = beside.join("mq-serve");
-        if program.is_file() { (program, beside) } else { (PathBuf::from("mq-serve"), beside) }
     }
 
     /// How the server that was started last has ended, if it does so soon.

@@ -38,6 +38,13 @@ impl<'a> Patience<'a> {
         Patience { until, ..self }
     }
 
+    /// The same, but by `more` longer.
+    #[must_use]
+    pub fn longer(self, more: Duration) -> Patience<'a> {
+        let until = self.until.and_then(|until| until.checked_add(more));
+        Patience { until, ..self }
+    }
+
     /// Whether the moment has come.
     #[must_use]
     pub fn is_over(&self) -> bool {

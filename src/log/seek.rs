@@ -20,7 +20,7 @@ pub enum Sought<S: Storage> {
     /// Reading would wait for the disk: run the job, complete it, then ask again.
     Cold {
         /// Reads what is asked for into the page cache.
-        read: Job<S>,
+        read: Box<Job<S>>,
     },
 }
 
@@ -98,7 +98,7 @@ impl<S: Storage> Log<S> {
             let middle = low.midpoint(high);
             let position = index.entries[middle].position;
             if let Some(read) = self.cold(&target, position, batch::HEADER_BYTES as u64) {
-                return Ok(Sought::Cold { read });
+                return Ok(Sought::Cold { read: Box::new(read) });
             }
             let header = self.header_at(&target, position)?;
             if header.time < wall { low = middle + 1 } else { high = middle }
@@ -106,7 +106,7 @@ impl<S: Storage> Log<S> {
         let mut position = low.checked_sub(1).map_or(HEADER_BYTES, |at| index.entries[at].position);
         let end = index.entries.get(low).map_or(target.end, |entry| entry.position);
         if let Some(read) = self.cold(&target, position, end - position) {
-            return Ok(Sought::Cold { read });
+            return Ok(Sought::Cold { read: Box::new(read) });
         }
         while position < target.end {
             let header = self.header_at(&target, position)?;

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use percent_encoding::percent_decode_str;
 
 use super::failure::{Failure, Kind};
+pub use crate::url::without_password;
 
 /// The environment variable that gives the password where the URL has none.
 pub const PASSWORD_VARIABLE: &str = "MQ_REMOTE_PASSWORD";
@@ -65,17 +66,6 @@ fn bad(text: &str, why: &str) -> Failure {
     let message = format!("{} is no address of a queue: {why}", without_password(text));
     Failure::new(Kind::Unsupported, message)
         .with_remedy("an address is SCHEME://[USER[:PASSWORD]@]HOST[:PORT]/QUEUE; see mq-remote(1)")
-}
-
-/// The same text with a password in it replaced by stars: for messages, and for `ps`.
-#[must_use]
-pub fn without_password(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
-    let authority_end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (authority, behind) = rest.split_at(authority_end);
-    let Some((who, hosts)) = authority.rsplit_once('@') else { return text.to_owned() };
-    let Some((user, _)) = who.split_once(':') else { return text.to_owned() };
-    format!("{scheme}://{user}:***@{hosts}{behind}")
 }
 
 impl Address {

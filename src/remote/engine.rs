@@ -117,6 +117,16 @@ pub trait Consumer: Send + 'static {
         settlement: Settlement,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
+    /// From now on so many messages may be unsettled at most, as in [`ConsumeWish::prefetch`]: the
+    /// client's credit has grown or shrunk. Where the engine has a prefetch, that follows.
+    ///
+    /// # Errors
+    /// As above.
+    fn allow(&mut self, prefetch: u32) -> impl Future<Output = Result<(), Failure>> + Send {
+        let _ = prefetch;
+        async { Ok(()) }
+    }
+
     /// Waits until the engine has taken in all settlements.
     ///
     /// # Errors
@@ -190,6 +200,14 @@ pub struct Abilities {
     pub remove: Ability,
     /// `mq-admin show`, `mq-stat`.
     pub figures: Ability,
+}
+
+impl Abilities {
+    /// Its addresses need not name a queue: a socket is one by itself.
+    #[must_use]
+    pub fn is_nameless(&self) -> bool {
+        self.schemes.iter().any(|scheme| scheme.starts_with("zmq"))
+    }
 }
 
 /// Whether an engine can do a thing.

@@ -14,6 +14,8 @@
 //! | [`address`] | the URL: engine, hosts, who we are, queue, options |
 //! | [`engine`] | what an engine does for a session: the seam |
 //! | [`message`] | a message as engines have it, on its way there or from there |
+//! | [`session`] | the wire side: one client, one engine behind it |
+//! | [`registry`] | the engines that are built in, and the table of what they can do |
 //! | [`failure`] | why an engine did not do it, and what follows from that |
 //!
 //! tokio lives here only. An engine is thrown away when its connection is lost, and made anew:
@@ -23,3 +25,5 @@ pub mod address;
 pub mod engine;
 pub mod failure;
 pub mod message;
+pub mod registry;
+pub mod session;

@@ -10,7 +10,7 @@ use std::fmt::Write;
 use super::format;
 use crate::units::{Micros, Name, WallTime};
 use crate::wire::QueuePattern;
-use crate::wire::stat::{QueueFigures, Slice};
+use crate::wire::stat::{self, QueueFigures, Slice};
 
 /// Queues that the text names, and of which there are figures, at most: a line must stay one that
 /// monitoring can take.
@@ -183,6 +183,9 @@ pub fn judge(
     if !missing.is_empty() {
         return unknown(&format!("there is no queue {missing}"));
     }
+    if let Some((queue, what)) = queues.iter().find_map(|queue| untold(queue, now, limits)) {
+        return unknown(&format!("{queue}: its engine does not tell {what}"));
+    }
     let mut judged: Vec<(Severity, Vec<String>, &QueueFigures)> = queues
         .iter()
         .map(|figures| {
@@ -222,6 +225,27 @@ pub fn unknown(why: &str) -> Verdict {
     Verdict { severity: Severity::Unknown, line: format!("MQ UNKNOWN: {}", one_line(why)) }
 }
 
+/// What is to be judged of a queue and is not known.
+fn untold<'a>(
+    queue: &'a QueueFigures,
+    now: WallTime,
+    limits: &Limits,
+) -> Option<(&'a Name, &'static str)> {
+    let figures = all_figures(queue, now, limits);
+    let untold =
+        figures.iter().find(|figure| figure.levels.is_some() && !is_told(queue, figure))?;
+    Some((&queue.queue, untold.name))
+}
+
+fn is_told(queue: &QueueFigures, figure: &Figure) -> bool {
+    queue.knows(match figure.name {
+        "oldest" => stat::unknown::AGE,
+        "p99" => "latency",
+        "dead" => "counted",
+        name => name,
+    })
+}
+
 fn judge_queue(queue: &QueueFigures, now: WallTime, limits: &Limits) -> (Severity, Vec<String>) {
     let figures = figures(queue, now, limits);
     let mut severity = figures.iter().map(Figure::severity).max().unwrap_or_default();
@@ -240,6 +264,12 @@ fn judge_queue(queue: &QueueFigures, now: WallTime, limits: &Limits) -> (Severit
 }
 
 fn figures(queue: &QueueFigures, now: WallTime, limits: &Limits) -> Vec<Figure> {
+    let mut figures = all_figures(queue, now, limits);
+    figures.retain(|figure| is_told(queue, figure));
+    figures
+}
+
+fn all_figures(queue: &QueueFigures, now: WallTime, limits: &Limits) -> Vec<Figure> {
     let age = queue.oldest.map_or(0, |oldest| now.0.saturating_sub(oldest.0));
     let figure = |name, value, levels| {
         let is_time = matches!(name, "oldest" | "p99");
@@ -276,6 +306,9 @@ fn all_well(queues: &[QueueFigures], now: WallTime) -> String {
     let oldest = oldest.map_or_else(String::new, |oldest| {
         format!(", oldest {}", format::age(Micros(now.0.saturating_sub(oldest.0))))
     });
+    if !queues.iter().all(|queue| queue.knows("ready")) {
+        return what;
+    }
     format!("{what}, {ready} ready{oldest}")
 }
 

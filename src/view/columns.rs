@@ -10,6 +10,7 @@ use super::format;
 use super::glyphs::Glyphs;
 use super::model::Row;
 use super::track::{Step, Track, Trend};
+use crate::wire::stat::unknown;
 
 /// A column.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -276,6 +277,25 @@ impl Column {
         .then_with(|| a.queue().cmp(b.queue()))
     }
 
+    /// What it shows, as [`QueueFigures::unknown`](crate::wire::stat::QueueFigures) calls it.
+    fn field(self) -> &'static str {
+        match self {
+            Column::Ready | Column::Backlog => "ready",
+            Column::Unacked => "unacked",
+            Column::In | Column::Out | Column::InLine | Column::OutLine => unknown::RATES,
+            Column::BytesIn | Column::BytesOut => unknown::RATES,
+            Column::Age => unknown::AGE,
+            Column::P50 | Column::P99 | Column::Max => "latency",
+            Column::Retry | Column::Dead => "counted",
+            Column::Receivers => "receivers",
+            Column::Senders => "senders",
+            Column::Delayed => "delayed",
+            Column::Resting => "resting",
+            Column::Size => "present_bytes",
+            Column::Mark | Column::Queue | Column::Eta => "",
+        }
+    }
+
     /// The cell of a queue, not wider than `width`.
     #[must_use]
     pub fn cell(self, row: &Row, track: Option<&Track>, width: usize, glyphs: &Glyphs) -> Cell {
@@ -288,6 +308,9 @@ impl Column {
             let past: Vec<f64> = track.into_iter().flat_map(Track::steps).map(of).collect();
             (glyphs.condensed(&past, SPAN, width), style)
         };
+        if !row.now.knows(self.field()) {
+            return quiet_dash();
+        }
         match self {
             Column::Mark => mark(row.trend, glyphs),
             Column::Queue => (format::cut(row.queue().as_str(), width, glyphs.cut), Style::PLAIN),

@@ -7,7 +7,7 @@ use super::interval::Interval;
 use super::latency::Percentiles;
 use super::model::Model;
 use crate::units::{Bytes, Count, Micros, Name, Offset, QueueId, WallTime};
-use crate::wire::stat::{Account, Counted, GroupFigures, Histogram, Slice};
+use crate::wire::stat::{Account, Counted, GroupFigures, Histogram, QueueFigures, Slice, unknown};
 use crate::wire::{PipeFigures, PipeInfo};
 
 /// A line for an interval.
@@ -20,22 +20,34 @@ pub struct Line<'a> {
     interval: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     trouble: Option<&'a str>,
-    ready: Count,
-    unacked: Count,
-    resting: Count,
-    dying: Count,
-    delayed: Count,
-    present: Count,
-    present_bytes: Bytes,
-    disk_bytes: Bytes,
-    receivers: u64,
-    senders: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ready: Option<Count>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unacked: Option<Count>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resting: Option<Count>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dying: Option<Count>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delayed: Option<Count>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    present: Option<Count>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    present_bytes: Option<Bytes>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk_bytes: Option<Bytes>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receivers: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    senders: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest_age: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest_group: Option<&'a Name>,
-    rate: Rate,
-    counted: AllCounted,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate: Option<Rate>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    counted: Option<AllCounted>,
     latency: Stages,
     groups: Vec<Group<'a>>,
     pipes: Vec<Pipe<'a>>,
@@ -136,6 +148,11 @@ struct AllAccount {
     lost: Count,
 }
 
+/// A value, unless it is not known.
+fn known<T>(figures: &QueueFigures, field: &str, value: T) -> Option<T> {
+    figures.knows(field).then_some(value)
+}
+
 /// The line of a queue.
 #[must_use]
 pub fn line<'a>(interval: &'a Interval<'a>, model: &Model) -> Line<'a> {
@@ -148,26 +165,26 @@ pub fn line<'a>(interval: &'a Interval<'a>, model: &Model) -> Line<'a> {
         id: figures.id,
         interval: model.elapsed().map(seconds),
         trouble: figures.trouble.as_deref(),
-        ready: figures.ready,
-        unacked: figures.unacked,
-        resting: figures.resting,
-        dying: figures.dying,
-        delayed: figures.delayed,
-        present: figures.present,
-        present_bytes: figures.present_bytes,
-        disk_bytes: figures.disk_bytes,
-        receivers: figures.receivers,
-        senders: figures.senders,
+        ready: known(figures, "ready", figures.ready),
+        unacked: known(figures, "unacked", figures.unacked),
+        resting: known(figures, "resting", figures.resting),
+        dying: known(figures, "dying", figures.dying),
+        delayed: known(figures, "delayed", figures.delayed),
+        present: known(figures, "present", figures.present),
+        present_bytes: known(figures, "present_bytes", figures.present_bytes),
+        disk_bytes: known(figures, "disk_bytes", figures.disk_bytes),
+        receivers: known(figures, "receivers", figures.receivers),
+        senders: known(figures, "senders", figures.senders),
         oldest_age: interval.age.map(seconds),
         oldest_group: figures.oldest_group.as_ref(),
-        rate: Rate {
+        rate: figures.knows(unknown::RATES).then(|| Rate {
             stored: rounded(interval.rates.stored),
             stored_bytes: rounded(interval.rates.stored_bytes),
             delivered: rounded(interval.rates.delivered),
             delivered_bytes: rounded(interval.rates.delivered_bytes),
             acked: rounded(interval.rates.acked),
-        },
-        counted: figures.counted.into(),
+        }),
+        counted: known(figures, "counted", figures.counted.into()),
         latency: Stages {
             produce: latency(&interval.latency.produce),
             queue: latency(&interval.latency.queue),

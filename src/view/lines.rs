@@ -6,7 +6,7 @@ use super::interval::{Interval, Together};
 use super::latency::Percentiles;
 use super::track::Rates;
 use crate::units::{Micros, Name, WallTime};
-use crate::wire::stat::Slice;
+use crate::wire::stat::{Slice, unknown};
 
 /// After so many lines the head comes again.
 pub const HEAD_EVERY: usize = 22;
@@ -23,13 +23,13 @@ pub fn head() -> String {
 /// One line.
 struct Shown<'a> {
     time: &'a str,
-    ready: u64,
+    ready: Option<u64>,
     unacked: Option<u64>,
-    rates: Rates,
+    rates: Option<Rates>,
     age: Option<Micros>,
     latency: Option<(Micros, Micros)>,
-    retried: u64,
-    dead: u64,
+    /// Tries that failed, and dead letters.
+    failed: Option<(u64, u64)>,
     name: &'a str,
 }
 
@@ -43,15 +43,15 @@ impl Shown<'_> {
         format!(
             "{} {:>6} {:>5} {:>5} {:>5} {:>5} {:>5} {:>5} {:>5} {:>5} {}\n",
             self.time,
-            format::count(self.ready),
+            self.ready.map_or_else(dash, format::count),
             self.unacked.map_or_else(dash, format::count),
-            format::rate(self.rates.stored),
-            format::rate(self.rates.delivered),
+            self.rates.map_or_else(dash, |rates| format::rate(rates.stored)),
+            self.rates.map_or_else(dash, |rates| format::rate(rates.delivered)),
             self.age.map_or_else(dash, format::age),
             p50,
             p99,
-            format::count(self.retried),
-            format::count(self.dead),
+            self.failed.map_or_else(dash, |(retried, _)| format::count(retried)),
+            self.failed.map_or_else(dash, |(_, dead)| format::count(dead)),
             self.name,
         )
     }
@@ -60,15 +60,16 @@ impl Shown<'_> {
 /// The line of a queue. `time` is a clock's time.
 #[must_use]
 pub fn line(time: &str, interval: &Interval<'_>) -> String {
+    let counted = (interval.counted.retried.0, interval.counted.dead.0);
+    let now = interval.now;
     Shown {
         time,
-        ready: interval.now.ready.0,
-        unacked: Some(interval.now.unacked.0),
-        rates: interval.rates,
+        ready: now.knows("ready").then_some(now.ready.0),
+        unacked: now.knows("unacked").then_some(now.unacked.0),
+        rates: now.knows(unknown::RATES).then_some(interval.rates),
         age: interval.age,
         latency: interval.whole().map(ends),
-        retried: interval.counted.retried.0,
-        dead: interval.counted.dead.0,
+        failed: now.knows("counted").then_some(counted),
         name: interval.now.queue.as_str(),
     }
     .text()
@@ -79,13 +80,12 @@ pub fn line(time: &str, interval: &Interval<'_>) -> String {
 pub fn total(time: &str, all: &Together) -> String {
     Shown {
         time,
-        ready: all.ready,
+        ready: Some(all.ready),
         unacked: Some(all.unacked),
-        rates: all.rates,
+        rates: Some(all.rates),
         age: all.age,
         latency: all.whole.map(ends),
-        retried: all.counted.retried.0,
-        dead: all.counted.dead.0,
+        failed: Some((all.counted.retried.0, all.counted.dead.0)),
         name: TOTAL,
     }
     .text()
@@ -102,13 +102,12 @@ pub fn slice(time: &str, queue: &Name, slice: &Slice, long: Micros) -> String {
     };
     Shown {
         time,
-        ready: slice.ready.0,
+        ready: Some(slice.ready.0),
         unacked: None,
-        rates,
+        rates: Some(rates),
         age: None,
         latency: slice.whole,
-        retried: slice.retried.0,
-        dead: slice.dead.0,
+        failed: Some((slice.retried.0, slice.dead.0)),
         name: queue.as_str(),
     }
     .text()

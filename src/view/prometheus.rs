@@ -9,7 +9,7 @@ use std::fmt::{Display, Write};
 use super::latency::{self, Stage};
 use crate::units::{Micros, Name, WallTime};
 use crate::wire::PipeInfo;
-use crate::wire::stat::{GroupFigures, Histogram, QueueFigures, ServerFigures};
+use crate::wire::stat::{GroupFigures, Histogram, QueueFigures, ServerFigures, unknown};
 
 /// The bounds of buckets, with how they are written, in seconds.
 const BOUNDS: [(u64, &str); 22] = [
@@ -222,7 +222,9 @@ pub fn text(server: &ServerFigures, queues: &[QueueFigures]) -> String {
     for (name, kind, help, number) in OF_QUEUES {
         out.family(name, kind, help);
         for queue in queues {
-            if let Some(number) = number(queue, now) {
+            if queue.knows(field(name))
+                && let Some(number) = number(queue, now)
+            {
                 out.sample(name, &[("queue", queue.queue.as_str())], number);
             }
         }
@@ -267,8 +269,28 @@ pub fn text_without_server() -> String {
     out.0
 }
 
-fn groups(queues: &[QueueFigures]) -> impl Iterator<Item = (&Name, &GroupFigures)> {
-    queues.iter().flat_map(|queue| queue.groups.iter().map(move |group| (&queue.queue, group)))
+/// What a metric shows, as [`QueueFigures::unknown`] calls it.
+fn field(metric: &str) -> &str {
+    match metric {
+        "mq_queue_messages_ready" => "ready",
+        "mq_queue_messages_unacked" => "unacked",
+        "mq_queue_messages_resting" => "resting",
+        "mq_queue_messages_delayed" => "delayed",
+        "mq_queue_ready_bytes" => "present_bytes",
+        "mq_queue_disk_bytes" => "disk_bytes",
+        "mq_queue_consumers" => "receivers",
+        "mq_queue_producers" => "senders",
+        "mq_queue_oldest_message_age_seconds" => unknown::AGE,
+        "mq_queue_stuck" => "trouble",
+        // The rest are counters.
+        _ => "counted",
+    }
+}
+
+fn groups<'a>(
+    queues: impl IntoIterator<Item = &'a QueueFigures>,
+) -> impl Iterator<Item = (&'a Name, &'a GroupFigures)> {
+    queues.into_iter().flat_map(|queue| queue.groups.iter().map(move |group| (&queue.queue, group)))
 }
 
 fn labels<'a>(queue: &'a Name, group: &'a GroupFigures) -> [(&'static str, &'a str); 2] {
@@ -284,7 +306,7 @@ fn account(out: &mut Text, queues: &[QueueFigures]) {
         "gauge",
         "What became of the messages of the group: stored is all the others.",
     );
-    for (queue, group) in groups(queues) {
+    for (queue, group) in groups(queues.iter().filter(|queue| queue.knows("counted"))) {
         let account = &group.account;
         for (fate, count) in [
             ("stored", account.stored),

@@ -493,6 +493,9 @@ pub struct QueueInfo {
     /// Why the queue stands still, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<String>,
+    /// What of this is not known, by the names of the fields: of a queue at an engine.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<String>,
 }
 
 /// A pipe, as `show` of its destination tells it: what its last commit says of it.
@@ -571,6 +574,9 @@ pub struct GroupInfo {
     /// What became of its messages.
     #[serde(default)]
     pub account: Account,
+    /// What of this is not known, by the names of the fields: of a group at an engine.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<String>,
 }
 
 /// A store, as `ls` tells it.
@@ -613,62 +619,4 @@ pub struct Finding {
     pub offset: Option<Offset>,
     /// What.
     pub what: String,
-}
-
-/// Why something was refused, for programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ErrorCode {
-    /// The two sides speak different versions.
-    Version,
-    /// A frame that breaks the protocol; the connection ends.
-    Protocol,
-    /// Not allowed for this user.
-    Access,
-    /// A request that makes no sense.
-    Usage,
-    /// The input cannot be stored as it is.
-    BadInput,
-    /// The disk or a bound is full; later it may work.
-    Full,
-    /// The server has too many of something; later it may work.
-    Busy,
-    /// There is no such queue or group.
-    NotFound,
-    /// The queue exists with other settings.
-    Different,
-    /// The queue was removed, or removed and made anew.
-    Gone,
-    /// Another instance has taken over this producer.
-    Fenced,
-    /// What is stored is damaged.
-    Corrupt,
-    /// The disk failed.
-    Disk,
-    /// The server is stopping.
-    Stopping,
-    /// A code from a newer version.
-    #[serde(other)]
-    Unknown,
-}
-
-/// The body of an ERROR frame.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fault {
-    /// What kind of fault.
-    pub code: ErrorCode,
-    /// What was being done, on what, and why it failed.
-    pub message: String,
-    /// What to do next.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub remedy: Option<String>,
-}
-
-/// The body of a GOODBYE frame.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Goodbye {
-    /// Why, for people.
-    pub reason: String,
-    /// Whether someone asked for it: then connected clients do not start a new server.
-    pub orderly: bool,
 }

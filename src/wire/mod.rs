@@ -30,6 +30,7 @@
 //! Frozen for all versions, so that any client can talk to any server: the frame header, the
 //! first 12 bytes of HELLO, the whole of STOP, ERROR and GOODBYE.
 
+mod fault;
 mod frame;
 mod json;
 mod pattern;
@@ -38,11 +39,12 @@ mod reply;
 mod request;
 pub mod stat;
 
+pub use fault::{ErrorCode, Fault, Goodbye};
 pub use frame::{FRAME_HEADER_BYTES, FrameHeader, Kind, WireError, frame_flags};
 pub use json::{
-    Admin, Begun, CheckReport, ClientInfo, ClockInfo, ErrorCode, Fault, Finding, Goodbye,
-    GroupInfo, Holding, Nack, OpenReceive, OpenSend, PipeFigures, PipeInfo, QueueInfo,
-    QueuePattern, ReceiveMode, Receiving, Resume, Sending, ServerInfo, Settlement, StoreInfo,
+    Admin, Begun, CheckReport, ClientInfo, ClockInfo, Finding, GroupInfo, Holding, Nack,
+    OpenReceive, OpenSend, PipeFigures, PipeInfo, QueueInfo, QueuePattern, ReceiveMode, Receiving,
+    Resume, Sending, ServerInfo, Settlement, StoreInfo,
 };
 pub use receipt::Receipt;
 pub use reply::{DELIVER_HEAD_BYTES, DeliverHead, EXTENT_BYTES, ExtentHead, Reply};

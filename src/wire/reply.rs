@@ -272,7 +272,7 @@ mod tests {
             redelivered: true,
             behind: true,
         };
-        let fault = Fault { code: ErrorCode::Full, message: "no room".to_owned(), remedy: None };
+        let fault = Fault::new(ErrorCode::Full, "no room");
         for reply in [
             Reply::Welcome(1, info),
             Reply::Error(fault),

@@ -186,6 +186,26 @@ pub struct QueueFigures {
     /// The newest minutes, as the seconds.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub minutes: Vec<Slice>,
+    /// Of a queue at an engine: what of this is not known, by the names of the fields, and by
+    /// [`RATES`](unknown::RATES) and [`AGE`](unknown::AGE).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<String>,
+}
+
+/// Names in [`QueueFigures::unknown`] that are no field's.
+pub mod unknown {
+    /// What comes and goes in a second.
+    pub const RATES: &str = "rates";
+    /// How old the oldest message is.
+    pub const AGE: &str = "oldest";
+}
+
+impl QueueFigures {
+    /// Whether the value of a field is one.
+    #[must_use]
+    pub fn knows(&self, field: &str) -> bool {
+        !self.unknown.iter().any(|name| name == field)
+    }
 }
 
 /// Counters over the life of a queue. Those marked *exact* follow from what is stored, and are

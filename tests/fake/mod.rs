@@ -260,7 +260,7 @@ impl Connection {
         }
         if self.parked.is_empty() {
             let message = "the queue is full".to_owned();
-            let fault = Fault { code: ErrorCode::Full, message, remedy: None };
+            let fault = Fault::new(ErrorCode::Full, message);
             self.reply(channel, &Reply::Held(fault));
         }
         self.parked.push((*head, payload.to_vec()));
@@ -283,7 +283,7 @@ impl Connection {
     }
 
     fn fault(&mut self, channel: u16, code: ErrorCode) {
-        let fault = Fault { code, message: format!("refused: {code:?}"), remedy: None };
+        let fault = Fault::new(code, format!("refused: {code:?}"));
         self.reply(channel, &Reply::Error(fault));
     }
 

@@ -19,6 +19,7 @@ mod declared;
 mod delayed;
 mod delays;
 mod descriptors;
+mod elsewhere;
 mod failing_disk;
 mod figures;
 mod first_hour;

@@ -5,6 +5,7 @@ use mq::cli::{self, Failure, Outcome, Status};
 use mq::client::{Dialer, admin};
 use mq::settings::{IdWindow, Overflow, Retention, Wanted};
 use mq::units::{Micros, Name, SyncPolicy};
+use mq::url::Url;
 use mq::wire::{Admin, QueueInfo};
 
 use crate::{Flags, TOOL, say};
@@ -13,6 +14,7 @@ const LIMITS: &str = "Limits (0: none)";
 const KEEPING: &str = "What is kept";
 const FAILURES: &str = "Messages that fail";
 const ONCE: &str = "Each message once";
+const ELSEWHERE: &str = "Elsewhere";
 
 /// What `declare` is given. What is not given stays as it is, or is the default.
 #[derive(Debug, Args)]
@@ -56,6 +58,10 @@ pub struct Declare {
     /// Know of N keys whether one is pending: mq-send --unless-pending
     #[arg(long, value_name = "N", help_heading = ONCE)]
     unique_keys: Option<u64>,
+    /// The queue lives at this engine, and clients go there; only of one that
+    /// is new, or empty (then with --change)
+    #[arg(long, value_name = "URL", value_parser = crate::engine, help_heading = ELSEWHERE)]
+    at: Option<Url>,
 }
 
 impl Declare {
@@ -74,6 +80,7 @@ impl Declare {
             dead_letter: self.dead_letter,
             unique_ids: self.unique_ids,
             unique_keys: self.unique_keys,
+            at: self.at,
         };
         let fail = |error| Failure::from(error).while_doing(&doing);
         let mut dialer = Dialer::new(flags.shared.store()?, TOOL, true);

@@ -13,14 +13,19 @@ use std::time::{Duration, Instant};
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand};
 use mq::cli::{self, Failure, Outcome, Shared, Signals, Slow, Status};
 use mq::client::admin::{self, Stopped};
+use mq::client::place::{Peer, Place};
 use mq::client::wait::Patience;
 use mq::client::{ClientError, Connection, Dialer};
 use mq::limits;
 use mq::store::StoreDir;
 use mq::units::{Count, Micros, Name};
+use mq::url::Url;
 use mq::wire::{Admin, ErrorCode, QueueInfo, Settlement};
 
 const TOOL: &str = "mq-admin";
+
+/// So much longer than what it was given a helper is waited for.
+const HELPER_GRACE: Duration = Duration::from_secs(10);
 
 /// A queue that does not exist yet is asked for this often.
 const WAIT_STEP: Duration = Duration::from_millis(100);
@@ -64,27 +69,30 @@ enum Verb {
     Declare(declare::Declare),
     /// List the queues
     Ls {
+        /// A queue that lives at an engine, rather than those of the store
+        #[arg(value_name = "URL", value_parser = engine)]
+        url: Option<Url>,
         /// Also receivers, senders, groups, sync policy, age
         #[arg(short, long)]
         long: bool,
     },
     /// Show everything about a queue
     Show {
-        /// The queue
-        #[arg(value_parser = cli::queue_name)]
-        queue: Name,
+        /// The queue, or its URL
+        #[arg(value_parser = cli::place)]
+        queue: Place,
     },
     /// Settle all messages that are ready, in every group
     Purge {
-        /// The queue
-        #[arg(value_parser = cli::queue_name)]
-        queue: Name,
+        /// The queue, or its URL
+        #[arg(value_parser = cli::place)]
+        queue: Place,
     },
     /// Remove a queue with all that is in it
     Rm {
-        /// The queue
-        #[arg(value_parser = cli::queue_name)]
-        queue: Name,
+        /// The queue, or its URL
+        #[arg(value_parser = cli::place)]
+        queue: Place,
     },
     /// Move dead letters back home, for the group that failed them
     Requeue {
@@ -157,10 +165,10 @@ fn main() -> ExitCode {
 fn run(verb: Verb, flags: &Flags) -> Outcome {
     match verb {
         Verb::Declare(declare) => declare.run(flags),
-        Verb::Ls { long } => list(long, flags),
-        Verb::Show { queue } => show(queue, flags),
-        Verb::Purge { queue } => purge(queue, flags),
-        Verb::Rm { queue } => remove(queue, flags),
+        Verb::Ls { url, long } => list(url, long, flags),
+        Verb::Show { queue } => show(&queue, flags),
+        Verb::Purge { queue } => purge(&queue, flags),
+        Verb::Rm { queue } => remove(&queue, flags),
         Verb::Requeue { queue, count, to, reason } => {
             let count = count.map(Count);
             requeue(Admin::Requeue { queue: queue.clone(), count, to, reason }, queue, flags)
@@ -182,6 +190,13 @@ impl Flags {
         Patience::lasting(wait.to_duration(), None)
     }
 
+    /// As long as whoever is behind a connection may take: a helper gives up by itself when it has
+    /// tried for long enough.
+    fn answer_patience(&self, connection: &Connection) -> Patience<'static> {
+        let patience = self.patience();
+        if connection.is_to_engine() { patience.longer(HELPER_GRACE) } else { patience }
+    }
+
     /// The same for what may take however long it needs.
     fn long_patience(&self) -> Patience<'static> {
         match self.wait {
@@ -191,10 +206,24 @@ impl Flags {
     }
 }
 
+/// Reads a URL, for clap.
+fn engine(text: &str) -> Result<Url, String> {
+    match cli::place(text)? {
+        Place::Elsewhere(url) => Ok(url),
+        Place::Here(_) => Err("it is no URL; mq-remote(1) shows what one looks like".to_owned()),
+    }
+}
+
 /// Reaches the server that runs.
 fn reach(flags: &Flags, doing: &str) -> Result<Connection, Failure> {
-    let dialer = Dialer::new(flags.shared.store()?, TOOL, false);
-    let _slow = watch(flags)?;
+    reach_peer(Peer::Store(flags.shared.store()?), flags, doing)
+}
+
+/// Reaches the server that runs, or the engine.
+fn reach_peer(peer: Peer, flags: &Flags, doing: &str) -> Result<Connection, Failure> {
+    let is_store = matches!(peer, Peer::Store(_));
+    let dialer = Dialer::to(peer, TOOL, false).quiet(flags.shared.quiet);
+    let _slow = if is_store { Some(watch(flags)?) } else { None };
     dialer.reach(flags.patience()).map_err(|error| Failure::from(error).while_doing(doing))
 }
 
@@ -221,6 +250,32 @@ fn ask<T: serde::de::DeserializeOwned>(
         .map_err(|error| Failure::from(error).while_doing(doing))
 }
 
+/// One request about a queue, wherever it lives.
+fn ask_about<T: serde::de::DeserializeOwned>(
+    place: &Place,
+    request: Admin,
+    flags: &Flags,
+    doing: &str,
+) -> Result<T, Failure> {
+    let peer = place.peer(|| flags.shared.store())?;
+    let mut connection = reach_peer(peer, flags, doing)?;
+    let fail = |error: ClientError| Failure::from(error).while_doing(doing);
+    let asked = {
+        let _slow = if connection.is_to_engine() { None } else { Some(watch(flags)?) };
+        let patience = flags.answer_patience(&connection);
+        admin::call(&mut connection, request.clone(), patience)
+    };
+    match asked {
+        Err(error) if error.elsewhere().is_some() && !connection.is_to_engine() => {
+            let url = error.elsewhere().expect("just looked at").clone();
+            let mut connection = reach_peer(Peer::Engine(url), flags, doing)?;
+            let patience = flags.answer_patience(&connection);
+            admin::call(&mut connection, request, patience).map_err(fail)
+        }
+        asked => asked.map_err(fail),
+    }
+}
+
 fn say(flags: &Flags, text: &str) {
     if !flags.shared.quiet {
         // A stderr that is closed changes nothing.
@@ -228,11 +283,15 @@ fn say(flags: &Flags, text: &str) {
     }
 }
 
-fn list(long: bool, flags: &Flags) -> Outcome {
+fn list(url: Option<Url>, long: bool, flags: &Flags) -> Outcome {
     let doing = "listing queues";
-    let mut connection = reach(flags, doing)?;
-    let slow = watch(flags)?;
-    let queues = admin::list(&mut connection, flags.patience())
+    let mut connection = match url {
+        Some(url) => reach_peer(Peer::Engine(url), flags, doing)?,
+        None => reach(flags, doing)?,
+    };
+    let slow = if connection.is_to_engine() { None } else { Some(watch(flags)?) };
+    let patience = flags.answer_patience(&connection);
+    let queues = admin::list(&mut connection, patience)
         .map_err(|error| Failure::from(error).while_doing(doing))?;
     drop(slow);
     if flags.json {
@@ -246,9 +305,9 @@ fn list(long: bool, flags: &Flags) -> Outcome {
     Ok(Status::Done)
 }
 
-fn show(queue: Name, flags: &Flags) -> Outcome {
-    let doing = format!("showing {queue}");
-    let info: QueueInfo = ask(Admin::Show { queue }, flags.patience(), flags, &doing)?;
+fn show(place: &Place, flags: &Flags) -> Outcome {
+    let doing = format!("showing {place}");
+    let info: QueueInfo = ask_about(place, Admin::Show { queue: place.name() }, flags, &doing)?;
     if flags.json {
         cli::print_json(&info)?;
     } else {
@@ -257,23 +316,26 @@ fn show(queue: Name, flags: &Flags) -> Outcome {
     Ok(Status::Done)
 }
 
-fn purge(queue: Name, flags: &Flags) -> Outcome {
-    let doing = format!("purging {queue}");
-    let purged: Count =
-        ask(Admin::Purge { queue: queue.clone() }, flags.patience(), flags, &doing)?;
+fn purge(place: &Place, flags: &Flags) -> Outcome {
+    let doing = format!("purging {place}");
+    // Not every engine says how many there were.
+    let queue = place.name();
+    let purged: Option<Count> =
+        ask_about(place, Admin::Purge { queue: queue.clone() }, flags, &doing)?;
     if flags.json {
         cli::print_json(&serde_json::json!({ "queue": queue, "purged": purged }))?;
     } else if flags.shared.verbose {
-        say(flags, &format!("{purged} messages of {queue} are gone"));
+        let count = purged.map_or_else(|| "all".to_owned(), |purged| purged.to_string());
+        say(flags, &format!("{count} messages of {place} are gone"));
     }
     Ok(Status::Done)
 }
 
-fn remove(queue: Name, flags: &Flags) -> Outcome {
-    let doing = format!("removing {queue}");
-    let () = ask(Admin::Remove { queue: queue.clone() }, flags.patience(), flags, &doing)?;
+fn remove(place: &Place, flags: &Flags) -> Outcome {
+    let doing = format!("removing {place}");
+    let () = ask_about(place, Admin::Remove { queue: place.name() }, flags, &doing)?;
     if flags.shared.verbose {
-        say(flags, &format!("queue {queue} is removed"));
+        say(flags, &format!("queue {place} is removed"));
     }
     Ok(Status::Done)
 }

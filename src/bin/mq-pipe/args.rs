@@ -13,6 +13,7 @@ use mq::pipe::place::Separator;
 use mq::pipe::{Destination, Order, Origin, Windowed, default_name, time, window};
 use mq::settings::{Backoff, Start};
 use mq::units::{Micros, Name};
+use mq::url::{self, Url};
 
 use crate::TOOL;
 
@@ -214,6 +215,15 @@ fn pipe_name(text: &str) -> Result<Name, String> {
 }
 
 fn queue(text: &str, what: &str) -> Result<Name, Failure> {
+    if Url::is_one(text) {
+        let text = format!(
+            "{}: a pipe is exactly once because both its ends are in one store, and no engine can do that",
+            url::without_password(text)
+        );
+        let remedy =
+            "at least once: mq-recv -J --batch 1000 URL -- sh -c 'FILTER | mq-send -J URL'";
+        return Err(Failure::new(Status::Usage, text).with_remedy(remedy));
+    }
     Name::new(text).map_err(|error| {
         let remedy = format!("file:{text} for a file");
         let failure =

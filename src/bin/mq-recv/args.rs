@@ -7,6 +7,7 @@ use clap::{ArgAction, Parser};
 use mq::cli::{self, Failure, Shared, Status};
 use mq::client::command::Spec;
 use mq::client::format::{Shape, Template};
+use mq::client::place::{Peer, Places};
 use mq::client::receive::{Options, Queues, Taking};
 use mq::client::work::Work;
 use mq::limits;
@@ -87,9 +88,10 @@ const COMMANDS: &str = "More on commands";
     help_template = "{about}\n\n{usage-heading} {usage}\n\n{before-help}{all-args}{after-help}"
 )]
 pub struct Args {
-    /// Where from: names, or patterns such as 'logs.*'; waited for if not there
-    #[arg(value_name = "QUEUE", required = true, value_parser = cli::queue_pattern, hide_short_help = true)]
-    pub queues: Vec<QueuePattern>,
+    /// Where from: names, patterns such as 'logs.*', or a URL; waited for if not
+    /// there
+    #[arg(value_name = "QUEUE", required = true, value_parser = cli::places, hide_short_help = true)]
+    pub queues: Vec<Places>,
     /// What to run for each message
     #[arg(value_name = "CMD", last = true, hide_short_help = true)]
     pub command: Vec<OsString>,
@@ -201,6 +203,13 @@ impl Args {
             let max = limits::PATTERNS_PER_RECEIVER_MAX;
             return Err(usage(&format!("more than {max} queues")).with_remedy("a pattern"));
         }
+        let is_elsewhere = |queue: &&Places| matches!(queue, Places::Elsewhere(_));
+        if let (Some(url), true) = (self.queues.iter().find(is_elsewhere), self.queues.len() > 1) {
+            return Err(usage(&format!(
+                "{url} lives at an engine, from which one queue is received"
+            ))
+            .with_remedy("a receiver for each of the queues"));
+        }
         if let Some(lease) = self.lease {
             if !self.command.is_empty() {
                 return Err(usage(
@@ -241,24 +250,34 @@ impl Args {
 
     /// The queues, for messages.
     pub fn shown(&self) -> String {
-        let texts: Vec<String> = self
-            .queues
-            .iter()
-            .map(|QueuePattern(text)| match Name::new(text) {
-                Ok(_) => text.clone(),
-                Err(_) => format!("'{text}'"),
-            })
-            .collect();
-        texts.join(" ")
+        self.queues.iter().map(Places::to_string).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Whom to speak with.
+    pub fn peer(&self) -> Result<Peer, Failure> {
+        match self.queues.first() {
+            Some(Places::Elsewhere(url)) => Ok(Peer::Engine(url.clone())),
+            _ => self.shared.store().map(Peer::Store),
+        }
     }
 
     /// What to receive.
     pub fn options(&self) -> Options {
         let queues = match self.queues.as_slice() {
-            [QueuePattern(text)] if Name::new(text).is_ok() => {
+            [Places::Elsewhere(url)] => Queues::One(url.name()),
+            [Places::Here(QueuePattern(text))] if Name::new(text).is_ok() => {
                 Queues::One(Name::new(text).expect("just looked at"))
             }
-            patterns => Queues::Several { patterns: patterns.to_vec(), strict: self.strict },
+            several => {
+                let pattern = |queue: &Places| match queue {
+                    Places::Here(pattern) => pattern.clone(),
+                    Places::Elsewhere(url) => QueuePattern(url.name().to_string()),
+                };
+                Queues::Several {
+                    patterns: several.iter().map(pattern).collect(),
+                    strict: self.strict,
+                }
+            }
         };
         Options {
             group: self.group(),

@@ -62,7 +62,7 @@ fn receive(args: &Args, sink: impl Sink) -> Outcome {
     });
     let signals = watched
         .map_err(|error| Failure::new(Status::Failure, format!("cannot watch signals: {error}")))?;
-    let mut dialer = Dialer::new(args.shared.store()?, TOOL, true);
+    let mut dialer = Dialer::to(args.peer()?, TOOL, true).quiet(args.shared.quiet);
     if let Some(program) = args.command.first() {
         dialer = dialer.running(program);
     }

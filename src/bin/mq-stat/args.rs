@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser};
-use mq::cli::{self, Shared};
+use mq::cli::{self, Failure, Shared, Status};
+use mq::client::place::{Peer, Places};
 use mq::limits;
 use mq::units::Micros;
 use mq::view::check::{self, Levels, Limits};
@@ -54,9 +55,9 @@ const CHECK: &str = "For monitoring";
     help_template = "{about}\n\n{usage-heading} {usage}\n\n{before-help}{all-args}{after-help}"
 )]
 pub struct Args {
-    /// Which: names, or patterns such as 'logs.*' [default: all]
-    #[arg(value_name = "QUEUE", value_parser = cli::queue_pattern, hide_short_help = true)]
-    pub queues: Vec<QueuePattern>,
+    /// Which: names, patterns such as 'logs.*', or a URL [default: all]
+    #[arg(value_name = "QUEUE", value_parser = cli::places, hide_short_help = true)]
+    pub queues: Vec<Places>,
     /// Lines rather than the live view; so also without a terminal
     #[arg(short = 'b', long)]
     pub lines: bool,
@@ -120,6 +121,29 @@ impl Args {
     /// How often to look.
     pub fn step(&self) -> Micros {
         self.interval.unwrap_or(Micros::from_secs(1))
+    }
+
+    /// The names and patterns; for a queue at an engine, what stands for its name.
+    pub fn patterns(&self) -> Vec<QueuePattern> {
+        let pattern = |queue: &Places| match queue {
+            Places::Here(pattern) => pattern.clone(),
+            Places::Elsewhere(url) => QueuePattern(url.name().to_string()),
+        };
+        self.queues.iter().map(pattern).collect()
+    }
+
+    /// Whom to ask.
+    pub fn peer(&self) -> Result<Peer, Failure> {
+        let is_elsewhere = |queue: &&Places| matches!(queue, Places::Elsewhere(_));
+        match (self.queues.as_slice(), self.queues.iter().find(is_elsewhere)) {
+            ([Places::Elsewhere(url)], _) => Ok(Peer::Engine(url.clone())),
+            (_, Some(url)) => {
+                let text = format!("{url} lives at an engine, and is shown by itself");
+                Err(Failure::new(Status::Usage, text)
+                    .with_remedy("one view for each of the queues"))
+            }
+            (_, None) => self.shared.store().map(Peer::Store),
+        }
     }
 
     /// What is judged.

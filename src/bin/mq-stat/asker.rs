@@ -99,6 +99,8 @@ impl Asker {
                 match error {
                     ClientError::NoServer { .. }
                     | ClientError::Silent { .. }
+                    | ClientError::HelperGone { .. }
+                    | ClientError::HelperSilent { .. }
                     | ClientError::Lost
                     | ClientError::Io { .. } => Event::Missed(error.to_string()),
                     error if error.is_lost() => Event::Missed(error.to_string()),

@@ -22,13 +22,13 @@ pub fn run(args: &Args, long: Micros) -> Outcome {
     let is_fine = seconds <= u64::from(limits::HISTORY_SECONDS);
     let minutes = u32::try_from(long.0.div_ceil(MINUTE.0)).unwrap_or(u32::MAX);
     let wanted = FiguresWanted {
-        queues: args.queues.clone(),
+        queues: args.patterns(),
         seconds: if is_fine { u32::try_from(seconds).unwrap_or(u32::MAX) } else { 0 },
         minutes: if is_fine { 0 } else { minutes.saturating_add(1).min(limits::HISTORY_MINUTES) },
         ..FiguresWanted::default()
     };
     let (server, queues) = figures(&mut connection, &wanted, patience()).map_err(failed)?;
-    let missing = check::missing(queues.iter().map(|figures| &figures.queue), &args.queues);
+    let missing = check::missing(queues.iter().map(|figures| &figures.queue), &args.patterns());
     if !missing.is_empty() {
         let remedy = "list the queues with `mq-admin ls`";
         let message = format!("there is no queue {missing}, and so no history of it");

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crossterm::event::{Event as Input, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use mq::cli::{Failure, FullScreen, Outcome, Status};
 use mq::client::dispositions::is_ignored;
+use mq::client::place::Peer;
 use mq::client::users::user_name;
 use mq::client::{ClientError, Dialer};
 use mq::view::canvas::Painter;
@@ -40,9 +41,12 @@ pub enum Event {
 
 /// Shows the view until its user, or a signal, ends it.
 pub fn run(args: &Args) -> Outcome {
-    let store = args.shared.store()?;
+    let peer = args.peer()?;
     let setting = Setting {
-        store: store.display().to_string(),
+        store: match &peer {
+            Peer::Store(store) => store.display().to_string(),
+            Peer::Engine(url) => url.to_string(),
+        },
         step: args.step(),
         glyphs: Glyphs::of_environment(),
         sort: args.sort.unwrap_or_default(),
@@ -52,8 +56,11 @@ pub fn run(args: &Args) -> Outcome {
     let (wishes, wished) = channel();
     watch_signals(events.clone())?;
     let terminal = FullScreen::take().map_err(no_terminal)?;
-    let asker =
-        Asker::new(Dialer::new(store, TOOL, false), args.queues.clone(), args.step().to_duration());
+    let asker = Asker::new(
+        Dialer::to(peer, TOOL, false).quiet(true),
+        args.patterns(),
+        args.step().to_duration(),
+    );
     let heard = events.clone();
     let asking = spawn("ask", move || asker.run(&wished, &heard))?;
     spawn("keys", move || read_keys(&events))?;

@@ -63,7 +63,7 @@ fn patience() -> Patience<'static> {
 
 /// Reaches the server that runs.
 fn reach(args: &Args, patience: Patience<'_>) -> Result<Connection, Failure> {
-    let dialer = Dialer::new(args.shared.store()?, TOOL, false);
+    let dialer = Dialer::to(args.peer()?, TOOL, false).quiet(args.shared.quiet);
     dialer.reach(patience).map_err(failed)
 }
 
@@ -84,13 +84,13 @@ fn judge(args: &Args) -> Result<Verdict, Failure> {
     let patience = Patience::lasting(CHECK_PATIENCE, None);
     let mut connection = reach(args, patience)?;
     let wanted = FiguresWanted {
-        queues: args.queues.clone(),
+        queues: args.patterns(),
         detail: true,
         minutes: check::HISTORY_MINUTES,
         ..FiguresWanted::default()
     };
     let (server, queues) = figures(&mut connection, &wanted, patience).map_err(failed)?;
-    Ok(check::judge(&queues, server.now, &args.queues, &args.limits()))
+    Ok(check::judge(&queues, server.now, &args.patterns(), &args.limits()))
 }
 
 fn tell(verdict: &Verdict) -> ExitCode {

@@ -22,7 +22,7 @@ pub fn run(args: &Args) -> Outcome {
     // Of what the server remembers, as much as the first look's rates need.
     let seconds = args.step().0.div_ceil(1_000_000) + 1;
     let seconds = u32::try_from(seconds).unwrap_or(u32::MAX).min(limits::HISTORY_SECONDS);
-    let mut follower = Follower::new(args.queues.clone(), args.json, seconds);
+    let mut follower = Follower::new(args.patterns(), args.json, seconds);
     let mut printer = Printer::new(args);
     let began = Instant::now();
     for look in 1u32.. {
@@ -41,7 +41,8 @@ pub fn run(args: &Args) -> Outcome {
 
 /// Says once that a queue of this name is not there: a mistyped name shows nothing for ever.
 fn tell_missing(args: &Args, first: &News) {
-    let missing = check::missing(first.queues.iter().map(|figures| &figures.queue), &args.queues);
+    let missing =
+        check::missing(first.queues.iter().map(|figures| &figures.queue), &args.patterns());
     if !missing.is_empty() && !args.shared.quiet {
         // A stderr that is closed changes nothing.
         let text = format!("{TOOL}: there is no queue {missing} yet; it is shown when there is\n");

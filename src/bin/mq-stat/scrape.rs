@@ -36,7 +36,7 @@ pub fn run(args: &Args) -> Outcome {
 fn ask(args: &Args) -> Result<String, Failure> {
     let mut connection = reach(args, patience())?;
     let wanted =
-        FiguresWanted { queues: args.queues.clone(), detail: true, ..FiguresWanted::default() };
+        FiguresWanted { queues: args.patterns(), detail: true, ..FiguresWanted::default() };
     let (server, queues) = figures(&mut connection, &wanted, patience()).map_err(failed)?;
     Ok(prometheus::text(&server, &queues))
 }

@@ -71,6 +71,9 @@ impl<D: Dial, S: Sink> Receiver<D, S> {
 
     pub(super) fn wait_deadline(&self) -> Option<Monotonic> {
         let wait = self.options.wait?;
+        if self.link.as_ref().is_some_and(|link| link.is_to_engine && !link.is_announced) {
+            return None;
+        }
         self.sink.is_empty().then(|| self.waiting_since.plus(wait))
     }
 

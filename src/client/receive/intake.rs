@@ -91,8 +91,29 @@ impl<D: Dial, S: Sink> Receiver<D, S> {
                 self.failed_member.get_or_insert(fault);
                 self.part_from(member);
             }
-            None => self.fail(ClientError::Refused(fault).into()),
+            None => match (fault.code, &fault.url) {
+                (ErrorCode::Elsewhere, Some(url))
+                    if matches!(self.options.queues, Queues::One(_))
+                        && self.dialer.go_to(url.clone()) =>
+                {
+                    self.move_on()
+                }
+                _ => self.fail(ClientError::Refused(fault).into()),
+            },
         }
+    }
+
+    /// The queue lives elsewhere: what was had of it here is settled or void.
+    fn move_on(&mut self) {
+        self.link = None;
+        self.lost = None;
+        self.adrift_since = self.now();
+        self.has_ended = false;
+        self.members.lost();
+        for number in self.members.numbers() {
+            self.part_from(number);
+        }
+        self.sink.lost();
     }
 
     /// One of several queues is gone; the others go on.

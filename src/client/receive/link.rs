@@ -40,13 +40,16 @@ pub(super) struct Link {
     connection: Connection,
     /// The server has said which queues there are, and what of them is still ours.
     pub(super) is_announced: bool,
+    /// An engine is behind it, and who speaks with that decides how long to try to.
+    pub(super) is_to_engine: bool,
     /// Whether there is something to be written to the socket.
     owes: bool,
 }
 
 impl Link {
     pub(super) fn open(connection: Connection, open: OpenReceive) -> Link {
-        let mut link = Link { connection, is_announced: false, owes: false };
+        let is_to_engine = connection.is_to_engine();
+        let mut link = Link { connection, is_announced: false, is_to_engine, owes: false };
         link.push(CHANNEL, &Request::OpenReceive(open));
         link
     }

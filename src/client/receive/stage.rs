@@ -181,6 +181,10 @@ impl Dial for Dials {
             }
         }
     }
+
+    fn go_to(&mut self, _: Url) -> bool {
+        false
+    }
 }
 
 pub(in crate::client) struct Script {

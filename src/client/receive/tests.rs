@@ -244,7 +244,7 @@ fn a_damaged_delivery_is_complained_about_and_not_used() {
     server.say(&Reply::Deliver(DeliverHead { redelivered: true, ..head }, &good));
     assert_eq!(read(&mut reader, 5), b"good\n");
     assert_eq!(server.hear_news(), Some(Said::Ack(vec![range(0, 1)])));
-    let fault = Fault { code: ErrorCode::Corrupt, message: "bad disk".to_owned(), remedy: None };
+    let fault = Fault::new(ErrorCode::Corrupt, "bad disk");
     server.say(&Reply::Error(fault.clone()));
     server.closed();
     let (end, tally, notes) = play.ended();

@@ -114,7 +114,7 @@ impl<S: Storage> Engine<S> {
 
     /// What time it is for the readers of a group.
     fn clock(&mut self, queue: &Name, group: &Name, wall: WallTime) -> Result<ClockInfo, Fault> {
-        let number = self.find(queue)?;
+        let number = self.find_here(queue)?;
         let hosted = self.hosted.get_mut(&number).expect("a live queue");
         let now = hosted.log.reach_time(wall);
         let hidden = hosted.log.written_end().0 - hosted.log.visible_end().0;
@@ -180,6 +180,7 @@ impl<S: Storage> Engine<S> {
             stuck: counts.stuck,
             dead: Count(self.dead_of(number, group).0),
             account: self.account(number, group),
+            unknown: Vec::new(),
         }
     }
 
@@ -196,7 +197,7 @@ impl<S: Storage> Engine<S> {
         QueueInfo {
             queue: hosted.name.clone(),
             id: hosted.log.id(),
-            settings: hosted.log.settings().clone(),
+            settings: hosted.log.settings().shown(),
             created: hosted.log.created(),
             ready: default
                 .map_or_else(|| self.broker.counts_without_group(hosted.key), |group| group.ready),
@@ -215,6 +216,7 @@ impl<S: Storage> Engine<S> {
             dropped: counters.dropped,
             expired: counters.expired,
             counted,
+            unknown: Vec::new(),
         }
     }
 
@@ -244,7 +246,7 @@ impl<S: Storage> Engine<S> {
         channel: u16,
         name: &Name,
     ) -> Result<(), Trouble> {
-        let number = self.find(name)?;
+        let number = self.find_here(name)?;
         let key = self.hosted[&number].key;
         let before = self.describe(name).map_or(0, |info| info.ready.0);
         if self.broker.groups(key).next().is_none() {
@@ -302,7 +304,7 @@ impl<S: Storage> Engine<S> {
     }
 
     fn wait(&mut self, connection: ConnectionId, channel: u16, name: &Name) -> Result<(), Trouble> {
-        let number = self.find(name)?;
+        let number = self.find_here(name)?;
         let hosted = self.hosted.get_mut(&number).expect("a live queue");
         if self.broker.is_quiet(hosted.key) && hosted.awaiting.is_empty() {
             self.answer(connection, channel, &());

@@ -56,10 +56,14 @@ impl<S: Storage> Engine<S> {
         open: &OpenReceive,
         resume: Resume<'_>,
     ) -> Result<Attached, Fault> {
-        let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        let hosted = &self.hosted[&number];
         if let Some(why) = &hosted.trouble {
             return Err(damaged(&hosted.name, why));
         }
+        if let Some(elsewhere) = self.lives_elsewhere(number) {
+            return Err(elsewhere);
+        }
+        let hosted = &self.hosted[&number];
         let (id, key) = (hosted.log.id(), hosted.key);
         let resumed = resume.queue_id == Some(id);
         let found = self.group_of_receiver(number, open, (connection, channel))?;

@@ -6,9 +6,10 @@ use crate::limits;
 use crate::log::storage::Storage;
 use crate::settings::{IdWindow, Retention, Settings, Wanted};
 use crate::units::{Moment, Name, OffsetRange};
+use crate::url::Url;
 use crate::wire::{ErrorCode, Fault};
 
-use super::hosting::{Place, being_removed, damaged};
+use super::hosting::{Place, being_removed, damaged, elsewhere};
 use super::session::Channel;
 use super::{ConnectionId, Engine, QueueNumber, Trouble, fault, fault_with};
 
@@ -104,9 +105,21 @@ impl<S: Storage> Engine<S> {
             .into());
         }
         let begins_keys = settings.unique_keys.is_some() && now.unique_keys.is_none();
+        let moves = settings.at.is_some() && now.at.is_none();
         let all = OffsetRange::new(hosted.log.start(), hosted.log.written_end());
         let is_empty = all.end == self.broker.visible_end(hosted.key)
             && (all.is_empty() || self.broker.is_gone(hosted.key, all));
+        if moves && (!is_empty || hosted.delayed().0 > 0) {
+            return Err(fault_with(
+                ErrorCode::Usage,
+                format!("queue {} holds messages, which would be out of reach", hosted.name),
+                format!(
+                    "mq-recv -e -J --batch 1000 {} -- mq-send -J URL, which moves them, and the same again",
+                    hosted.name
+                ),
+            )
+            .into());
+        }
         if begins_keys && !is_empty {
             return Err(fault_with(
                 ErrorCode::Usage,
@@ -116,6 +129,11 @@ impl<S: Storage> Engine<S> {
             .into());
         }
         let change = hosted.log.change_settings(&settings);
+        if let (true, Some(url)) = (moves, &settings.at) {
+            // At once: nothing more is to come in here.
+            let gone = elsewhere(&hosted.name, url);
+            self.fail_channels_of(number, &gone);
+        }
         self.wait_for_settings(connection, channel, number, change);
         Ok(())
     }
@@ -211,6 +229,7 @@ fn differences(now: &Settings, wanted: &Settings) -> String {
         dead_letter,
         unique_ids,
         unique_keys,
+        at,
     } = wanted;
     let mut found = Vec::new();
     let mut differ = |flag: &str, now: Option<String>, wanted: Option<String>| {
@@ -240,6 +259,8 @@ fn differences(now: &Settings, wanted: &Settings) -> String {
     let ids = |window: Option<IdWindow>| window.map(|window| window.to_string());
     differ("--unique-ids", ids(now.unique_ids), ids(*unique_ids));
     differ("--unique-keys", number(now.unique_keys), number(*unique_keys));
+    let url = |at: &Option<Url>| at.as_ref().map(Url::to_string);
+    differ("--at", url(&now.at), url(at));
     found.join(", and ")
 }
 

@@ -170,7 +170,7 @@ impl<S: Storage> Engine<S> {
             oldest,
             oldest_group,
             clients,
-            settings: wanted.detail.then(|| hosted.log.settings().clone()),
+            settings: wanted.detail.then(|| hosted.log.settings().shown()),
             ..QueueFigures::default()
         };
         if groups.is_empty() {

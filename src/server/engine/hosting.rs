@@ -10,6 +10,7 @@ use crate::log::{Boot, GroupFile, Log, LogError, Recovered};
 use crate::settings::Settings;
 use crate::stat::Meter;
 use crate::units::{Bytes, Count, Ending, Moment, Monotonic, Name, Offset, OffsetRange, Sequence};
+use crate::url::Url;
 use crate::wire::{ErrorCode, Fault, Reply, Sending};
 
 use super::commit::Committing;
@@ -246,6 +247,21 @@ impl<S: Storage> Engine<S> {
         self.drop_gone_segments(number, None);
         self.touch(number);
         number
+    }
+
+    /// Finds a queue by name, for a request that makes sense only where its messages are.
+    pub(super) fn find_here(&self, name: &Name) -> Result<QueueNumber, Fault> {
+        let number = self.find(name)?;
+        match self.lives_elsewhere(number) {
+            Some(fault) => Err(fault),
+            None => Ok(number),
+        }
+    }
+
+    /// That a queue lives elsewhere, if it does, or is about to.
+    pub(super) fn lives_elsewhere(&self, number: QueueNumber) -> Option<Fault> {
+        let hosted = &self.hosted[&number];
+        hosted.log.wanted_settings().at.as_ref().map(|url| elsewhere(&hosted.name, url))
     }
 
     /// Finds a queue by name, for a request that does not make it.
@@ -642,6 +658,16 @@ pub(super) fn damaged(name: &Name, why: &str) -> Fault {
         format!("queue {name} stands still: {why}"),
         format!("nothing was deleted; see `mq-admin check {name}`"),
     )
+}
+
+/// Clients of this version go there by themselves; others print it.
+pub(super) fn elsewhere(name: &Name, url: &Url) -> Fault {
+    let fault = fault_with(
+        ErrorCode::Elsewhere,
+        format!("queue {name} lives at {url}"),
+        "mq-send, mq-recv and mq-admin show, purge go there by themselves; or the engine's own tools",
+    );
+    Fault { url: Some(url.clone()), ..fault }
 }
 
 pub(super) fn being_removed(name: &Name) -> Fault {

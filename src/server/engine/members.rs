@@ -138,7 +138,14 @@ impl<S: Storage> Engine<S> {
         for (name, place) in &self.places {
             let Some(pattern) = several.pattern_of(name) else { continue };
             match place {
-                Place::Live(_) => found.push((Some(pattern), name.clone())),
+                Place::Live(number) => {
+                    if let (true, Some(fault)) =
+                        (several.names(name), self.lives_elsewhere(*number))
+                    {
+                        return Err(fault.into());
+                    }
+                    found.push((Some(pattern), name.clone()));
+                }
                 Place::Damaged(why) if several.names(name) => return Err(damaged(name, why).into()),
                 Place::Removing if several.names(name) => return Err(being_removed(name).into()),
                 Place::Making(_) | Place::Damaged(_) | Place::Removing => {}

@@ -140,11 +140,11 @@ impl From<Fault> for Trouble {
 }
 
 fn fault(code: ErrorCode, message: impl Into<String>) -> Fault {
-    Fault { code, message: message.into(), remedy: None }
+    Fault::new(code, message)
 }
 
 fn fault_with(code: ErrorCode, message: impl Into<String>, remedy: impl Into<String>) -> Fault {
-    Fault { code, message: message.into(), remedy: Some(remedy.into()) }
+    Fault { remedy: Some(remedy.into()), ..Fault::new(code, message) }
 }
 
 fn protocol(message: impl Into<String>) -> Trouble {

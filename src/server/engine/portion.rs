@@ -243,7 +243,7 @@ mod tests {
     fn picked_messages_leave_out_what_is_there() {
         let payload = records(&[b"a", b"b", b"a", b"c", b"x", b"d"]);
         let head = head(Framing::Records, 6, 0);
-        let fault = Fault { code: ErrorCode::Full, message: "no".to_owned(), remedy: None };
+        let fault = Fault::new(ErrorCode::Full, "no");
         let mut verdict = |record: &Record<'_>| match record.body {
             b"a" => Verdict::There,
             b"x" => Verdict::Refuse(fault.clone()),

@@ -33,7 +33,7 @@ impl<S: Storage> Engine<S> {
                 Ok(Sought::Cold { read }) => {
                     hosted.books.seekers.push(waiter);
                     hosted.jobs_under_way += 1;
-                    self.jobs.push(Work::seek(number, read));
+                    self.jobs.push(Work::seek(number, *read));
                     return Ok(None);
                 }
                 Err(error) => {
@@ -89,7 +89,7 @@ impl<S: Storage> Engine<S> {
         from: Start,
         waiter: (ConnectionId, u16),
     ) -> Result<bool, Fault> {
-        let number = self.find(queue)?;
+        let number = self.find_here(queue)?;
         if self.broker.find_group(self.hosted[&number].key, group).is_some() {
             return Err(fault_with(
                 ErrorCode::Different,
@@ -111,7 +111,7 @@ impl<S: Storage> Engine<S> {
         name: &Name,
         waiter: (ConnectionId, u16),
     ) -> Result<bool, Fault> {
-        let number = self.find(queue)?;
+        let number = self.find_here(queue)?;
         let group = self.group_named(number, name)?;
         if self.waits_for_group(number, group, waiter) {
             return Ok(false);
@@ -153,7 +153,7 @@ impl<S: Storage> Engine<S> {
         to: Start,
         waiter: (ConnectionId, u16),
     ) -> Result<bool, Fault> {
-        let number = self.find(queue)?;
+        let number = self.find_here(queue)?;
         let group = self.group_named(number, name)?;
         if self.waits_for_group(number, group, waiter) {
             return Ok(false);

@@ -83,6 +83,10 @@ impl<S: Storage> Engine<S> {
         if let Some(why) = &hosted.trouble {
             return Err(damaged(&hosted.name, why).into());
         }
+        if let Some(elsewhere) = self.lives_elsewhere(number) {
+            return Err(elsewhere.into());
+        }
+        let hosted = self.hosted.get_mut(&number).expect("a live queue");
         let id = hosted.log.id();
         if open.resume.as_ref().is_some_and(|resume| resume.queue_id != id) {
             return Err(sent_to_another(&open.queue).into());

@@ -156,7 +156,7 @@ impl<S: Storage> EventLoop<S> {
 
 /// Tells a client why it is not served, and hangs up.
 fn refuse(mut socket: UnixStream, code: ErrorCode, why: &str) {
-    let fault = Fault { code, message: why.to_owned(), remedy: None };
+    let fault = Fault::new(code, why);
     let mut bytes = Vec::new();
     Reply::Error(fault).encode(0, &mut bytes);
     // One small write into an empty socket buffer; a peer that is gone needs no answer.

@@ -148,7 +148,7 @@ fn a_damaged_queue_is_told_and_the_others_go_on() {
     let play = start(Options { until_end: true, ..several() }, writer);
     let mut server = play.serve();
     open(&mut server);
-    let fault = Fault { code: ErrorCode::Corrupt, message: "bad disk".to_owned(), remedy: None };
+    let fault = Fault::new(ErrorCode::Corrupt, "bad disk");
     server.say_on(A, &Reply::Error(fault.clone()));
     server.hear_credit(1);
     server.deliver_on(B, 1, b"good\n", 0);

@@ -137,7 +137,10 @@ impl<S: Storage> Engine<S> {
                         Err(Hitch::Rest(format!("queue {name} is being removed")))
                     }
                     Some(why) => Err(Hitch::Rest(format!("queue {name} stands still: {why}"))),
-                    None => Ok(*dest),
+                    None => match self.lives_elsewhere(*dest) {
+                        Some(fault) => Err(Hitch::Rest(fault.message)),
+                        None => Ok(*dest),
+                    },
                 }
             }
             (Some(Place::Damaged(why)), _) => {

@@ -3,18 +3,11 @@
 //! A letter is the message with headers that say where it is from and why it is dead. Pure.
 //! Called by the movers; what the headers are called stands in `mq.7`.
 
+use crate::batch::dead::{self, PREFIX};
+pub use crate::batch::dead::{GROUP, QUEUE, REASON};
 use crate::batch::{Record, push_attribute, tags};
 use crate::limits;
 use crate::units::{Attempts, Name, Offset, WallTime};
-
-/// What begins the names of all these headers.
-const PREFIX: &str = "mq-dead-";
-/// The queue that the message died in.
-pub const QUEUE: &str = "mq-dead-queue";
-/// The group that failed it.
-pub const GROUP: &str = "mq-dead-group";
-/// Why.
-pub const REASON: &str = "mq-dead-reason";
 
 /// What is known of a message's death.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,20 +48,20 @@ pub fn attributes_of_letter(attributes: &[u8], death: &Death) -> Vec<u8> {
     }
     push_header(&mut out, QUEUE, death.queue.as_str());
     push_header(&mut out, GROUP, death.group.as_str());
-    push_header(&mut out, "mq-dead-offset", &death.offset.to_string());
-    push_header(&mut out, "mq-dead-attempts", &death.attempts.to_string());
+    push_header(&mut out, dead::OFFSET, &death.offset.to_string());
+    push_header(&mut out, dead::ATTEMPTS, &death.attempts.to_string());
     push_header(&mut out, REASON, &death.reason);
     if let Some(first) = death.first {
-        push_header(&mut out, "mq-dead-first", &time_text(first));
+        push_header(&mut out, dead::FIRST, &time_text(first));
     }
-    push_header(&mut out, "mq-dead-time", &time_text(death.last));
+    push_header(&mut out, dead::TIME, &time_text(death.last));
     if let Some(expires) = expires {
-        push_header(&mut out, "mq-dead-expires", &time_text(WallTime(expires)));
+        push_header(&mut out, dead::EXPIRES, &time_text(WallTime(expires)));
     }
     // A message whose own attributes take all the room does without.
     let fits = out.len() + death.stderr.len() + 64 <= limits::ATTRIBUTE_BYTES_MAX;
     if !death.stderr.is_empty() && fits {
-        push_header(&mut out, "mq-dead-stderr", &death.stderr);
+        push_header(&mut out, dead::STDERR, &death.stderr);
     }
     out
 }

@@ -67,7 +67,7 @@ impl<S: Storage> Engine<S> {
         channel: u16,
         wanted: RequeueWanted,
     ) -> Result<(), Trouble> {
-        let number = self.find(&wanted.queue)?;
+        let number = self.find_here(&wanted.queue)?;
         let hosted = &self.hosted[&number];
         if let Some(why) = &hosted.trouble {
             return Err(damaged(&hosted.name, why).into());

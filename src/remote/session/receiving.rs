@@ -1,0 +1,544 @@
+//! From OPEN_RECEIVE over DELIVER to ACK, NACK and RELEASE.
+//!
+//! ```text
+//! engine ─▶ consumer ─▶ numbers + base = offsets ─▶ DELIVER ─▶ the client holds them
+//!             ▲  ▲                                               │ ACK, RELEASE    │ NACK
+//!             │  └────────────── settle ─────────────────────────┘                 ▼
+//!             └────────── again from the engine, or dead ◀──────────── resting, for the back-off
+//! ```
+//!
+//! A consumer is thrown away when its connection is lost. What the client holds then is none of the new
+//! one's: its acks are dropped, and the messages come again, as redelivered, under new offsets.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use super::admin::now;
+use super::delivery::Delivery;
+use super::held::Held;
+use super::letter::{self, letter};
+use super::retrying::{Fate, Retrying};
+use super::{Session, Stop, refusals, unless};
+use crate::limits;
+use crate::remote::engine::{
+    Ability, ConsumeWish, Consumer, Engine, PublishWish, Publisher, Received, Settlement,
+};
+use crate::remote::failure::{Failure, Kind};
+use crate::remote::message::Incoming;
+use crate::units::{OffsetRange, QueueId};
+use crate::wire::{Nack, OpenReceive, ReceiveMode, Receiving, Reply, Request};
+
+/// Messages that are asked for at once, at most.
+const RECEIVE_MAX: u64 = 16 * 1024;
+
+/// What is unsettled at an engine where nothing is settled: it may send as it likes.
+const PREFETCH_UNACKED: u64 = 4096;
+
+/// A receiver's channel.
+pub struct Receiver<C, P> {
+    channel: u16,
+    queue_id: QueueId,
+    wish: ConsumeWish,
+    consumer: Option<C>,
+    /// The offset of the consumer's message 0, and of the next message.
+    base: u64,
+    next: u64,
+    /// Messages that may have been delivered in all, and were.
+    credit: u64,
+    delivered: u64,
+    held: Held,
+    retrying: Retrying,
+    /// A try is announced, and a failed one comes back here.
+    has_tries: bool,
+    has_ended: bool,
+    /// The client asked for the end while a consumer was being made.
+    is_closing: bool,
+    letters: Letters<P>,
+}
+
+/// Where dead letters go.
+struct Letters<P> {
+    /// The engine does it.
+    by_engine: bool,
+    wish: PublishWish,
+    publisher: Option<P>,
+    sent: u64,
+}
+
+enum Next {
+    Frame(super::Frame),
+    Received(Result<Received, Failure>),
+    Due,
+    /// No more can be kept of what failed, and none of it is tried again in this run.
+    Full,
+    Progress,
+}
+
+impl<E: Engine> Session<E> {
+    /// Serves a channel for receiving until it is closed.
+    ///
+    /// # Errors
+    /// Why the connection ends; the client is told, if that is of any use.
+    pub(super) async fn receive(&mut self, channel: u16, open: OpenReceive) -> Result<(), Stop> {
+        let failed = |failure| Stop::Failed(channel, failure);
+        refusals::check_receive(&E::ABILITIES, &open).map_err(failed)?;
+        let queue = self.queue().map_err(failed)?;
+        let has_tries = open.tries && !matches!(E::ABILITIES.acks, Ability::No(_));
+        let limit = self.options.delivery_limit.filter(|_| has_tries);
+        let group = open.group.to_string();
+        let is_peek = open.mode == ReceiveMode::Peek;
+        let to = self.options.dead_letter.clone();
+        let mut receiver = Receiver {
+            channel,
+            queue_id: super::random_queue(),
+            consumer: None,
+            base: 0,
+            next: 0,
+            credit: 0,
+            delivered: 0,
+            held: Held::default(),
+            retrying: Retrying::new(open.backoff.unwrap_or_default(), limit),
+            has_tries,
+            has_ended: false,
+            is_closing: false,
+            letters: Letters {
+                by_engine: to.as_deref() == Some("engine"),
+                wish: PublishWish {
+                    queue: match to {
+                        Some(to) if to != "engine" => to,
+                        _ => letter::queue_of(&queue, &group),
+                    },
+                    sender: super::random_sender(),
+                    named: false,
+                },
+                publisher: None,
+                sent: 0,
+            },
+            wish: ConsumeWish {
+                queue,
+                group,
+                from: open.from,
+                until_end: open.until_end || is_peek,
+                peek: is_peek,
+                no_ack: open.no_ack,
+                prefetch: 0,
+            },
+        };
+        // That the engine is there, and knows us.
+        let reached = self.link.attempt(async |_| Ok(()));
+        unless(reached, self.frames.hung_up()).await.map_err(|()| Stop::Gone)?.map_err(failed)?;
+        let receiving = Receiving {
+            queue_id: Some(receiver.queue_id),
+            delivery_limit: limit,
+            ..Receiving::default()
+        };
+        self.out.push(channel, &Reply::Receiving(receiving));
+        self.at_most_once();
+        let ended = self.run_receiver(&mut receiver).await;
+        let settled = self.finish_receiver(&mut receiver).await;
+        if ended.is_ok() {
+            if let Err(failure) = settled {
+                self.link.tell(&format!("{failure}; what was done last may come again"));
+            }
+            self.out.push(channel, &Reply::Closed);
+        }
+        ended
+    }
+
+    /// What is unsettled goes back, and what is settled is with the engine.
+    async fn finish_receiver(
+        &mut self,
+        receiver: &mut Receiver<E::Consumer, E::Publisher>,
+    ) -> Result<(), Failure> {
+        let finish = async {
+            if let Some(publisher) = receiver.letters.publisher.take() {
+                publisher.finish().await?;
+            }
+            let resting = receiver.retrying.take_resting(Instant::now());
+            match receiver.consumer.take() {
+                Some(mut consumer) if E::ABILITIES.delays_retries => {
+                    for (offset, pause) in resting {
+                        let number = offset - receiver.base;
+                        let range = number..number + 1;
+                        let retry = Settlement::Retry(pause);
+                        consumer.settle(std::slice::from_ref(&range), retry).await?;
+                    }
+                    consumer.finish().await
+                }
+                Some(consumer) => consumer.finish().await,
+                None => Ok(()),
+            }
+        };
+        match tokio::time::timeout(limits::DRAIN.to_duration(), finish).await {
+            Ok(finished) => finished,
+            Err(_) => {
+                let message = format!("{} does not answer", E::ABILITIES.name);
+                Err(Failure::new(Kind::Unreachable, message))
+            }
+        }
+    }
+
+    async fn run_receiver(
+        &mut self,
+        receiver: &mut Receiver<E::Consumer, E::Publisher>,
+    ) -> Result<(), Stop> {
+        let mut progress = tokio::time::interval(limits::REMOTE_PROGRESS.to_duration());
+        progress.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            if receiver.wants_consumer() {
+                self.make_consumer(receiver).await?;
+            }
+            let next = self.next(receiver, &mut progress).await?;
+            let done = match next {
+                Next::Frame(frame) => match self.take(receiver, &frame).await? {
+                    Taken::Closed => return Ok(()),
+                    Taken::Done(done) => done,
+                },
+                Next::Received(Ok(Received::Messages(messages))) => {
+                    self.link.went_well();
+                    self.deliver(receiver, messages);
+                    Ok(())
+                }
+                Next::Received(Ok(Received::End)) => {
+                    receiver.has_ended = true;
+                    self.out.push(receiver.channel, &Reply::End);
+                    Ok(())
+                }
+                Next::Full => {
+                    let text = "so many messages failed that the rest is left for the next run";
+                    self.link.tell(text);
+                    receiver.has_ended = true;
+                    self.out.push(receiver.channel, &Reply::End);
+                    Ok(())
+                }
+                Next::Received(Err(failure)) => Err(failure),
+                Next::Due => {
+                    self.deliver_due(receiver);
+                    Ok(())
+                }
+                Next::Progress => receiver.progress().await,
+            };
+            if let Err(failure) = done {
+                self.lose(receiver, failure).await?;
+            }
+        }
+    }
+
+    /// Waits for something to do.
+    async fn next(
+        &mut self,
+        receiver: &mut Receiver<E::Consumer, E::Publisher>,
+        progress: &mut tokio::time::Interval,
+    ) -> Result<Next, Stop> {
+        loop {
+            let limit = receiver.credit.saturating_sub(receiver.delivered).min(RECEIVE_MAX);
+            let can_deliver = limit > 0 && self.out.has_room();
+            let can_receive = can_deliver && receiver.retrying.has_room() && !receiver.has_ended;
+            let due =
+                receiver.retrying.next_due().filter(|_| can_deliver && !receiver.wish.until_end);
+            if receiver.is_full() {
+                return Ok(Next::Full);
+            }
+            let is_working = receiver.held.count() > 0 || receiver.retrying.resting() > 0;
+            let Receiver { consumer, .. } = receiver;
+            let receive = async {
+                match consumer {
+                    Some(consumer) => consumer.receive(limit as usize).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                written = self.out.write(), if !self.out.is_empty() => written?,
+                frame = self.frames.next() => return Ok(Next::Frame(frame?)),
+                () = until(due), if due.is_some() => return Ok(Next::Due),
+                received = receive, if can_receive => return Ok(Next::Received(received)),
+                _ = progress.tick(), if is_working && !receiver.wish.no_ack => return Ok(Next::Progress),
+            }
+        }
+    }
+
+    /// Makes a consumer, unless the client asks for the end before it is there.
+    async fn make_consumer(
+        &mut self,
+        receiver: &mut Receiver<E::Consumer, E::Publisher>,
+    ) -> Result<(), Stop> {
+        let channel = receiver.channel;
+        receiver.wish.prefetch = receiver.prefetch();
+        let wish = receiver.wish.clone();
+        let make = self.link.attempt(async |engine| engine.consumer(&wish).await);
+        let frames = &mut self.frames;
+        let end = async {
+            // What else it says can wait.
+            while frames.kept() < limits::REMOTE_REQUESTS_AHEAD {
+                let frame = match frames.read().await {
+                    Ok(frame) => frame,
+                    Err(error) => return Some(error),
+                };
+                let is_close = frame.header.kind == crate::wire::Kind::Close;
+                frames.keep(frame);
+                if is_close {
+                    return None;
+                }
+            }
+            frames.hung_up().await;
+            Some(super::Broken::Gone)
+        };
+        match unless(make, end).await {
+            Ok(made) => {
+                receiver.consumer = Some(made.map_err(|failure| Stop::Failed(channel, failure))?);
+                receiver.base = receiver.next;
+                Ok(())
+            }
+            Err(None) => {
+                receiver.is_closing = true;
+                Ok(())
+            }
+            Err(Some(error)) => Err(error.into()),
+        }
+    }
+
+    /// The consumer is gone, and with it what the client holds of it.
+    async fn lose(
+        &mut self,
+        receiver: &mut Receiver<E::Consumer, E::Publisher>,
+        failure: Failure,
+    ) -> Result<(), Stop> {
+        receiver.consumer = None;
+        receiver.letters.publisher = None;
+        receiver.held = Held::default();
+        receiver.retrying.clear();
+        let waited = unless(self.link.failed(failure), self.frames.hung_up()).await;
+        waited.map_err(|()| Stop::Gone)?.map_err(|failure| Stop::Failed(receiver.channel, failure))
+    }
+
+    /// Hands messages that came to the client, in runs of the same attempt.
+    fn deliver(
+        &mut self,
+        receiver: &mut Receiver<E::Consumer, E::Publisher>,
+        messages: Vec<Incoming>,
+    ) {
+        let first = receiver.next;
+        receiver.next += messages.len() as u64;
+        receiver.delivered += messages.len() as u64;
+        let is_settled = receiver.wish.no_ack || receiver.wish.peek;
+        if !is_settled {
+            receiver.held.add(first..receiver.next);
+        }
+        let has_tries = receiver.has_tries && !is_settled;
+        let mut offset = first;
+        let attempt_of = |message: &Incoming| match has_tries {
+            true => super::retrying::first_attempt(message),
+            false => message.attempt,
+        };
+        let alike = |a: &Incoming, b: &Incoming| {
+            attempt_of(a) == attempt_of(b) && a.redelivered == b.redelivered
+        };
+        for run in messages.chunk_by(alike) {
+            let delivery = Delivery {
+                channel: receiver.channel,
+                queue: receiver.queue_id,
+                now: now(),
+                attempt: attempt_of(&run[0]),
+                redelivered: run[0].redelivered,
+            };
+            delivery.frames(offset, run).into_iter().for_each(|frame| self.out.push_bytes(frame));
+            offset += run.len() as u64;
+        }
+        if has_tries {
+            for (offset, message) in (first..).zip(messages) {
+                receiver.retrying.delivered(offset, message);
+            }
+        }
+    }
+
+    /// Hands out again what has rested, as far as the credit goes.
+    fn deliver_due(&mut self, receiver: &mut Receiver<E::Consumer, E::Publisher>) {
+        let clock = Instant::now();
+        while receiver.delivered < receiver.credit
+            && let Some((offset, tried)) = receiver.retrying.take_due(clock)
+        {
+            let delivery = Delivery {
+                channel: receiver.channel,
+                queue: receiver.queue_id,
+                now: now(),
+                attempt: tried.attempt,
+                redelivered: true,
+            };
+            let frames = delivery.frames(offset, [&tried.message]);
+            frames.into_iter().for_each(|frame| self.out.push_bytes(frame));
+            receiver.held.add(offset..offset + 1);
+            receiver.delivered += 1;
+        }
+    }
+
+    /// Does what a frame asks for.
+    async fn take(
+        &mut self,
+        receiver: &mut Receiver<E::Consumer, E::Publisher>,
+        frame: &super::Frame,
+    ) -> Result<Taken, Stop> {
+        if frame.header.channel != receiver.channel {
+            return Err(Stop::protocol("a frame on a channel that is not open"));
+        }
+        let done = match Request::decode(&frame.header, &frame.body)? {
+            Request::Close => return Ok(Taken::Closed),
+            Request::Credit(total) => {
+                receiver.credit = receiver.credit.max(total);
+                receiver.allow().await
+            }
+            Request::Ack(ranges) => {
+                let settled = receiver.take(&ranges);
+                receiver.retrying.forget(&settled);
+                receiver.settle(&settled, Settlement::Ack).await
+            }
+            Request::Release(_, ranges) => {
+                let settled = receiver.take(&ranges);
+                receiver.retrying.forget(&settled);
+                receiver.settle(&settled, Settlement::Release).await
+            }
+            Request::Nack(nack) => self.fail(receiver, &nack).await,
+            // A try that is begun counts once it has failed; until then the engine counts.
+            Request::Begin(_) => Ok(()),
+            Request::Complain(..) => {
+                let message = "what was delivered arrives damaged at the client".to_owned();
+                return Err(Stop::Failed(receiver.channel, Failure::new(Kind::Other, message)));
+            }
+            _ => return Err(Stop::protocol("a frame that is none of a receiver's")),
+        };
+        Ok(Taken::Done(done))
+    }
+
+    /// A try of these failed.
+    async fn fail(
+        &mut self,
+        receiver: &mut Receiver<E::Consumer, E::Publisher>,
+        nack: &Nack,
+    ) -> Result<(), Failure> {
+        let mut dead = Vec::new();
+        let clock = Instant::now();
+        let failed = receiver.take(&nack.ranges);
+        for offset in failed.into_iter().flatten() {
+            match receiver.retrying.failed(offset, nack.dead, now()) {
+                Fate::Dead => dead.push(offset),
+                // A run to the end tries each message once: it gives them back at its end.
+                Fate::Again(pause) if E::ABILITIES.delays_retries && !receiver.wish.until_end => {
+                    let range = offset..offset + 1;
+                    receiver.retrying.forget(std::slice::from_ref(&range));
+                    receiver.settle(std::slice::from_ref(&range), Settlement::Retry(pause)).await?;
+                }
+                Fate::Again(pause) => receiver.retrying.rest(offset, clock + pause),
+            }
+        }
+        if !dead.is_empty() {
+            self.bury(receiver, &dead, nack).await?;
+        }
+        receiver.allow().await
+    }
+
+    /// These are dead letters: stored as such, and then settled.
+    async fn bury(
+        &mut self,
+        receiver: &mut Receiver<E::Consumer, E::Publisher>,
+        dead: &[u64],
+        nack: &Nack,
+    ) -> Result<(), Failure> {
+        let ranges: Vec<Range<u64>> = dead.iter().map(|offset| *offset..offset + 1).collect();
+        if receiver.letters.by_engine {
+            receiver.retrying.forget(&ranges);
+            return receiver.settle(&ranges, Settlement::Dead).await;
+        }
+        let (queue, group) = (receiver.wish.queue.clone(), receiver.wish.group.clone());
+        let letters = &mut receiver.letters;
+        let mut batch = Vec::with_capacity(dead.len());
+        for offset in dead {
+            let tried = receiver.retrying.get(*offset).expect("what is held is kept");
+            letters.sent += 1;
+            batch.push(letter(tried, &queue, &group, *offset, nack, now(), letters.sent));
+        }
+        refusals::without_what_is_missing(&E::ABILITIES, &mut batch);
+        if letters.publisher.is_none() {
+            let wish = &letters.wish;
+            letters.publisher =
+                Some(self.link.attempt(async |engine| engine.publisher(wish).await).await?);
+        }
+        let publisher = letters.publisher.as_mut().expect("just made");
+        publisher.publish(batch).await?.await?;
+        receiver.retrying.forget(&ranges);
+        receiver.settle(&ranges, Settlement::Ack).await
+    }
+}
+
+enum Taken {
+    Closed,
+    Done(Result<(), Failure>),
+}
+
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl<C: Consumer, P> Receiver<C, P> {
+    fn wants_consumer(&self) -> bool {
+        let may_come = self.credit > self.delivered && !self.has_ended && !self.is_closing;
+        self.consumer.is_none() && may_come
+    }
+
+    /// Whether a run to the end has to end here.
+    fn is_full(&self) -> bool {
+        let is_stuck = self.held.count() == 0 && !self.retrying.has_room();
+        self.wish.until_end && !self.has_ended && is_stuck
+    }
+
+    /// How many messages may be unsettled: what the client holds and may still be given, and what rests.
+    fn prefetch(&self) -> u32 {
+        if self.wish.no_ack {
+            return PREFETCH_UNACKED as u32;
+        }
+        let window = self.credit.saturating_sub(self.delivered) + self.held.count();
+        let all = window + self.retrying.resting() as u64;
+        u32::try_from(all).unwrap_or(u32::MAX).max(1)
+    }
+
+    /// Tells the consumer when it may have much more unsettled, or much less.
+    async fn allow(&mut self) -> Result<(), Failure> {
+        let wanted = self.prefetch();
+        let told = self.wish.prefetch;
+        let Some(consumer) = &mut self.consumer else { return Ok(()) };
+        if wanted > told + told / 4 || wanted < told / 4 {
+            self.wish.prefetch = wanted;
+            consumer.allow(wanted).await?;
+        }
+        Ok(())
+    }
+
+    /// Those of the ranges that the client holds.
+    fn take(&mut self, ranges: &[OffsetRange]) -> Vec<Range<u64>> {
+        ranges.iter().flat_map(|range| self.held.take(&(range.start.0..range.end.0))).collect()
+    }
+
+    async fn settle(
+        &mut self,
+        ranges: &[Range<u64>],
+        settlement: Settlement,
+    ) -> Result<(), Failure> {
+        let base = self.base;
+        let numbers: Vec<Range<u64>> =
+            ranges.iter().map(|range| range.start - base..range.end - base).collect();
+        match &mut self.consumer {
+            Some(consumer) if !numbers.is_empty() => consumer.settle(&numbers, settlement).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells the engine that what is here is being worked on.
+    async fn progress(&mut self) -> Result<(), Failure> {
+        let mut ranges: Vec<Range<u64>> = self.held.ranges().collect();
+        ranges.extend(self.retrying.offsets().map(|offset| offset..offset + 1));
+        ranges.sort_unstable_by_key(|range| range.start);
+        self.settle(&ranges, Settlement::Progress).await
+    }
+}

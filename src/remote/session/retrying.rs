@@ -1,0 +1,220 @@
+//! Messages that failed: what becomes of them, and when they are tried again where the engine cannot
+//! make them wait. Pure: the time comes in as an argument.
+//!
+//! What rests here is unsettled at the engine, so that it comes again by itself if we are gone.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use crate::limits;
+use crate::remote::message::Incoming;
+use crate::settings::Backoff;
+use crate::units::WallTime;
+
+/// A message that a command is run for, from its delivery until it is settled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// The message.
+    pub message: Incoming,
+    /// Which attempt is under way, or was the last.
+    pub attempt: u32,
+    /// When it failed first here, if it did.
+    pub failed_first: Option<WallTime>,
+}
+
+/// What becomes of a message that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is a dead letter.
+    Dead,
+    /// It is tried again after this pause.
+    Again(Duration),
+}
+
+/// See the module's page.
+#[derive(Debug)]
+pub struct Retrying {
+    backoff: Backoff,
+    /// Attempts after which a message is a dead letter.
+    limit: Option<u32>,
+    /// With the client, or resting, by their offsets.
+    tried: HashMap<u64, Tried>,
+    /// Resting until then.
+    due: BinaryHeap<Reverse<(Instant, u64)>>,
+    /// Bytes of the bodies in `tried`.
+    bytes: usize,
+}
+
+impl Retrying {
+    /// With this back-off, and the attempts after which a message is dead.
+    #[must_use]
+    pub fn new(backoff: Backoff, limit: Option<u32>) -> Retrying {
+        Retrying { backoff, limit, tried: HashMap::new(), due: BinaryHeap::new(), bytes: 0 }
+    }
+
+    /// A message comes for the first time: the attempt that this is.
+    pub fn delivered(&mut self, offset: u64, message: Incoming) -> u32 {
+        let attempt = first_attempt(&message);
+        self.bytes += message.body.len();
+        self.tried.insert(offset, Tried { message, attempt, failed_first: None });
+        attempt
+    }
+
+    /// These are settled for good, or are not ours any more.
+    pub fn forget(&mut self, ranges: &[Range<u64>]) {
+        for offset in ranges.iter().flat_map(Range::clone) {
+            if let Some(tried) = self.tried.remove(&offset) {
+                self.bytes -= tried.message.body.len();
+            }
+        }
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn get(&self, offset: u64) -> Option<&Tried> {
+        self.tried.get(&offset)
+    }
+
+    /// A try of this one failed.
+    pub fn failed(&mut self, offset: u64, dead: bool, now: WallTime) -> Fate {
+        let Some(tried) = self.tried.get_mut(&offset) else { return Fate::Dead };
+        tried.failed_first.get_or_insert(now);
+        if dead || self.limit.is_some_and(|limit| tried.attempt >= limit) {
+            return Fate::Dead;
+        }
+        Fate::Again(pause(self.backoff, offset, tried.attempt))
+    }
+
+    /// It rests until then.
+    pub fn rest(&mut self, offset: u64, until: Instant) {
+        self.due.push(Reverse((until, offset)));
+    }
+
+    /// How many rest.
+    #[must_use]
+    pub fn resting(&self) -> usize {
+        self.due.len()
+    }
+
+    /// All that rest.
+    pub fn offsets(&self) -> impl Iterator<Item = u64> + '_ {
+        self.due.iter().map(|Reverse((_, offset))| *offset)
+    }
+
+    /// Whether more may be received: so many may rest, and so many bytes be kept.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.due.len() < limits::REMOTE_RESTING_MAX && self.bytes < limits::REMOTE_KEPT_BYTES
+    }
+
+    /// When the next one has rested.
+    #[must_use]
+    pub fn next_due(&self) -> Option<Instant> {
+        self.due.peek().map(|Reverse((due, _))| *due)
+    }
+
+    /// The next one that has rested, with the attempt that comes now.
+    pub fn take_due(&mut self, now: Instant) -> Option<(u64, &Tried)> {
+        let Reverse((due, offset)) = *self.due.peek()?;
+        if due > now {
+            return None;
+        }
+        self.due.pop();
+        let tried = self.tried.get_mut(&offset).expect("what rests is kept");
+        tried.attempt = tried.attempt.saturating_add(1);
+        Some((offset, tried))
+    }
+
+    /// All that rest, each with how much longer.
+    pub fn take_resting(&mut self, now: Instant) -> Vec<(u64, Duration)> {
+        let resting = std::mem::take(&mut self.due).into_iter();
+        resting.map(|Reverse((due, offset))| (offset, due.saturating_duration_since(now))).collect()
+    }
+
+    /// The connection to the engine is lost: all of it comes again from there.
+    pub fn clear(&mut self) {
+        self.tried.clear();
+        self.due.clear();
+        self.bytes = 0;
+    }
+}
+
+/// Which attempt a message that an engine delivers is: as the engine counts, or as far as it can be
+/// known.
+#[must_use]
+pub fn first_attempt(message: &Incoming) -> u32 {
+    match (message.attempt, message.redelivered) {
+        (0, false) => 1,
+        (0, true) => 2,
+        (attempt, _) => attempt,
+    }
+}
+
+/// How long a message rests after a failed attempt: as in a store, the first pause, doubled with each
+/// attempt up to the longest, and up to a quarter more, which depends on the message.
+fn pause(backoff: Backoff, offset: u64, attempt: u32) -> Duration {
+    let doubled = backoff.first.0.saturating_mul(1 << attempt.saturating_sub(1).min(40));
+    let whole = doubled.min(backoff.max.0).min(limits::BACKOFF_LONGEST.0);
+    let hash =
+        xxhash_rust::xxh3::xxh3_64_with_seed(&offset.to_le_bytes(), u64::from(attempt)) >> 32;
+    let more = (u128::from(whole / 4) * u128::from(hash)) >> 32;
+    Duration::from_micros(whole + more as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::Micros;
+    use bytes::Bytes;
+
+    fn message(attempt: u32, redelivered: bool) -> Incoming {
+        Incoming { body: Bytes::from_static(b"body"), facts: None, attempt, redelivered }
+    }
+
+    fn retrying() -> Retrying {
+        let backoff = Backoff { first: Micros::from_millis(100), max: Micros::from_millis(300) };
+        Retrying::new(backoff, Some(3))
+    }
+
+    #[test]
+    fn a_message_rests_longer_each_time_and_is_dead_at_the_limit() {
+        let mut retrying = retrying();
+        let now = Instant::now();
+        assert_eq!(retrying.delivered(7, message(0, false)), 1);
+        for (attempt, least) in [(1, 100), (2, 200)] {
+            let Fate::Again(pause) = retrying.failed(7, false, WallTime(attempt)) else {
+                panic!("dead too early")
+            };
+            let (least, most) =
+                (Duration::from_millis(least), Duration::from_millis(least * 5 / 4));
+            assert!((least..=most).contains(&pause), "{pause:?}");
+            retrying.rest(7, now + pause);
+            assert_eq!(retrying.next_due(), Some(now + pause));
+            assert!(retrying.take_due(now).is_none());
+            let (offset, tried) = retrying.take_due(now + pause).expect("it has rested");
+            assert_eq!((offset, u64::from(tried.attempt)), (7, attempt + 1));
+        }
+        assert_eq!(retrying.failed(7, false, WallTime(9)), Fate::Dead);
+        assert_eq!(retrying.get(7).expect("kept").failed_first, Some(WallTime(1)));
+        retrying.forget(std::slice::from_ref(&(7..8)));
+        assert!(retrying.get(7).is_none() && retrying.bytes == 0);
+    }
+
+    #[test]
+    fn a_message_that_cannot_be_worked_on_is_dead_at_once() {
+        let mut retrying = retrying();
+        retrying.delivered(1, message(0, false));
+        assert_eq!(retrying.failed(1, true, WallTime(1)), Fate::Dead);
+    }
+
+    #[test]
+    fn what_the_engine_counted_counts() {
+        let mut retrying = retrying();
+        assert_eq!(retrying.delivered(1, message(0, true)), 2);
+        assert_eq!(retrying.delivered(2, message(3, true)), 3);
+        assert!(matches!(retrying.failed(1, false, WallTime(1)), Fate::Again(_)));
+        assert_eq!(retrying.failed(2, false, WallTime(1)), Fate::Dead);
+    }
+}

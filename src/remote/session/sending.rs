@@ -1,0 +1,304 @@
+//! From OPEN_SEND over PUBLISH to CONFIRM.
+//!
+//! ```text
+//! PUBLISH ─▶ kept (until confirmed) ─▶ publisher ─▶ pending confirmations ─▶ CONFIRM
+//!                 └───────◀── a new connection ◀─────────┘ failed
+//! ```
+//!
+//! All per batch. What is not confirmed is kept as the frame that it came in, and handed over again, in
+//! order and under the same numbers, when the connection to the engine was lost.
+
+use std::collections::VecDeque;
+
+use futures_util::FutureExt;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
+
+use super::payload::{Parts, Published};
+use super::{Broken, Frame, Frames, Session, Stop, refusals, unless};
+use crate::limits;
+use crate::remote::engine::{Confirmation, Engine, PublishWish, Publisher};
+use crate::remote::failure::{Failure, Kind};
+use crate::units::{Count, Epoch, Offset, Sequence, WallTime};
+use crate::wire::{OpenSend, Reply, Request, Sending};
+
+/// A sender's channel.
+pub struct Sender<P> {
+    channel: u16,
+    wish: PublishWish,
+    publisher: Option<P>,
+    /// What is not confirmed, in order.
+    kept: VecDeque<Published>,
+    kept_bytes: usize,
+    /// Batches at its front that the publisher was given, each with its confirmation.
+    handed: usize,
+    pending: FuturesOrdered<Confirmation>,
+    parts: Parts,
+    /// The sequence of the last message that came, and of the last that is confirmed.
+    last: u64,
+    confirmed: u64,
+    is_closing: bool,
+}
+
+impl<E: Engine> Session<E> {
+    /// Serves a channel for sending until its end.
+    ///
+    /// # Errors
+    /// Why the connection ends; the client is told, if that is of any use.
+    pub(super) async fn send(&mut self, channel: u16, open: OpenSend) -> Result<(), Stop> {
+        refusals::check_send(&E::ABILITIES, &open)
+            .map_err(|failure| Stop::Failed(channel, failure))?;
+        let queue = self.queue().map_err(|failure| Stop::Failed(channel, failure))?;
+        let last = open.resume.map_or(0, |resume| resume.confirmed.0);
+        let mut sender = Sender {
+            channel,
+            wish: PublishWish { queue, sender: open.producer.0, named: open.named },
+            publisher: None,
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            handed: 0,
+            pending: FuturesOrdered::new(),
+            parts: Parts::default(),
+            last,
+            confirmed: last,
+            is_closing: false,
+        };
+        self.make_publisher(&mut sender).await?;
+        let sending = Sending {
+            queue_id: super::random_queue(),
+            last: Sequence(last),
+            epoch: Epoch(1),
+            opened: WallTime(0),
+            annex: None,
+        };
+        self.out.push(channel, &Reply::Sending(sending));
+        self.at_most_once();
+        let ended = self.run_sender(&mut sender).await;
+        if let Some(publisher) = sender.publisher.take() {
+            let finished =
+                tokio::time::timeout(limits::DRAIN.to_duration(), publisher.finish()).await;
+            if let Ok(Err(failure)) = finished
+                && ended.is_ok()
+            {
+                self.link.tell(&failure.to_string());
+            }
+        }
+        ended
+    }
+
+    async fn run_sender(&mut self, sender: &mut Sender<E::Publisher>) -> Result<(), Stop> {
+        loop {
+            self.hand_over(sender).await?;
+            if sender.is_closing && sender.kept.is_empty() {
+                self.out.push(sender.channel, &Reply::Closed);
+                return Ok(());
+            }
+            let has_room = sender.kept_bytes < limits::UNCONFIRMED_BYTES_MAX
+                && sender.kept.len() < limits::REMOTE_UNCONFIRMED_MAX
+                && !sender.is_closing;
+            tokio::select! {
+                biased;
+                written = self.out.write(), if !self.out.is_empty() => written?,
+                Some(confirmed) = sender.pending.next(), if !sender.pending.is_empty() => {
+                    self.settle(sender, confirmed).await?;
+                }
+                frame = incoming(&mut self.frames, has_room) => {
+                    let frame = match frame {
+                        Err(Broken::Gone) => return self.outlive(sender).await,
+                        frame => frame?,
+                    };
+                    take(sender, &frame)?;
+                }
+            }
+        }
+    }
+
+    /// The client is gone; what it sent goes its way all the same, within a bounded time.
+    async fn outlive(&mut self, sender: &mut Sender<E::Publisher>) -> Result<(), Stop> {
+        let rest = async {
+            while sender.publisher.is_some()
+                && let Some(Ok(())) = sender.pending.next().await
+            {}
+        };
+        let _ = tokio::time::timeout(limits::DRAIN.to_duration(), rest).await;
+        Err(Stop::Gone)
+    }
+
+    async fn make_publisher(&mut self, sender: &mut Sender<E::Publisher>) -> Result<(), Stop> {
+        let wish = &sender.wish;
+        let made = self.link.attempt(async |engine| engine.publisher(wish).await);
+        let made = unless(made, self.frames.hung_up()).await.map_err(|()| Stop::Gone)?;
+        let publisher = made.map_err(|failure| Stop::Failed(sender.channel, failure))?;
+        sender.publisher = Some(publisher);
+        Ok(())
+    }
+
+    /// Gives the publisher what it was not given yet.
+    async fn hand_over(&mut self, sender: &mut Sender<E::Publisher>) -> Result<(), Stop> {
+        while sender.handed < sender.kept.len() {
+            if sender.publisher.is_none() {
+                self.make_publisher(sender).await?;
+            }
+            let messages = sender.kept[sender.handed].messages();
+            let checked = messages.and_then(|messages| {
+                refusals::check_messages(&E::ABILITIES, &messages).map(|()| messages)
+            });
+            let messages = match checked {
+                Ok(messages) => messages,
+                Err(failure) => return self.give_up(sender, failure).await,
+            };
+            let mut heard = Vec::new();
+            let handed = {
+                let publisher = sender.publisher.as_mut().expect("just made");
+                let mut publishing = std::pin::pin!(publisher.publish(messages));
+                // It may hold back until what it has is confirmed, and somebody heard of it.
+                loop {
+                    let is_well = heard.last().is_none_or(Result::is_ok);
+                    tokio::select! {
+                        biased;
+                        handed = &mut publishing => break handed,
+                        Some(confirmed) = sender.pending.next(),
+                            if is_well && !sender.pending.is_empty() => heard.push(confirmed),
+                        written = self.out.write(), if !self.out.is_empty() => written?,
+                        () = self.frames.hung_up() => return Err(Stop::Gone),
+                    }
+                }
+            };
+            let handed = handed.map(|confirmation| {
+                sender.pending.push_back(confirmation);
+                sender.handed += 1;
+            });
+            let heard = self.hear(sender, heard);
+            if let Some(failure) = heard.or(handed.err()) {
+                self.begin_anew(sender, failure).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What was confirmed, in order, up to a failure.
+    fn hear(
+        &mut self,
+        sender: &mut Sender<E::Publisher>,
+        heard: Vec<Result<(), Failure>>,
+    ) -> Option<Failure> {
+        let before = sender.confirmed;
+        let mut failed = None;
+        for confirmed in heard {
+            match confirmed {
+                Ok(()) => sender.confirm(),
+                Err(failure) => failed = Some(failure),
+            }
+        }
+        if sender.confirmed > before {
+            self.link.went_well();
+            self.say_confirmed(sender);
+        }
+        failed
+    }
+
+    /// A batch is confirmed, or it, and what is behind it, is not.
+    async fn settle(
+        &mut self,
+        sender: &mut Sender<E::Publisher>,
+        confirmed: Result<(), Failure>,
+    ) -> Result<(), Stop> {
+        // All that is known at once is one word.
+        let mut heard = vec![confirmed];
+        while heard.last().is_some_and(Result::is_ok)
+            && let Some(Some(confirmed)) = sender.pending.next().now_or_never()
+        {
+            heard.push(confirmed);
+        }
+        match self.hear(sender, heard) {
+            Some(failure) => self.begin_anew(sender, failure).await,
+            None => Ok(()),
+        }
+    }
+
+    fn say_confirmed(&mut self, sender: &Sender<E::Publisher>) {
+        let sequence = Sequence(sender.confirmed);
+        self.out.push(sender.channel, &Reply::Confirm(sequence, Offset(sequence.0), Count(0)));
+    }
+
+    /// The publisher failed: all that is unconfirmed is handed to a new one, if there is hope.
+    async fn begin_anew(
+        &mut self,
+        sender: &mut Sender<E::Publisher>,
+        failure: Failure,
+    ) -> Result<(), Stop> {
+        if !failure.passes() {
+            return self.give_up(sender, failure).await;
+        }
+        sender.publisher = None;
+        sender.pending = FuturesOrdered::new();
+        sender.handed = 0;
+        let waited = unless(self.link.failed(failure), self.frames.hung_up()).await;
+        waited.map_err(|()| Stop::Gone)?.map_err(|failure| Stop::Failed(sender.channel, failure))
+    }
+
+    /// There is no going on. What can still be confirmed is, so that the count that the user is told
+    /// is exact.
+    async fn give_up(
+        &mut self,
+        sender: &mut Sender<E::Publisher>,
+        failure: Failure,
+    ) -> Result<(), Stop> {
+        let before = sender.confirmed;
+        let rest = async {
+            while let Some(Ok(())) = sender.pending.next().await {
+                sender.confirm();
+            }
+        };
+        let _ = tokio::time::timeout(limits::CONFIRM_PATIENCE.to_duration(), rest).await;
+        if sender.confirmed > before {
+            self.say_confirmed(sender);
+        }
+        Err(Stop::Failed(sender.channel, failure))
+    }
+}
+
+impl<P> Sender<P> {
+    fn keep(&mut self, published: Published) {
+        self.last = published.last();
+        self.kept_bytes += published.bytes();
+        self.kept.push_back(published);
+    }
+
+    fn confirm(&mut self) {
+        let published = self.kept.pop_front().expect("a confirmation for each batch");
+        self.kept_bytes -= published.bytes();
+        self.handed -= 1;
+        self.confirmed = published.last();
+    }
+}
+
+/// The next frame, if there is room for one; else only that the client is gone.
+async fn incoming(frames: &mut Frames, has_room: bool) -> Result<Frame, Broken> {
+    if has_room {
+        return frames.next().await;
+    }
+    frames.hung_up().await;
+    Err(Broken::Gone)
+}
+
+/// Takes in what a sender says.
+fn take<P>(sender: &mut Sender<P>, frame: &Frame) -> Result<(), Stop> {
+    let is_ours = frame.header.channel == sender.channel;
+    match Request::decode(&frame.header, &frame.body)? {
+        Request::Publish(head, payload) if is_ours => {
+            let part = sender.parts.push(head, frame.body.slice_ref(payload));
+            let whole = part.map_err(|failure| Stop::Failed(sender.channel, failure))?;
+            whole.into_iter().for_each(|published| sender.keep(published));
+        }
+        Request::Close if is_ours => sender.is_closing = true,
+        _ => return Err(Stop::protocol("a frame that is none of a sender's")),
+    }
+    Ok(())
+}
+
+/// A queue that has no name.
+pub(super) fn nameless(url: &str) -> Failure {
+    Failure::new(Kind::Unsupported, format!("{url} names no queue"))
+        .with_remedy("an address is SCHEME://[USER[:PASSWORD]@]HOST[:PORT]/QUEUE; see mq-remote(1)")
+}

@@ -1,0 +1,133 @@
+//! The address of a queue that lives elsewhere, at an engine of a cluster: a URL.
+//!
+//! Everything but `mq-remote` only passes it on: what stands in it is the business of `remote`. So
+//! here is no more than what keeps its password out of sight. Whatever shows one shows no password.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits;
+use crate::units::Name;
+
+/// A URL. Shown, it has no password.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Url(String);
+
+impl Url {
+    /// Whether a text is meant to be one.
+    #[must_use]
+    pub fn is_one(text: &str) -> bool {
+        text.contains("://")
+    }
+
+    /// Takes a text for one, without a look at what only an engine understands.
+    ///
+    /// # Errors
+    /// What is wrong with it, without its password.
+    pub fn new(text: &str) -> Result<Url, String> {
+        let bad = |why: &str| Err(format!("{}: {why}", without_password(text)));
+        let Some((scheme, rest)) = text.split_once("://") else {
+            return bad("an address is SCHEME://HOST/QUEUE, see mq-remote(1)");
+        };
+        if scheme.is_empty() || !scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'+') {
+            return bad("what stands in front of :// names no engine");
+        }
+        if rest.is_empty() {
+            return bad("there is nothing behind ://");
+        }
+        if text.bytes().any(|b| b.is_ascii_control() || b == b' ') {
+            return bad("it has a space or a control character in it; write it as %20");
+        }
+        if text.len() > limits::URL_BYTES_MAX {
+            return bad("it is too long");
+        }
+        Ok(Url(text.to_owned()))
+    }
+
+    /// All of it, for `mq-remote` alone.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// The same without the password, for keeps.
+    #[must_use]
+    pub fn without_password(&self) -> Url {
+        Url(without_password(&self.0))
+    }
+
+    /// What the queue is called where only a name fits: the last part of the path, or else of the
+    /// address, with `_` for what no name has in it.
+    #[must_use]
+    pub fn name(&self) -> Name {
+        let shown = without_password(&self.0);
+        let plain = shown.split('?').next().unwrap_or_default().trim_end_matches('/');
+        let last = plain.rsplit(['/', '@']).next().unwrap_or_default();
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        let text: String = last.chars().map(|c| if fits(c) { c } else { '_' }).collect();
+        let text = text.trim_start_matches(['.', '-']);
+        let end = text.len().min(limits::NAME_BYTES_MAX);
+        Name::new(&text[..end]).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&without_password(&self.0))
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Url({self})")
+    }
+}
+
+/// The same text with a password in it replaced by stars: for messages, and for `ps`.
+#[must_use]
+pub fn without_password(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let authority_end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, behind) = rest.split_at(authority_end);
+    let Some((who, hosts)) = authority.rsplit_once('@') else { return text.to_owned() };
+    let Some((user, _)) = who.split_once(':') else { return text.to_owned() };
+    format!("{scheme}://{user}:***@{hosts}{behind}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let url = Url::new("amqp://me:secret@host:5672/%2f/jobs?x=1").expect("one");
+        assert_eq!(url.to_string(), "amqp://me:***@host:5672/%2f/jobs?x=1");
+        assert!(!format!("{url:?}").contains("secret"));
+        assert_eq!(url.reveal(), "amqp://me:secret@host:5672/%2f/jobs?x=1");
+        let error = Url::new("amqp://me:secret@host/a b").expect_err("bad");
+        assert!(!error.contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn an_address_has_a_name() {
+        for (text, name) in [
+            ("amqp://me:secret@host/%2f/jobs", "jobs"),
+            ("kafka://b1,b2:9093/jobs?x=/y", "jobs"),
+            ("zmq+tcp://me:secret@host:5555", "host_5555"),
+            ("zmq+ipc:///run/.x", "x"),
+            ("nats://host/a*b", "a_b"),
+            ("nats://host/-", "default"),
+        ] {
+            assert_eq!(Url::new(text).expect("one").name().as_str(), name, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_none_is_refused() {
+        for text in ["jobs", "://x", "a b://x", "amqp://", "amqp://h/\u{1b}"] {
+            assert!(Url::new(text).is_err(), "{text:?}");
+        }
+    }
+}

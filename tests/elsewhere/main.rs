@@ -1,0 +1,17 @@
+//! Queues at an engine, through the real tools: the session of `mq-remote` with an engine in memory behind
+//! it, which does as the test wants. It listens where a store's server would, so that the tools need not
+//! know; what starts `mq-remote` itself is tried in `tests/tools/elsewhere.rs`.
+
+#[path = "../harness/mod.rs"]
+#[allow(dead_code, reason = "other tests use the rest of it")]
+mod harness;
+
+mod memory;
+mod receiving;
+mod sending;
+mod stand;
+
+/// The numbers from `first` to `last`, each on a line, as `seq` writes them.
+fn seq(first: u64, last: u64) -> Vec<u8> {
+    (first..=last).flat_map(|number| format!("{number}\n").into_bytes()).collect()
+}

@@ -1,0 +1,153 @@
+//! Sending to an engine: confirmed once it is there, sent again when a connection is lost, refused in words.
+
+use std::time::Duration;
+
+use mq::remote::failure::{Failure, Kind};
+
+use crate::memory::Stored;
+use crate::seq;
+use crate::stand::Stand;
+
+fn bodies(lines: &[u8]) -> Vec<Vec<u8>> {
+    let mut bodies: Vec<Vec<u8>> = lines.split(|b| *b == b'\n').map(<[u8]>::to_vec).collect();
+    bodies.pop();
+    bodies
+}
+
+#[test]
+fn every_line_is_a_message_there() {
+    let stand = Stand::new("every_line_is_a_message_there");
+    let lines = seq(1, 100_000);
+    stand.store.run("mq-send", &["q"], &lines).ok().quietly();
+    assert_eq!(stand.broker.ready("q"), bodies(&lines));
+}
+
+#[test]
+fn every_byte_and_every_attribute_is_there() {
+    let stand = Stand::new("every_byte_and_every_attribute_is_there");
+    let large: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
+    stand.store.run("mq-send", &["--whole", "q"], &large).ok();
+    let args = ["q", "-m", "a\nb", "-k", "key", "-H", "n=v", "--id", "i", "--ttl", "1h"];
+    stand.store.run("mq-send", &args, b"").ok();
+    let stored: Vec<Stored> =
+        stand.broker.with(|state| state.queues["q"].ready.iter().cloned().collect());
+    assert_eq!(stored[0].body, large);
+    assert_eq!(stored[1].body, b"a\nb");
+    let facts = stored[1].facts.as_ref().expect("facts");
+    assert_eq!((facts.key.as_deref(), facts.id.as_deref()), (Some("key"), Some("i")));
+    assert_eq!(facts.headers, [("n".to_owned(), "v".to_owned())]);
+    assert!(facts.expires.is_some() && facts.event_time.is_none());
+}
+
+#[test]
+fn what_is_not_confirmed_is_sent_again_in_order_and_stored_once() {
+    let stand = Stand::new("what_is_not_confirmed_is_sent_again");
+    let lines = seq(1, 200_000);
+    for kill in [2, 1, 3] {
+        stand.broker.with(|state| state.dies_after = Some(kill));
+        stand.store.run("mq-send", &["q"], &lines).ok();
+        let died = stand.broker.with(|state| state.dies_after.is_none());
+        assert!(died, "it did not die");
+        let ready = stand.broker.ready("q");
+        assert_eq!(ready, bodies(&lines), "killed after {kill} batches");
+        stand.broker.with(|state| state.queues.clear());
+    }
+}
+
+#[test]
+fn an_engine_that_comes_back_is_waited_for() {
+    let stand = Stand::new("an_engine_that_comes_back_is_waited_for");
+    stand.broker.with(|state| state.is_down = true);
+    let mut sender = stand.store.spawn("mq-send", &["q", "-m", "x"]);
+    crate::harness::eventually("it tries", || {
+        stand.broker.with(|state| (state.connections > 1).then_some(()))
+    });
+    assert!(!sender.has_ended());
+    stand.broker.with(|state| state.is_down = false);
+    sender.finish().ok();
+    assert_eq!(stand.broker.ready("q"), [b"x".to_vec()]);
+}
+
+#[test]
+fn what_cannot_be_sent_ends_with_its_status_and_the_confirmed_count() {
+    let short = Duration::from_millis(300);
+    for (n, (kind, status)) in [
+        (Kind::Unreachable, 69),
+        (Kind::Busy, 75),
+        (Kind::Denied, 1),
+        (Kind::Missing, 1),
+        (Kind::Tls, 1),
+        (Kind::Unsupported, 2),
+        (Kind::BadInput, 65),
+        (Kind::Other, 1),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let stand = Stand::with(&format!("statuses{n}"), "", short);
+        let failure = Failure::new(kind, "no such luck").with_remedy("some other day");
+        stand.broker.with(|state| state.refuses = Some(failure.clone()));
+        let done = stand.store.run("mq-send", &["q"], b"a\nb\n").exits(status);
+        done.says("no such luck").says("try: some other day").says("confirmed: 0 leading messages");
+        // Half way.
+        stand.broker.with(|state| state.refuses = None);
+        let mut sender = stand.store.spawn("mq-send", &["q"]);
+        sender.write(b"a\nb\n");
+        crate::harness::eventually("two are there", || {
+            (stand.broker.ready("q").len() == 2).then_some(())
+        });
+        stand.broker.with(|state| state.fails = Some(failure));
+        sender.write(b"c\n");
+        let done = sender.finish().exits(status);
+        done.says("no such luck").says("confirmed: 2 leading messages");
+    }
+}
+
+#[test]
+fn what_the_engine_cannot_do_is_refused_in_words() {
+    let stand = Stand::new("what_the_engine_cannot_do_is_refused");
+    for (args, part) in [
+        (&["q", "-m", "x", "--delay", "1h"][..], "--delay with Memory: it forgets"),
+        (&["q", "-m", "x", "--producer", "p"], "--producer with Memory: it knows nobody"),
+        (&["q", "-m", "x", "-k", "k", "--unless-pending"], "--unless-pending with Memory"),
+    ] {
+        stand.store.run("mq-send", args, b"").exits(2).says(part);
+    }
+    assert!(stand.broker.ready("q").is_empty());
+}
+
+#[test]
+fn figures_are_shown_as_far_as_they_are_known() {
+    let stand = Stand::new("figures_are_shown_as_far_as_known");
+    stand.store.run("mq-admin", &["show", "q"], b"").exits(1).says("Memory has no queue q");
+    stand.store.run("mq-send", &["q"], &seq(1, 3)).ok();
+    let shown = stand.store.run("mq-admin", &["show", "q"], b"").ok().stdout;
+    let shown = String::from_utf8(shown).expect("text");
+    let line = |name: &str| {
+        let found = shown.lines().find(|line| line.starts_with(name)).expect("a line");
+        found.split_whitespace().nth(1).expect("a value").to_owned()
+    };
+    assert_eq!(
+        (line("ready"), line("unacked"), line("bytes")),
+        ("3".into(), "0".into(), "-".into())
+    );
+    assert_eq!(line("at "), "mem://figures_are_shown_as_far_as_known/q");
+    let listed = stand.store.run("mq-admin", &["ls"], b"").ok();
+    assert!(listed.text().contains("q  at mem://"), "{}", listed.text());
+    let lines = stand.store.run("mq-stat", &["-n1", "q"], b"").ok();
+    let line: Vec<&str> = lines.text().lines().nth(1).expect("a line").split_whitespace().collect();
+    assert_eq!(line[1..], ["3", "0", "-", "-", "-", "-", "-", "-", "-", "q"]);
+    let json = stand.store.run("mq-stat", &["-J", "-n1", "q"], b"").ok();
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("an object");
+    assert_eq!((&json["ready"], json.get("senders"), json.get("rate")), (&3.into(), None, None));
+    let text = stand.store.run("mq-stat", &["--prometheus", "q"], b"").ok();
+    assert!(text.text().contains("mq_queue_messages_ready{queue=\"q\"} 3"), "{}", text.text());
+    assert!(!text.text().contains("published_total{"), "{}", text.text());
+    let check = ["--check", "--max-ready", "1,9", "q"];
+    stand.store.run("mq-stat", &check, b"").exits(1);
+    let check = stand.store.run("mq-stat", &["--check", "--max-age", "1m,9m", "q"], b"").exits(3);
+    assert!(check.text().contains("its engine does not tell oldest"), "{}", check.text());
+    stand.store.run("mq-admin", &["-v", "purge", "q"], b"").ok().says("3 messages of q are gone");
+    stand.store.run("mq-admin", &["rm", "q"], b"").ok();
+    stand.store.run("mq-admin", &["requeue", "q"], b"").exits(2).says("no more");
+}

@@ -1,0 +1,182 @@
+//! Queues that live at an engine: how the helper is started, what of its end is told, and queues that are
+//! declared to live elsewhere. (What the helper does stands in `tests/elsewhere` and `tests/remote`.)
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::harness::{Done, Store, eventually, process, tool};
+
+/// The tools in a directory of their own, without `mq-remote`, or with a script in its place.
+struct Bench {
+    dir: tempfile::TempDir,
+    store: Store,
+}
+
+impl Bench {
+    fn new(helper: Option<&str>) -> Bench {
+        // On the file system of the tools, so that links will do.
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+        for name in ["mq-send", "mq-recv", "mq-admin", "mq-stat", "mq-serve", "mq-pipe"] {
+            std::fs::hard_link(tool(name), dir.path().join(name)).expect("a link");
+        }
+        let bench = Bench { dir, store: Store::new() };
+        if let Some(script) = helper {
+            let helper = bench.dir.path().join("mq-remote");
+            std::fs::write(&helper, format!("#!/bin/sh\n{script}\n")).expect("written");
+            std::fs::set_permissions(&helper, PermissionsExt::from_mode(0o755)).expect("runnable");
+        }
+        bench
+    }
+
+    fn command(&self, name: &str, args: &[&str]) -> Command {
+        let mut command = self.store.command(name, args);
+        let mut own = Command::new(self.dir.path().join(name));
+        own.args(command.get_args()).env("PATH", "/usr/bin:/bin");
+        command.get_envs().filter(|(key, _)| *key != "PATH").for_each(|(key, value)| {
+            match value {
+                Some(value) => own.env(key, value),
+                None => own.env_remove(key),
+            };
+        });
+        own.current_dir(command.get_current_dir().expect("set"));
+        command = own;
+        command
+    }
+
+    #[track_caller]
+    fn run(&self, name: &str, args: &[&str]) -> Done {
+        process::run(self.command(name, args), b"")
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+const URL: &str = "amqp://me:secret@rabbit.example/%2f/jobs";
+
+#[test]
+fn without_the_helper_it_is_said_how_to_get_it() {
+    let bench = Bench::new(None);
+    for (name, args) in [
+        ("mq-send", &[URL, "-m", "x"][..]),
+        ("mq-recv", &["-e", URL]),
+        ("mq-admin", &["show", URL]),
+        ("mq-stat", &["-n1", URL]),
+    ] {
+        let done = bench.run(name, args).exits(69);
+        let done = done.says("amqp://me:***@rabbit.example/%2f/jobs").says("mq-remote");
+        let done = done.says("try: cargo install mq --features remote");
+        assert!(!done.stderr.contains("secret"), "{}", done.stderr);
+    }
+    bench.run("mq-send", &[URL, "-m", "x"]).exits(69).says("confirmed: 0 leading messages");
+    assert!(!bench.store.path().exists(), "the store has nothing to do with it");
+}
+
+#[test]
+fn the_helper_is_told_the_url_in_its_environment_and_only_there() {
+    let script = r#"d=$(dirname "$0"); echo "$@" > "$d/args"; echo "$MQ_REMOTE_URL" > "$d/url"
+                    tr '\0' ' ' < /proc/$$/cmdline >> "$d/args"; ps -o pgid= -p $$ > "$d/group"; exit 3"#;
+    let bench = Bench::new(Some(script));
+    let done = bench.run("mq-send", &["-w", "7s", URL, "-m", "x"]).exits(69);
+    done.says("mq-remote, which speaks with amqp://me:***@").says("it ended with status 3");
+    let args = read(&bench.file("args"));
+    assert!(args.contains("amqp://me:***@rabbit.example/%2f/jobs"), "{args}");
+    assert!(!args.contains("secret"), "{args}");
+    let wait = args.split_whitespace().skip_while(|word| *word != "--wait").nth(1).expect("a wait");
+    let wait: u64 = wait.strip_suffix("ms").expect("ms").parse().expect("a number");
+    assert!((5_000..=7_000).contains(&wait), "{wait}");
+    assert_eq!(read(&bench.file("url")).trim_end(), URL);
+}
+
+#[test]
+fn the_death_of_the_helper_is_told() {
+    let bench = Bench::new(Some("kill -9 $$"));
+    let done = bench.run("mq-send", &[URL, "-m", "x"]).exits(69);
+    done.says("it was ended by SIGKILL").says("confirmed: 0 leading messages");
+    bench.run("mq-recv", &[URL]).exits(69).says("it was ended by SIGKILL");
+}
+
+#[test]
+fn several_queues_and_pipes_do_not_lead_elsewhere() {
+    let bench = Bench::new(None);
+    bench.run("mq-recv", &[URL, "q"]).exits(2).says("one queue is received");
+    let done = bench.run("mq-pipe", &["q", URL, "--", "cat"]).exits(2).says("exactly once");
+    assert!(!done.stderr.contains("secret"), "{}", done.stderr);
+    bench.run("mq-send", &["amqp://me:secret@a b/q", "-m", "x"]).exits(2);
+}
+
+/// A helper that says where it was sent, and goes.
+const WITNESS: &str = r#"echo "$MQ_REMOTE_URL" >> "$(dirname "$0")/sent"; exit 4"#;
+
+#[test]
+fn a_queue_may_be_declared_to_live_elsewhere() {
+    let bench = Bench::new(Some(WITNESS));
+    bench.run("mq-admin", &["declare", "jobs", "--at", URL]).ok();
+    let shown = "at             amqp://me:***@rabbit.example/%2f/jobs";
+    let sent = || read(&bench.file("sent")).lines().count();
+    for _ in 0..2 {
+        let before = sent();
+        let done = bench.run("mq-admin", &["show", "jobs"]).ok();
+        assert!(done.text().contains(shown), "{}", done.text());
+        let done = bench.run("mq-admin", &["ls"]).ok();
+        assert!(done.text().contains("jobs  at amqp://me:***@rabbit"), "{}", done.text());
+        for args in
+            [&["-J", "show", "jobs"][..], &["-J", "ls"], &["-J", "declare", "jobs", "--at", URL]]
+        {
+            let done = bench.run("mq-admin", args).ok();
+            assert!(!done.text().contains("secret"), "{}", done.text());
+        }
+        assert_eq!(sent(), before, "nobody connects to show that");
+        bench.run("mq-send", &["jobs", "-m", "x"]).exits(69).says("sending to jobs: mq-remote");
+        bench.run("mq-recv", &["jobs"]).exits(69).says("receiving from jobs: mq-remote");
+        bench.run("mq-recv", &["-e", "jobs"]).exits(69);
+        bench.run("mq-admin", &["purge", "jobs"]).exits(69);
+        assert_eq!(sent(), before + 4);
+        // For good.
+        bench.store.kill_server();
+        bench.run("mq-send", &["other", "-m", "x"]).ok();
+    }
+    assert!(read(&bench.file("sent")).lines().all(|line| line == URL));
+    // What cannot follow says so.
+    let done = bench.run("mq-admin", &["requeue", "jobs"]).exits(1);
+    done.says("queue jobs lives at amqp://me:***@");
+    bench.run("mq-recv", &["-e", "jobs", "other"]).exits(1).says("queue jobs lives at");
+    assert_eq!(bench.run("mq-recv", &["-e", "*"]).ok().stdout, b"x\nx\n");
+    // And back.
+    bench.run("mq-admin", &["rm", "jobs"]).ok();
+    bench.run("mq-send", &["jobs", "-m", "here"]).ok();
+    assert_eq!(bench.run("mq-recv", &["-e", "jobs"]).ok().stdout, b"here\n");
+}
+
+#[test]
+fn a_queue_that_holds_messages_stays() {
+    let bench = Bench::new(Some(WITNESS));
+    bench.run("mq-send", &["jobs", "-m", "x"]).ok();
+    let declare = ["declare", "jobs", "--change", "--at", URL];
+    bench.run("mq-admin", &declare).exits(2).says("queue jobs holds messages");
+    bench.run("mq-admin", &["declare", "jobs", "--at", URL]).exits(1).says("without --at");
+    assert_eq!(bench.run("mq-recv", &["-e", "jobs"]).ok().stdout, b"x\n");
+    bench.run("mq-send", &["--delay", "1h", "jobs", "-m", "x"]).ok();
+    bench.run("mq-admin", &declare).exits(2).says("queue jobs holds messages");
+    bench.run("mq-admin", &["purge", "jobs"]).ok();
+    // Whoever uses it at the moment goes along.
+    let mut receiver = process::Running::start(bench.command("mq-recv", &["jobs"]));
+    let mut sender = process::Running::start(bench.command("mq-send", &["jobs"]));
+    sender.write(b"one\n");
+    assert_eq!(receiver.line(), Some("one".to_owned()));
+    eventually("it is settled", || {
+        let ready = bench.store.number("jobs", "ready") + bench.store.number("jobs", "unacked");
+        (ready == 0).then_some(())
+    });
+    bench.run("mq-admin", &declare).ok();
+    assert_eq!(receiver.await_end(), 69);
+    sender.write(b"two\n");
+    assert_eq!(sender.await_end(), 69);
+    sender.finish().says("confirmed: 1 leading messages");
+}
