@@ -136,9 +136,7 @@ impl<'h, H: Host> Pipe<'h, H> {
                 Err(error) => error,
             };
             self.staying = None;
-            let interrupted =
-                matches!(error.client(), Some(crate::client::ClientError::Interrupted));
-            if interrupted || matches!(error, PipeError::Interrupted) {
+            if error.is_interrupt() {
                 match self.host.take_signal() {
                     Some(signal) => return Ok(End::Signal(signal)),
                     None => continue,
@@ -453,7 +451,13 @@ impl<'h, H: Host> Pipe<'h, H> {
                     self.drain(session, None)?;
                     return Err(PipeError::GaveUp { messages, reason });
                 }
-                Step::Done if dead > 0 => return self.commit(session, &load, dead, Vec::new()),
+                Step::Done if dead > 0 => {
+                    // Of a control, whose effects have been committed before.
+                    if let Some(state) = &mut session.state {
+                        state.abandon_kept()?;
+                    }
+                    return self.commit(session, &load, dead, Vec::new());
+                }
                 Step::Done => return Ok(()),
             }
         }

@@ -60,7 +60,9 @@ impl Batches<'_> {
 /// Reads standard input to its end.
 pub(super) fn read(delimiter: u8, inputs: &Lane<Input>, words: &Lane<Word>) {
     let _last_word = LastWord(inputs.clone());
-    inputs.push(Input::Open(QueueId::default(), None, None), 0);
+    // No queue says how often is too often.
+    let limit = Some(limits::DELIVERY_LIMIT_DEFAULT);
+    inputs.push(Input::Open(QueueId::default(), None, limit), 0);
     let mut batches = Batches { delimiter, inputs, next: Offset(0) };
     let mut pending: Vec<u8> = Vec::new();
     while await_room(inputs, words) {

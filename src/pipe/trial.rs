@@ -2,19 +2,27 @@
 //!
 //! A batch that fails is tried once more after a pause, then halved, and its halves too, until what
 //! fails stands alone. A message is given up only when it has failed alone up to the limit, and
-//! another part of its batch has succeeded, or it was the whole batch: otherwise it is not the
-//! message that is at fault (a database is down), and after as many rounds the trial ends with
-//! nothing given up.
+//! another part of its batch has succeeded at the last of these times, or it was the whole batch:
+//! otherwise it is not the message that is at fault (a database is down).
+//!
+//! While nothing has succeeded, it is a *search* for anything that does. Its first goal is a message
+//! alone, however large the batch: the largest part is halved down to its first message, and what is
+//! left behind on the way is tried too. So one message that is well among few comes to light in a
+//! round, while a filter that always fails is not run over and over: it is given up after as many
+//! rounds, and nothing with it.
 //!
 //! Pure: it knows numbers of messages and outcomes, no bytes, processes or clocks. The
 //! `run` loop asks it for the next step and tells it how a run ended.
 //!
 //! ```text
-//! rounds: [0..8] ✗   pause   [0..8] ✗   pause   [0..4] ✗ [4..8] ✓   halves at once, as one part is well:
-//!         [0..2] ✓ commit    [2..4] ✗           [2] ✗ [3] ✓         pause  [2] ✗ ... the limit: dead
-//!         commit [3]         commit [4..8], which are run again for their output
+//! rounds: [0..8] ✗   pause   [0..8] ✗   the search:   [0..4] ✗ [0..2] ✗ [0] ✓   which ends it
+//!         commit [0]   then all that is left:         [1] ✓ commit   [2..4] ✗   [4..8] ✓
+//!         halves at once, as some are well:           [2] ✗ [3] ✓   pause   [2] ✗ ... the limit
+//!         a control, if nothing else is run:          [3] ✓   so [2] is dead
+//!         commit [3]   commit [4..8], which are run again for their output
 //! ```
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -24,7 +32,8 @@ use crate::units::Micros;
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Run the filter on these messages of the batch, and tell how it went by [`Trial::ran`].
+    /// Run the filter on these messages of the batch, and tell how it went by [`Trial::ran`]. They
+    /// may have been committed before: then it is a control.
     Run(Range<u64>),
     /// Commit the output of the run that was just told of.
     Commit(Range<u64>),
@@ -67,6 +76,13 @@ pub struct Rules {
 /// Runs of a whole batch before it is halved.
 const WHOLE_RUNS: u32 = 2;
 
+/// Runs of a round while nothing succeeds; the way down to a message, once begun, is gone to its
+/// end. A filter that waits for a database may take long to fail.
+const SEARCH_RUNS: usize = 32;
+
+/// Parts that must have failed, or each message alone, before a filter is said to fail always.
+const SEARCH_PARTS: usize = 64;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Standing {
     /// It has failed so often.
@@ -81,18 +97,39 @@ enum Standing {
 struct Part {
     messages: Range<u64>,
     standing: Standing,
-    /// It has been run in this round.
+    /// It is not to be run in this round, or has been.
     ran: bool,
+    /// A search goes down into it: if it fails, its first half is next.
+    descends: bool,
 }
 
 impl Part {
     fn new(messages: Range<u64>) -> Part {
-        Part { messages, standing: Standing::Failed(0), ran: false }
+        Part { messages, standing: Standing::Failed(0), ran: false, descends: false }
+    }
+
+    fn count(&self) -> u64 {
+        self.messages.end - self.messages.start
     }
 
     fn is_alone(&self) -> bool {
-        self.messages.end - self.messages.start == 1
+        self.count() == 1
     }
+
+    fn failures(&self) -> Option<u32> {
+        match self.standing {
+            Standing::Failed(failures) => Some(failures),
+            Standing::Well | Standing::Dead(_) => None,
+        }
+    }
+}
+
+/// What is being run.
+#[derive(Clone, Copy, Debug)]
+enum Running {
+    Part(usize),
+    /// Something that was well before, to see whether the filter works at all.
+    Control,
 }
 
 /// See the module's page.
@@ -103,14 +140,23 @@ pub struct Trial {
     count: u64,
     /// What is left of it, in order.
     parts: VecDeque<Part>,
-    /// The part that is being run.
-    running: Option<usize>,
+    /// No part before this one waits for its run.
+    next: usize,
+    running: Option<Running>,
     /// The first part's output is at hand.
     at_hand: bool,
-    /// Some part of the batch has succeeded.
-    any_well: bool,
-    /// Rounds in which nothing did.
+    /// The smallest part of the batch that has succeeded.
+    witness: Option<Range<u64>>,
+    /// Something has succeeded in this round.
+    well_now: bool,
+    /// The last run has succeeded.
+    well_last: bool,
+    /// There was a control in this round.
+    controlled: bool,
+    /// Rounds in a row in which nothing did, and nothing is known to be at fault.
     rounds: u32,
+    /// Runs in this round.
+    runs: usize,
     /// In this round, a run said that only less at once makes sense.
     hurries: bool,
 }
@@ -124,31 +170,40 @@ impl Trial {
             rules,
             count,
             parts: VecDeque::from([Part::new(0..count)]),
+            next: 0,
             running: None,
             at_hand: false,
-            any_well: false,
+            witness: None,
+            well_now: false,
+            well_last: false,
+            controlled: false,
             rounds: 0,
+            runs: 0,
             hurries: false,
         }
     }
 
     /// A run ended so.
     pub fn ran(&mut self, how: Ran) {
-        let at = self.running.take().expect("a run that was asked for");
-        if how == Ran::TooMuch && self.rules.may_halve && !self.parts[at].is_alone() {
+        let at = match self.running.take().expect("a run that was asked for") {
+            Running::Part(at) => at,
+            Running::Control => return self.controlled(how),
+        };
+        self.runs += 1;
+        self.well_last = how == Ran::Well;
+        let part = &mut self.parts[at];
+        let goes_down = how == Ran::TooMuch || how != Ran::Well && part.descends;
+        if goes_down && self.rules.may_halve && !part.is_alone() {
             return self.halve(at);
         }
-        let part = &mut self.parts[at];
         part.ran = true;
-        let failures = match part.standing {
-            Standing::Failed(before) => before + 1,
-            Standing::Well | Standing::Dead(_) => 1,
-        };
+        let failures = part.failures().unwrap_or(0) + 1;
         match how {
             Ran::Well => {
                 part.standing = Standing::Well;
-                self.any_well = true;
                 self.at_hand = at == 0;
+                let messages = part.messages.clone();
+                self.went_well(messages);
             }
             Ran::Failed => part.standing = Standing::Failed(failures),
             Ran::Never if part.is_alone() && self.rules.may_bury => {
@@ -162,13 +217,43 @@ impl Trial {
         }
     }
 
-    /// A part was too much at once. Its first half is next, not all of its size: so it takes few
-    /// runs to come down to what is not too much, or to the message that is by itself.
+    /// The filter works: what failed before the first success was perhaps not at fault.
+    fn went_well(&mut self, messages: Range<u64>) {
+        self.well_now = true;
+        if self.witness.is_none() {
+            self.forget_failures(Part::is_alone);
+        }
+        let size = |range: &Range<u64>| range.end - range.start;
+        if self.witness.as_ref().is_none_or(|witness| size(&messages) < size(witness)) {
+            self.witness = Some(messages);
+        }
+    }
+
+    /// What was well before was run again.
+    fn controlled(&mut self, how: Ran) {
+        self.controlled = true;
+        self.well_now = how == Ran::Well;
+        if !self.well_now {
+            self.forget_failures(|_| true);
+        }
+    }
+
+    fn forget_failures(&mut self, of: fn(&Part) -> bool) {
+        for part in self.parts.iter_mut().filter(|part| of(part)) {
+            if part.failures().is_some() {
+                part.standing = Standing::Failed(0);
+            }
+        }
+    }
+
+    /// The first half of a part is next, not all parts of its size: so it takes few runs to come
+    /// down to what is not too much, or to the message that is by itself.
     fn halve(&mut self, at: usize) {
-        let Range { start, end } = self.parts[at].messages;
+        let Part { messages: Range { start, end }, descends, .. } = self.parts[at].clone();
         let middle = start + (end - start) / 2;
-        self.parts[at] = Part::new(start..middle);
+        self.parts[at] = Part { descends, ..Part::new(start..middle) };
         self.parts.insert(at + 1, Part::new(middle..end));
+        self.next = self.next.min(at);
     }
 
     /// What to do next.
@@ -177,21 +262,21 @@ impl Trial {
             assert!(self.running.is_none(), "a run has not been told of");
             let Some(first) = self.parts.front() else { return Step::Done };
             match first.standing {
-                Standing::Dead(attempts) => {
-                    let part = self.parts.pop_front().expect("the first");
-                    return Step::Dead(part.messages, attempts);
-                }
+                Standing::Dead(attempts) => return Step::Dead(self.take_first(), attempts),
                 Standing::Well if std::mem::take(&mut self.at_hand) => {
-                    let part = self.parts.pop_front().expect("the first");
-                    return Step::Commit(part.messages);
+                    return Step::Commit(self.take_first());
                 }
                 // Its output was let go, as it could not be committed then.
                 Standing::Well => return self.run(0),
                 Standing::Failed(_) => {}
             }
-            let waits = |part: &Part| !part.ran && matches!(part.standing, Standing::Failed(_));
-            if let Some(at) = self.parts.iter().position(waits) {
-                return self.run(at);
+            let waits = |part: &Part| !part.ran && part.failures().is_some();
+            if let Some(ahead) = self.parts.range(self.next..).position(waits) {
+                self.next += ahead;
+                return self.run(self.next);
+            }
+            if self.descend() {
+                continue;
             }
             if let Some(step) = self.end_round() {
                 return step;
@@ -199,73 +284,157 @@ impl Trial {
         }
     }
 
+    fn take_first(&mut self) -> Range<u64> {
+        self.next = self.next.saturating_sub(1);
+        self.parts.pop_front().expect("the first").messages
+    }
+
     fn run(&mut self, at: usize) -> Step {
-        self.running = Some(at);
+        self.running = Some(Running::Part(at));
         Step::Run(self.parts[at].messages.clone())
     }
 
+    // ---- the search ----
+
+    fn is_searching(&self) -> bool {
+        let splits = self.rules.may_halve && self.count > 1;
+        splits && self.witness.is_none() && self.rounds >= WHOLE_RUNS
+    }
+
+    fn is_all_alone(&self) -> bool {
+        self.parts.iter().all(Part::is_alone)
+    }
+
+    /// Goes down into the largest part, which has failed as a whole; where each message stands
+    /// alone, those that have failed least are tried again. Whether there is anything to run.
+    fn descend(&mut self) -> bool {
+        if !self.is_searching() || self.runs >= SEARCH_RUNS {
+            return false;
+        }
+        let size = |at: &usize| (self.parts[*at].count(), Reverse(*at));
+        let largest = (0..self.parts.len()).max_by_key(size).expect("something is left");
+        if !self.parts[largest].is_alone() {
+            self.parts[largest].descends = true;
+            self.halve(largest);
+            return true;
+        }
+        let mut failed: Vec<usize> =
+            (0..self.parts.len()).filter(|at| self.parts[*at].failures().is_some()).collect();
+        failed.sort_by_key(|at| self.parts[*at].failures());
+        failed.truncate(if self.runs == 0 { SEARCH_RUNS } else { 0 });
+        failed.iter().for_each(|at| self.parts[*at].ran = false);
+        self.next = 0;
+        !failed.is_empty()
+    }
+
+    // ---- the end of a round ----
+
     /// Every part has had its run: what failed is halved, given up, or tried again.
     fn end_round(&mut self) -> Option<Step> {
-        let is_whole_batch = self.parts.len() == 1 && !self.any_well && self.rounds_of_whole();
+        let controlled = std::mem::take(&mut self.controlled);
+        if !controlled
+            && self.is_to_be_seen()
+            && let Some(witness) = self.witness.clone()
+        {
+            self.running = Some(Running::Control);
+            return Some(Step::Run(witness));
+        }
         let hurries = std::mem::take(&mut self.hurries);
-        self.rounds += u32::from(!self.any_well && !hurries);
-        let limit = self.rules.limit.unwrap_or(u32::MAX);
-        let may_bury = self.any_well || is_whole_batch;
+        let comes_back = self.well_now && self.is_in_doubt();
+        if std::mem::take(&mut self.well_now) {
+            self.rounds = 0;
+        } else if self.witness.is_none() || controlled {
+            self.rounds += u32::from(!hurries);
+        }
+        let due = self.parts.iter().any(|part| self.is_due(part));
+        (self.runs, self.next) = (0, 0);
+        if due && !self.rules.may_bury {
+            return Some(Step::GiveUp);
+        }
+        let halved = self.sort_out();
+        if self.is_given_up() {
+            return Some(Step::GiveUp);
+        }
+        let is_dead = self.parts.front().is_some_and(|part| part.failures().is_none());
+        let search_begins = self.is_searching() && self.rounds == WHOLE_RUNS;
+        let gets_on = halved && (self.witness.is_some() || hurries);
+        if is_dead || search_begins || comes_back || gets_on {
+            return None;
+        }
+        let longest = self.parts.iter().filter_map(Part::failures).max().unwrap_or(0);
+        let failures = if self.rounds > 0 { self.rounds } else { longest };
+        Some(Step::Pause(pause_after(self.rules.backoff, failures)))
+    }
+
+    /// Halves parts, and gives up those that are due. Whether any was halved.
+    fn sort_out(&mut self) -> bool {
+        // Then it is said elsewhere what is run.
+        let rests = self.is_searching() || self.is_in_doubt();
         let mut halved = false;
-        let mut longest = 0;
         let mut parts = VecDeque::with_capacity(self.parts.len() + 1);
         for mut part in std::mem::take(&mut self.parts) {
-            part.ran = false;
-            let Standing::Failed(failures) = part.standing else {
+            (part.ran, part.descends) = (rests, false);
+            let Some(failures) = part.failures() else {
                 parts.push_back(part);
                 continue;
             };
-            longest = longest.max(failures);
-            let splits = self.rules.may_halve && !part.is_alone();
-            if splits && (failures >= WHOLE_RUNS || self.is_halved(&part)) {
+            if self.is_ripe(&part) && !rests {
                 let Range { start, end } = part.messages;
                 let middle = start + (end - start) / 2;
                 parts.extend([Part::new(start..middle), Part::new(middle..end)]);
                 halved = true;
-            } else {
-                if failures >= limit && may_bury && (part.is_alone() || !splits) {
-                    if !self.rules.may_bury {
-                        return Some(Step::GiveUp);
-                    }
-                    part.standing = Standing::Dead(failures);
-                }
-                parts.push_back(part);
+                continue;
             }
+            if self.is_due(&part) {
+                part.standing = Standing::Dead(failures);
+            }
+            parts.push_back(part);
         }
         self.parts = parts;
-        if self.parts.iter().any(|part| matches!(part.standing, Standing::Dead(_))) {
-            return None;
-        }
-        // Those of the whole batch do not count, if it can be halved: its parts may do well.
-        let whole = if self.rules.may_halve && self.count > 1 { WHOLE_RUNS } else { 0 };
-        if !self.any_well && self.rounds >= limit.saturating_add(whole) {
-            return Some(Step::GiveUp);
-        }
-        if halved && (self.any_well || hurries || self.rounds == WHOLE_RUNS) {
-            return None;
-        }
-        let failures = if self.any_well { longest } else { self.rounds };
-        Some(Step::Pause(self.pause(failures)))
+        halved
     }
 
-    /// Whether the batch stands as it came, and may be given up so.
-    fn rounds_of_whole(&self) -> bool {
-        let first = &self.parts[0];
-        first.is_alone() && first.messages.start == 0 || !self.rules.may_halve
+    /// Whether it is to be seen first that the filter works: before anything is halved something
+    /// must have succeeded in this round, and before anything is given up, since it failed.
+    fn is_to_be_seen(&self) -> bool {
+        let any = |has_failed: fn(&Trial, &Part) -> bool| {
+            self.parts.iter().any(|part| has_failed(self, part))
+        };
+        let in_vain = !self.well_now && (self.is_in_doubt() || any(Trial::is_ripe));
+        in_vain || !self.well_last && any(Trial::is_due)
     }
 
-    /// Whether a part is not the batch as it came: that has been tried twice.
-    fn is_halved(&self, part: &Part) -> bool {
-        self.rounds > WHOLE_RUNS || self.any_well || part.messages.start > 0
+    /// Whether what was well is not any more: until it is, nothing else is run.
+    fn is_in_doubt(&self) -> bool {
+        self.witness.is_some() && self.rounds > 0
     }
 
-    fn pause(&self, failures: u32) -> Micros {
-        pause_after(self.rules.backoff, failures)
+    fn splits(&self, part: &Part) -> bool {
+        self.rules.may_halve && !part.is_alone()
+    }
+
+    /// Whether a part is to be given up, if the filter works.
+    fn is_due(&self, part: &Part) -> bool {
+        let is_blamed = self.witness.is_some() || self.count == 1 || !self.rules.may_halve;
+        let limit = self.rules.limit.unwrap_or(u32::MAX);
+        is_blamed && !self.splits(part) && part.failures().is_some_and(|n| n >= limit)
+    }
+
+    /// Whether so much has failed so often that it is the filter.
+    fn is_given_up(&self) -> bool {
+        let Some(limit) = self.rules.limit else { return false };
+        if self.witness.is_some() {
+            return self.rounds >= limit;
+        }
+        let enough = self.parts.len() >= SEARCH_PARTS || self.is_all_alone();
+        self.is_searching() && enough && self.rounds >= limit.saturating_add(WHOLE_RUNS)
+    }
+
+    /// Whether a part is to be halved. The batch as it came is tried twice.
+    fn is_ripe(&self, part: &Part) -> bool {
+        let is_whole = self.witness.is_none() && part.messages.start == 0;
+        let least = if is_whole { WHOLE_RUNS } else { 1 };
+        self.splits(part) && part.failures().is_some_and(|failures| failures >= least)
     }
 }
 
@@ -295,7 +464,7 @@ mod tests {
     ) -> (Vec<(bool, u64)>, usize, Step) {
         let mut trial = Trial::new(count, rules);
         let (mut done, mut runs) = (Vec::new(), 0);
-        for _ in 0..100_000 {
+        for _ in 0..1_000_000 {
             match trial.step() {
                 Step::Run(range) => {
                     runs += 1;
@@ -341,11 +510,76 @@ mod tests {
         assert_eq!(done, (0..64).map(|n| (!bad.contains(&n), n)).collect::<Vec<_>>());
     }
 
+    /// Once, a batch came down to single messages by one halving of all of it in a round, and the
+    /// trial was over before: with a limit of 3, one message in nine was enough.
+    #[test]
+    fn many_poisons_in_a_large_batch_are_found() {
+        let every = |step: u64| move |n: u64| n % step == step - 1;
+        let within = |range: Range<u64>| move |n: u64| range.contains(&n);
+        check_bad(100_000, every(9));
+        check_bad(100_000, every(2));
+        check_bad(100_000, within(0..70_000));
+        check_bad(100_000, within(30_000..100_000));
+        check_bad(1000, |n| n * n % 7 != 2);
+        // Each message of a small batch is tried before anybody says that all of them fail.
+        (0..50).for_each(|good| check_bad(50, move |n| n != good));
+    }
+
+    /// Whatever is bad is given up, and nothing else, in few runs.
+    fn check_bad(count: u64, is_bad: impl Fn(u64) -> bool) {
+        for limit in [1, 3] {
+            let bad: Vec<u64> = (0..count).filter(|n| is_bad(*n)).collect();
+            let any_bad = |range: &Range<u64>| {
+                let first = bad.partition_point(|n| *n < range.start);
+                bad.get(first).is_some_and(|n| *n < range.end)
+            };
+            let fails = |range: &Range<u64>| if any_bad(range) { Ran::Failed } else { Ran::Well };
+            let (done, runs, end) = go(count, Rules { limit: Some(limit), ..rules() }, fails);
+            assert_eq!(end, Step::Done, "{} bad ones of {count}, limit {limit}", bad.len());
+            assert!(done == (0..count).map(|n| (!is_bad(n), n)).collect::<Vec<_>>());
+            let most = 2 * count as usize + (1 + limit as usize) * bad.len() + 200;
+            assert!(runs < most, "{runs} runs for {} bad ones of {count}", bad.len());
+        }
+    }
+
+    /// What a filter fails on while its database is down is not at fault: also when the database
+    /// comes back between two messages, and when it goes away after some were well. Once, failures
+    /// of that time counted.
+    #[test]
+    fn nobody_is_given_up_for_a_database_that_is_down() {
+        let bad = [3u64, 4, 11];
+        let fails = |range: &Range<u64>| bad.iter().any(|n| range.contains(n));
+        for limit in 1..5 {
+            let rules = Rules { limit: Some(limit), ..rules() };
+            for turn in 0..150 {
+                let mut runs = 0;
+                let (done, _, end) = go(16, rules, |range| {
+                    runs += 1;
+                    if runs <= turn || fails(range) { Ran::Failed } else { Ran::Well }
+                });
+                let expected: Vec<_> = (0..16).map(|n| (!bad.contains(&n), n)).collect();
+                match end {
+                    Step::Done => assert_eq!(done, expected, "limit {limit}, up from {turn}"),
+                    _ => assert_eq!(done, [], "limit {limit}, up from {turn}"),
+                }
+                let mut runs = 0;
+                let (done, _, _) = go(16, rules, |range| {
+                    runs += 1;
+                    if runs > turn || fails(range) { Ran::Failed } else { Ran::Well }
+                });
+                assert_eq!(done, expected[..done.len()], "limit {limit}, down from {turn}");
+            }
+        }
+    }
+
     #[test]
     fn when_everything_fails_nothing_is_given_up() {
-        let (done, runs, end) = go(1000, rules(), |_| Ran::Failed);
-        assert_eq!((done, end), (Vec::new(), Step::GiveUp));
-        assert!(runs < 100, "{runs} runs");
+        let usual = Rules { limit: Some(20), ..rules() };
+        for (count, rules, most) in [(1000, rules(), 200), (1 << 20, usual, 1000)] {
+            let (done, runs, end) = go(count, rules, |_| Ran::Failed);
+            assert_eq!((done, end), (Vec::new(), Step::GiveUp));
+            assert!(runs < most, "{runs} runs");
+        }
         let endless = Rules { limit: None, ..rules() };
         let mut left = 5000;
         let (done, _, end) = go(16, endless, |_| {

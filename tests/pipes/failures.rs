@@ -32,6 +32,42 @@ fn a_poisonous_message_alone_is_given_up() {
     assert!(text.contains("exit status 3") && text.contains("cannot"), "{text}");
 }
 
+/// Once, a batch with many poisonous messages was taken for a filter that always fails, before it
+/// came down to single messages: 123, and the pipe could not go on.
+#[test]
+fn many_poisonous_messages_are_given_up_each_alone() {
+    let store = Store::new();
+    impatient(&store, "a", "1");
+    store.send("a", &seq(1, 300));
+    let filter = "awk '$1 % 9 == 0 { exit 3 } { print }'";
+    let done = pipe(&store, &args(&["-q", "--name", "p", "a", "b", "--", "sh", "-c", filter]));
+    done.ok();
+    let well = (1..=300).filter(|n| n % 9 != 0).map(|n| format!("{n}\n"));
+    assert_eq!(store.receive("b"), well.collect::<String>().into_bytes());
+    store.await_number("a.pipe.p.dead", "ready", 300 / 9);
+}
+
+/// Before a message is given up, one that was well is run again, to see whether the filter works:
+/// what that run does to the state is not kept.
+#[test]
+fn what_is_run_to_see_whether_the_filter_works_leaves_no_trace() {
+    let store = Store::new();
+    impatient(&store, "a", "2");
+    store.send("a", &seq(1, 8));
+    let filter = "awk 'BEGIN { f = ENVIRON[\"MQ_STATE\"] \"/n\"; getline n < f; close(f) }
+        /^8$/ { bad = 1; exit 3 } { print; n++ } END { if (!bad) print n > f }'
+        status=$?; echo run >> \"$0\"; exit $status";
+    let (state, runs) = (store.beside("state"), store.beside("runs"));
+    let (state, runs) = (state.to_str().expect("UTF-8"), runs.to_str().expect("UTF-8"));
+    pipe(&store, &args(&["--state", state, "a", "b", "--", "sh", "-c", filter, runs])).ok();
+    assert_eq!(store.receive("b"), seq(1, 7));
+    let count = std::fs::read_to_string(format!("{state}/current/n")).expect("a state");
+    assert_eq!(count.trim(), "7");
+    // Whole, whole, 4 ✓, 5-8 ✗, 5-6 ✓, 7-8 ✗, 7 ✓, 8 ✗, 8 ✗, and the control.
+    let runs = std::fs::read_to_string(runs).expect("what the filter wrote");
+    assert_eq!(runs.lines().count(), 10);
+}
+
 /// A status of 65 gives a message up at once.
 #[test]
 fn what_can_never_succeed_is_given_up_at_once() {
@@ -62,6 +98,17 @@ fn when_everything_fails_nothing_moves() {
     assert!(store.show("a.pipe.p.dead").is_none(), "there are no dead letters");
     pipe(&store, &args(&["--name", "p", "a", "b", "--", "cat"])).ok();
     assert_eq!(store.receive("b"), seq(1, 100));
+}
+
+/// Once, a pipe from standard input tried a filter that always fails for ever.
+#[test]
+fn when_everything_fails_on_standard_input_it_ends() {
+    let store = Store::new();
+    for flags in ["", "--window 2 --flush -e"] {
+        let script = format!("seq 4 | mq-pipe -q --backoff 1ms..1ms {flags} - b -- false");
+        store.sh(&script).exits(123).says("exit status 1");
+    }
+    assert_eq!(store.receive("b"), b"");
 }
 
 /// A grep that finds nothing is told what is missing.
