@@ -195,9 +195,10 @@ impl Ending {
 pub struct Tally([u64; Ending::ALL.len()]);
 
 impl Tally {
-    /// So many more ended so.
+    /// So many more ended so. What a file says may be any number; so nothing here overflows.
     pub fn add(&mut self, ending: Ending, messages: u64) {
-        self.0[ending as usize - 1] += messages;
+        let count = &mut self.0[ending as usize - 1];
+        *count = count.saturating_add(messages);
     }
 
     /// How many ended so.
@@ -209,14 +210,14 @@ impl Tally {
     /// How many ended in any way.
     #[must_use]
     pub fn total(&self) -> Count {
-        Count(self.0.iter().sum())
+        Count(self.0.iter().fold(0, |all, count| all.saturating_add(*count)))
     }
 }
 
 impl std::ops::AddAssign for Tally {
     fn add_assign(&mut self, other: Tally) {
         for (mine, theirs) in self.0.iter_mut().zip(other.0) {
-            *mine += theirs;
+            *mine = mine.saturating_add(theirs);
         }
     }
 }
@@ -524,6 +525,20 @@ mod tests {
         assert_eq!(Name::new("ä"), Err(NameError::BadCharacter('ä')));
         assert!(Name::new(&"x".repeat(200)).is_ok());
         assert_eq!(Name::new(&"x".repeat(201)), Err(NameError::TooLong(201)));
+    }
+
+    /// libFuzzer, with overflow checks, found it in the committed corpus of journals: counts that a
+    /// file says may be any, and a panic is no answer to them (G11).
+    #[test]
+    fn tallies_of_any_counts_add_up() {
+        let mut tally = Tally::default();
+        tally.add(Ending::Acked, u64::MAX);
+        tally.add(Ending::Acked, 1);
+        tally.add(Ending::Lost, 1);
+        let same = tally;
+        tally += same;
+        assert_eq!((tally.of(Ending::Acked), tally.of(Ending::Lost)), (Count(u64::MAX), Count(2)));
+        assert_eq!(tally.total(), Count(u64::MAX));
     }
 
     #[test]

@@ -105,7 +105,9 @@ impl<S: Storage> Delays<S> {
         let names = names.into_iter().filter_map(|name| name.into_string().ok());
         let found: Vec<u64> = names.filter_map(|name| run_number(&name)).collect();
         let newest = found.iter().copied().chain(manifest.runs.iter().map(|run| run.number)).max();
-        let next_run = newest.unwrap_or(0) + 1;
+        let Some(next_run) = newest.unwrap_or(0).checked_add(1) else {
+            return Err(corrupt(&dir, None, None, "a run of delayed messages has the last number"));
+        };
         let mut delays = Delays::new(storage, dir, options.clone(), log, next_run);
         delays.open_runs(&manifest)?;
         delays.floor = manifest.floor;
