@@ -7,13 +7,15 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::lock;
+use super::lock::{self, Lock};
 use super::mark::{Mark, MarkError};
+use crate::client::wait::Patience;
 use crate::limits;
 
 /// Bytes of a journal; a longer one is none.
@@ -35,6 +37,9 @@ pub enum FileError {
     /// A device, a FIFO, a directory.
     #[error("{} is no regular file, which alone can be appended to exactly once", .0.display())]
     Irregular(PathBuf),
+    /// A signal came while another pipe was waited for.
+    #[error("interrupted")]
+    Interrupted,
     /// Another pipe writes it.
     #[error("another mq-pipe writes to {}", .0.display())]
     Busy(PathBuf),
@@ -88,11 +93,16 @@ fn beside(path: &Path, end: &str) -> PathBuf {
 
 impl Journalled {
     /// Opens a file, which is made if it is not there. With `reset` what its journal says is
-    /// forgotten, and the outputs go behind what the file holds now.
+    /// forgotten, and the outputs go behind what the file holds now. Another pipe that has it is
+    /// waited for, until `interrupt` is readable.
     ///
     /// # Errors
     /// See [`FileError`].
-    pub fn open(path: &Path, reset: bool) -> Result<Journalled, FileError> {
+    pub fn open(
+        path: &Path,
+        reset: bool,
+        interrupt: Option<BorrowedFd<'_>>,
+    ) -> Result<Journalled, FileError> {
         let journal = beside(path, ".mq-pipe");
         let lock_path = beside(path, ".mq-pipe.lock");
         let open = |path: &Path| {
@@ -108,9 +118,11 @@ impl Journalled {
             return Err(FileError::Irregular(path.to_owned()));
         }
         let held = open(&lock_path).map_err(doing("open", &lock_path))?;
-        let patience = limits::FILE_LOCK_WAIT.to_duration();
-        if !lock::take(&held, patience).map_err(doing("lock", &lock_path))? {
-            return Err(FileError::Busy(path.to_owned()));
+        let patience = Patience::lasting(limits::FILE_LOCK_WAIT.to_duration(), interrupt);
+        match lock::take(&held, patience).map_err(doing("lock", &lock_path))? {
+            Lock::Taken => {}
+            Lock::Busy => return Err(FileError::Busy(path.to_owned())),
+            Lock::Interrupted => return Err(FileError::Interrupted),
         }
         let known = if reset { None } else { read_journal(&journal)? };
         let file = open(path).map_err(doing("open", path))?;
@@ -203,20 +215,20 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("out");
         let mark = Mark::new("p", "q");
-        let mut file = Journalled::open(&path, false).expect("opens");
+        let mut file = Journalled::open(&path, false, None).expect("opens");
         assert_eq!(file.mark(), None);
         file.commit(&[b"a\n".to_vec(), b"b\n".to_vec()], &mark).expect("commits");
-        assert!(matches!(Journalled::open(&path, false), Err(FileError::Busy(_))));
+        assert!(matches!(Journalled::open(&path, false, None), Err(FileError::Busy(_))));
         drop(file);
         std::fs::write(&path, b"a\nb\nhalf a comm").expect("writes");
-        let file = Journalled::open(&path, false).expect("opens");
+        let file = Journalled::open(&path, false, None).expect("opens");
         assert_eq!(file.mark(), Some(&mark));
         assert_eq!(std::fs::read(&path).expect("reads"), b"a\nb\n");
         drop(file);
         std::fs::write(&path, b"a\n").expect("writes");
-        let cut = Journalled::open(&path, false).expect_err("it was cut");
+        let cut = Journalled::open(&path, false, None).expect_err("it was cut");
         assert!(matches!(cut, FileError::Cut { found: 2, expected: 4, .. }));
-        let file = Journalled::open(&path, true).expect("opens");
+        let file = Journalled::open(&path, true, None).expect("opens");
         assert_eq!((file.length, file.mark()), (2, None));
     }
 }

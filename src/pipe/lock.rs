@@ -5,26 +5,41 @@
 
 use std::fs::File;
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use crate::client::wait::Patience;
+
 /// How often a lock that another has is tried: nothing tells when it is free.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Takes the lock, which lasts as long as the file is open; false if another still has it after
-/// `patience`.
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lock {
+    /// It lasts as long as the file is open.
+    Taken,
+    /// Another still has it.
+    Busy,
+    /// A signal came.
+    Interrupted,
+}
+
+/// Takes the lock, as soon as nobody else has it.
 ///
 /// # Errors
 /// What the system says.
-pub fn take(file: &File, patience: Duration) -> io::Result<bool> {
-    let until = Instant::now() + patience;
+pub fn take(file: &File, patience: Patience<'_>) -> io::Result<Lock> {
     loop {
         match flock(file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(true),
-            Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(PAUSE),
-            Err(Errno::WOULDBLOCK) => return Ok(false),
+            Ok(()) => return Ok(Lock::Taken),
+            Err(Errno::WOULDBLOCK) if patience.is_over() => return Ok(Lock::Busy),
+            Err(Errno::WOULDBLOCK) => {
+                if patience.sleep(PAUSE).is_err() {
+                    return Ok(Lock::Interrupted);
+                }
+            }
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }

@@ -42,6 +42,9 @@ pub struct Mark {
     /// A reset was begun: the group of the source has yet to be made anew.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reset: bool,
+    /// It is not that of the destination, but of the queue for what is late.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub late: bool,
     /// The windows that were open at `next`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<WindowMark>,
@@ -111,6 +114,7 @@ impl Mark {
             floor: Offset(0),
             dead: Vec::new(),
             reset: false,
+            late: false,
             window: None,
             state: None,
             figures: PipeFigures::default(),

@@ -170,7 +170,7 @@ impl<H: Host> Pipe<'_, H> {
             mark: mark.state.as_ref(),
             is_reset,
         };
-        Ok(Some(StateDir::open(dir, &claim)?))
+        Ok(Some(StateDir::open(dir, &claim, Some(self.host.as_fd()))?))
     }
 
     /// The queue for what comes late, with what is stored there already.
@@ -178,9 +178,9 @@ impl<H: Host> Pipe<'_, H> {
         let late = self.order.windows.as_ref().and_then(|windows| windows.late.clone());
         let Some(queue) = late else { return Ok(None) };
         let (connection, mut sending) = self.open_producer(queue, "late")?;
-        let fresh = Mark::new(&mark.name, &mark.src);
+        let fresh = Mark { late: true, ..Mark::new(&mark.name, &mark.src) };
         let known = match sending.annex.take().filter(|_| !is_reset) {
-            Some(annex) => of_mark(&annex, &self.order.name)?,
+            Some(annex) => Mark { late: true, ..of_mark(&annex, &self.order.name)? },
             None => fresh.clone(),
         };
         let (last, written) = (sending.last, known.figures.written);
@@ -216,7 +216,7 @@ impl<H: Host> Pipe<'_, H> {
         match self.order.destination.clone() {
             Destination::Stdout => Ok((Opened::Stdout, None)),
             Destination::File(path) => {
-                let file = Journalled::open(&path, self.resets)?;
+                let file = Journalled::open(&path, self.resets, Some(self.host.as_fd()))?;
                 let mark = file.mark().cloned();
                 Ok((Opened::File(file), mark))
             }

@@ -68,11 +68,11 @@ impl FromStr for Place {
     fn from_str(text: &str) -> Result<Place, String> {
         if let Some(path) = text.strip_prefix('/') {
             return path.split('/').map(unescape).collect::<Option<_>>().map(Place::Pointer).ok_or(
-                format!("{text:?} is no JSON pointer: a ~ in a name is written ~0, a / ~1"),
+                format!("{text:?} is no JSON pointer: write ~0 for a ~ in a name, ~1 for a /"),
             );
         }
         match text.parse() {
-            Ok(0) => Err("fields are counted from 1".to_owned()),
+            Ok(0) => Err("fields are counted from 1: write 1 for the first".to_owned()),
             Ok(number) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
                 Ok(Place::Field(number))
             }

@@ -267,6 +267,17 @@ impl PipeError {
         }
     }
 
+    /// Whether it is a signal that ended what was being done.
+    #[must_use]
+    pub fn is_interrupt(&self) -> bool {
+        match self {
+            PipeError::Interrupted
+            | PipeError::File(FileError::Interrupted)
+            | PipeError::State(StateError::Interrupted) => true,
+            _ => matches!(self.client(), Some(ClientError::Interrupted)),
+        }
+    }
+
     /// Wraps what the system says.
     pub(super) fn system(doing: &'static str) -> impl FnOnce(std::io::Error) -> PipeError {
         move |source| PipeError::System { doing, source }

@@ -513,6 +513,9 @@ pub struct PipeInfo {
     /// What it has done.
     #[serde(default)]
     pub figures: PipeFigures,
+    /// This queue gets only what comes too late for its windows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub late: bool,
 }
 
 /// What a pipe has done since it was made, or was reset.

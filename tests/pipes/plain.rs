@@ -21,6 +21,20 @@ fn each_message_goes_through_once() {
     assert_eq!(store.receive("b"), b"more\n");
 }
 
+/// Once, `mq-pipe a - >&-` took its input and ended with 0, as a closed descriptor takes everything.
+#[test]
+fn closed_descriptors_are_errors_before_anything_is_read() {
+    let store = Store::new();
+    store.send("a", &seq(1, 3));
+    store.sh("mq-pipe -e a - -- cat >&-").exits(1).says("cannot write to stdout: it is closed");
+    store.sh("mq-pipe -e - b -- cat <&-").exits(1).says("cannot read stdin: it is closed");
+    store.sh("echo x | mq-pipe -e - - -- cat >&-").exits(1).says("closed");
+    assert_eq!((store.number("a", "ready"), store.show("b")), (3, None), "nothing was touched");
+    // Where nothing is read or printed they are not missed.
+    store.sh("mq-pipe -e a b -- cat <&- >&- 2>&-").ok();
+    assert_eq!(store.receive("b"), seq(1, 3));
+}
+
 /// The source lets go of what was committed.
 #[test]
 fn what_was_committed_is_settled_in_the_source() {

@@ -1,8 +1,12 @@
 //! `mq-pipe --state`: whose it is, what becomes of it when the filter fails, and what is refused.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
-use crate::harness::Store;
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::Signal;
+
+use crate::harness::{Store, eventually};
 use crate::{pipe, seq};
 
 /// Adds up.
@@ -28,6 +32,38 @@ fn a_filter_finds_what_it_left() {
     }
     let states = fs::read_dir(store.beside("state")).expect("there").count();
     assert_eq!(states, 3, "the owner, the state and the link to it");
+}
+
+/// Once, a signal was heard only when the wait for the lock was over, up to ten seconds later.
+#[test]
+fn a_signal_ends_the_wait_for_a_state_or_a_file_that_another_has() {
+    let store = Store::new();
+    store.send("a", &seq(1, 3));
+    let (state, file) = (store.beside("state"), store.beside("out"));
+    fs::create_dir(&state).expect("made");
+    let lock = fs::File::create(store.beside("out.mq-pipe.lock")).expect("made");
+    let dir = fs::File::open(&state).expect("opened");
+    for held in [&lock, &dir] {
+        flock(held, FlockOperation::NonBlockingLockExclusive).expect("nobody has it");
+    }
+    let (state, file) = (state.to_str().expect("UTF-8"), format!("file:{}", file.display()));
+    let pipes = [vec!["--state", state, "a", "b", "--", "cat"], vec!["a", &file, "--", "cat"]];
+    for args in pipes {
+        let started = Instant::now();
+        let mut pipe = store.spawn("mq-pipe", &args);
+        // It has it open, and so it waits, or is about to.
+        let waits_at = |path: &str| {
+            let fds = fs::read_dir(format!("/proc/{}/fd", pipe.pid().as_raw_nonzero())).ok()?;
+            let mut fds = fds.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok());
+            fds.any(|fd| fd.to_string_lossy().ends_with(path)).then_some(())
+        };
+        let path = if args[0] == "--state" { "/state" } else { "/out.mq-pipe.lock" };
+        eventually("it comes to the lock", || waits_at(path));
+        pipe.signal(Signal::TERM);
+        assert_eq!(pipe.await_end(), 143);
+        let patience = if args[0] == "--state" { 9 } else { 1 };
+        assert!(started.elapsed() < Duration::from_secs(patience), "{args:?}");
+    }
 }
 
 #[test]

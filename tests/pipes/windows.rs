@@ -47,6 +47,8 @@ fn windows_are_kept_apart_by_key_and_wait_for_late_messages() {
     send(&store, &lines);
     let flags = ["--window", "1m,late=30s", "--key", "2", "--late", "late"];
     assert_eq!(windows(&store, &flags), ["00:00 01:00 x 1: c", "00:00 01:00 y 1: a"]);
+    // Once, the queue for what is late was listed as a destination of its own.
+    assert_eq!(store.show("late").expect("it is there")["pipes"], serde_json::Value::Null);
     let late = store.run("mq-recv", &["-e", "-J", "late"], b"").ok();
     let envelope: serde_json::Value = serde_json::from_slice(&late.stdout).expect("an envelope");
     assert_eq!(envelope["data"], line(20, "x", "e").trim_end());

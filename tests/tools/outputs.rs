@@ -49,11 +49,28 @@ fn closed_descriptors_are_errors_where_they_are_needed() {
     store.sh("mq-admin ls >&-").exits(1).says("cannot write to stdout: it is closed");
     store.sh("mq-admin show -J q >&-").exits(1).says("closed");
     store.sh("mq-recv -e q >&-").exits(1).says("closed");
+    store.sh("mq-admin ack - <&-").exits(1).says("cannot read stdin: it is closed");
     assert_eq!(store.number("q", "ready"), 3, "nothing was stored and nothing taken");
     // Where nothing is read or printed they are not missed.
     store.sh("mq-send q -m x <&- >&-").ok();
     store.sh("mq-send q < /dev/null > /dev/null && mq-admin ls > /dev/null").ok();
     store.sh("mq-admin purge q <&- >&-").ok();
+}
+
+/// Once, `mq-stat --prometheus -o /dev/stdout` put a file in the place of that link, and of a device.
+#[test]
+fn figures_are_written_into_what_is_no_file() {
+    let store = Store::new();
+    store.send("q", b"x\n");
+    store.sh("mq-stat --prometheus -o /dev/stdout | grep -q mq_queue_messages_ready").ok();
+    let link =
+        "ln -s /proc/self/fd/1 out; mq-stat --prometheus -o out | grep -q ready; test -L out";
+    store.sh(link).ok();
+    store.sh("mkfifo p; mq-stat --prometheus -o p & grep -q ready p && test -p p; wait").ok();
+    store
+        .sh("touch there; ln -s there link; mq-stat --prometheus -o link; test -L link; grep -q ready there")
+        .ok();
+    store.sh("mkdir d; mq-stat --prometheus -o d").exits(1).says("directory");
 }
 
 /// What a killed receiver had written of a message once became one with the next message.

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 
 use clap::Args;
 use mq::cli::{self, Failure, Outcome, Status};
+use mq::client::inherited::stdin_was_open;
 use mq::client::{Connection, admin};
 use mq::limits;
 use mq::units::Micros;
@@ -44,6 +45,9 @@ impl Receipts {
                 "-" => reads_stdin = true,
                 text => receipts.push(read(text, Status::Usage)?),
             }
+        }
+        if reads_stdin && !stdin_was_open() {
+            return Err(Failure::new(Status::Failure, "cannot read stdin: it is closed"));
         }
         let connection = reach(flags, doing(how))?;
         let mut settler = Settler { connection, how, flags, tried: 0, refused: 0 };

@@ -209,9 +209,11 @@ fn timeout(text: &str) -> Result<Micros, String> {
 
 /// A name that leaves room for that of the group.
 fn pipe_name(text: &str) -> Result<Name, String> {
-    let name = Name::new(text).map_err(|error| error.to_string())?;
-    Name::new(&format!("{}{name}", mq::pipe::GROUP_PREFIX)).map_err(|error| error.to_string())?;
-    Ok(name)
+    let (most, bytes) = (limits::NAME_BYTES_MAX - mq::pipe::GROUP_PREFIX.len(), text.len());
+    if bytes > most {
+        return Err(format!("a pipe's name has at most {most} bytes, this one has {bytes}"));
+    }
+    Name::new(text).map_err(|error| error.to_string())
 }
 
 fn queue(text: &str, what: &str) -> Result<Name, Failure> {

@@ -11,10 +11,11 @@ use std::sync::atomic::AtomicBool;
 use mq::cli::{self, Failure, Outcome, Signals, Status};
 use mq::client::Dialer;
 use mq::client::command::StartError;
+use mq::client::inherited::{stdin_was_open, stdout_was_open};
 use mq::pipe::committer::CommitError;
 use mq::pipe::file::FileError;
 use mq::pipe::state::StateError;
-use mq::pipe::{End, Misfit, Pipe, PipeError};
+use mq::pipe::{Destination, End, Misfit, Order, Origin, Pipe, PipeError};
 use signal_hook::consts::{SIGPIPE, SIGXFSZ};
 
 use args::Args;
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Outcome {
     let order = args.order()?;
+    check_descriptors(&order)?;
     // A file at the limit of `ulimit -f` is an error to be told, not a reason to die.
     let watched = Signals::watch().and_then(|signals| {
         signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)))?;
@@ -48,6 +50,18 @@ fn run(args: &Args) -> Outcome {
         Ok(End::Signal(signal)) => Ok(Status::Signal(signal)),
         Err(error) => failure(error, args),
     }
+}
+
+/// Before anything is read: what was closed would look empty, or take everything.
+fn check_descriptors(order: &Order) -> Result<(), Failure> {
+    let closed = |doing| Failure::new(Status::Failure, format!("cannot {doing}: it is closed"));
+    if order.source == Origin::Stdin && !stdin_was_open() {
+        return Err(closed("read stdin"));
+    }
+    if order.destination == Destination::Stdout && !stdout_was_open() {
+        return Err(closed("write to stdout"));
+    }
+    Ok(())
 }
 
 fn unstartable(error: &StartError) -> Failure {

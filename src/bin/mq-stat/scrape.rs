@@ -50,8 +50,13 @@ fn write(args: &Args, text: &str) -> Result<(), Failure> {
 }
 
 /// Whoever reads the file sees the old text or the new one, never a part. It may be read by
-/// others, as the umask says.
+/// others, as the umask says. A link stays, and what it leads to is replaced; what is no file, such
+/// as a pipe or a device, is written to.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return OpenOptions::new().write(true).open(path)?.write_all(bytes);
+    }
     let beside = beside(path);
     // What stands there is of a process of our number that was killed, or somebody's link.
     let _ = fs::remove_file(&beside);

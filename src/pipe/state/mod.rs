@@ -27,12 +27,15 @@ mod tree;
 use std::fmt;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::lock::Lock;
+use crate::client::wait::Patience;
 use crate::limits;
 use crate::units::{Epoch, QueueId};
 
@@ -70,6 +73,9 @@ pub enum StateError {
         /// Whether only the destination is another.
         is_same_pipe: bool,
     },
+    /// A signal came while another process was waited for.
+    #[error("interrupted")]
+    Interrupted,
     /// Another process has it.
     #[error("another mq-pipe works on the state in {}", path.display())]
     Busy {
@@ -145,7 +151,10 @@ impl StateError {
             StateError::NoDirectory { .. } => Some(
                 "a filter that changes what is in $MQ_STATE, not the directory itself".to_owned(),
             ),
-            StateError::Io { .. } | StateError::Busy { .. } | StateError::TooDeep { .. } => None,
+            StateError::Io { .. }
+            | StateError::Busy { .. }
+            | StateError::Interrupted
+            | StateError::TooDeep { .. } => None,
         }
     }
 
@@ -263,14 +272,19 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Opens the directory, or makes it, and clears away what no commit names.
+    /// Opens the directory, or makes it, and clears away what no commit names. Another pipe that
+    /// has it is waited for, until `interrupt` is readable.
     ///
     /// # Errors
     /// It is another's, not what the last commit says, or the system refuses.
-    pub fn open(dir: &Path, claim: &Claim<'_>) -> Result<StateDir, StateError> {
+    pub fn open(
+        dir: &Path,
+        claim: &Claim<'_>,
+        interrupt: Option<BorrowedFd<'_>>,
+    ) -> Result<StateDir, StateError> {
         make_dir(dir)?;
         let dir = dir.canonicalize().map_err(StateError::io("find", dir))?;
-        let lock = lock(&dir)?;
+        let lock = lock(&dir, interrupt)?;
         let owner = own(&dir, claim)?;
         let marked = claim.mark.filter(|_| !claim.is_reset).map(|mark| mark.parts.as_slice());
         let committed = |part| marked.and_then(|parts| parts.get(part).copied().flatten());
@@ -454,12 +468,13 @@ fn make_dir(dir: &Path) -> Result<(), StateError> {
 
 /// Locks the directory. An older instance of the same pipe may have been fenced off only just
 /// now, so it has a while to end.
-fn lock(dir: &Path) -> Result<File, StateError> {
+fn lock(dir: &Path, interrupt: Option<BorrowedFd<'_>>) -> Result<File, StateError> {
     let file = File::open(dir).map_err(StateError::io("open", dir))?;
-    let patience = limits::STATE_LOCK_WAIT.to_duration();
+    let patience = Patience::lasting(limits::STATE_LOCK_WAIT.to_duration(), interrupt);
     match super::lock::take(&file, patience).map_err(StateError::io("lock", dir))? {
-        true => Ok(file),
-        false => Err(StateError::Busy { path: dir.to_owned() }),
+        Lock::Taken => Ok(file),
+        Lock::Busy => Err(StateError::Busy { path: dir.to_owned() }),
+        Lock::Interrupted => Err(StateError::Interrupted),
     }
 }
 

@@ -41,13 +41,13 @@ impl Bench {
 
     fn open(&mut self) -> StateDir {
         self.epoch += 1;
-        StateDir::open(&self.dir(), &self.claim()).expect("opened")
+        StateDir::open(&self.dir(), &self.claim(), None).expect("opened")
     }
 
     fn error<'a>(&'a self, change: impl FnOnce(&mut Claim<'a>)) -> StateError {
         let mut claim = self.claim();
         change(&mut claim);
-        StateDir::open(&self.dir(), &claim).expect_err("refused")
+        StateDir::open(&self.dir(), &claim, None).expect_err("refused")
     }
 
     /// What the filter of a part would find.
@@ -242,7 +242,7 @@ fn a_state_goes_on_only_with_what_it_belongs_to() {
     assert_eq!(bench.content(0), "a");
 
     let reset = Claim { is_reset: true, parts: 3, destination: destination(2), ..bench.claim() };
-    let state = StateDir::open(&bench.dir(), &reset).expect("thrown away");
+    let state = StateDir::open(&bench.dir(), &reset, None).expect("thrown away");
     drop(state);
     assert!(bench.states().is_empty());
     let error = bench.error(|_| {});

@@ -151,6 +151,7 @@ impl<S: Storage> Engine<S> {
         let annexes = self.hosted[&number].log.producers_known().annexes();
         // Annexes of others are no JSON.
         let pipes = annexes.filter_map(|(_, annex)| serde_json::from_slice::<PipeInfo>(annex).ok());
+        let pipes = pipes.filter(|pipe| !pipe.late);
         let mut pipes: Vec<PipeInfo> = pipes.take(limits::PIPES_SHOWN_MAX).collect();
         for pipe in &mut pipes {
             pipe.lag = self.lag_of(pipe);

@@ -195,6 +195,7 @@ fn page(glyphs: Glyphs) -> Screen {
             name: "raw.jobs.0123456789ab\x1b[2J".to_owned(),
             src: "raw".to_owned(),
             next: Offset(10_000 * second),
+            late: false,
             lag: Some(Count(1_234)),
             figures: PipeFigures {
                 batches: 20 * second,
