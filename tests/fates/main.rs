@@ -15,10 +15,4 @@ mod fate;
 mod rounds;
 mod things_kept;
 
-/// A size from the environment, or the one for the ordinary run.
-fn size(variable: &str, ordinary: u64) -> u64 {
-    match std::env::var(variable) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")),
-        Err(_) => ordinary,
-    }
-}
+use harness::size;

@@ -281,6 +281,19 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// A size from the environment, or the one for the ordinary run.
+pub fn size(variable: &str, ordinary: u64) -> u64 {
+    match std::env::var(variable) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")),
+        Err(_) => ordinary,
+    }
+}
+
+/// The numbers from `first` to `last`, each on a line, as `seq` writes them.
+pub fn seq(first: u64, last: u64) -> Vec<u8> {
+    (first..=last).flat_map(|number| format!("{number}\n").into_bytes()).collect()
+}
+
 /// Whether the test runs as root, which some faults need to be made.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()

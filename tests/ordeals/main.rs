@@ -16,15 +16,4 @@ mod crowds;
 mod disks;
 mod rounds;
 
-/// A size from the environment, or the one for the ordinary run.
-fn size(variable: &str, ordinary: u64) -> u64 {
-    match std::env::var(variable) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable}={text} is no number")),
-        Err(_) => ordinary,
-    }
-}
-
-/// The numbers from `first` to `last`, each on a line, as `seq` writes them.
-fn seq(first: u64, last: u64) -> Vec<u8> {
-    (first..=last).flat_map(|number| format!("{number}\n").into_bytes()).collect()
-}
+use harness::{seq, size};

@@ -6,6 +6,7 @@
 
 mod disk;
 mod ending;
+mod episodes;
 mod filter;
 mod group;
 mod junk;
