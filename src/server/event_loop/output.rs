@@ -62,6 +62,8 @@ impl<S: Storage> EventLoop<S> {
         if let Some((queue, why)) = unreadable {
             self.report.error(&format!("a segment cannot be read: {why}"));
             self.engine.unreadable(queue, &why);
+            // It waits for the rest of a frame, which will not come: it hears why when it comes back.
+            return self.hang_up(connection);
         }
         if broken && self.phase == Phase::Serving && !self.engine.is_ending(connection) {
             return self.hear_out(connection);
