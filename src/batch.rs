@@ -181,6 +181,21 @@ pub fn checksum(bytes: &[u8]) -> u32 {
     crc32fast::hash(bytes)
 }
 
+/// The checksum of bytes that come in parts.
+#[derive(Debug, Default)]
+pub struct Checksum {
+    hasher: crc32fast::Hasher,
+    bytes: u64,
+}
+
+impl Checksum {
+    /// Goes on with these.
+    pub fn add(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        self.bytes += bytes.len() as u64;
+    }
+}
+
 /// The checksum of several slices, one behind the other.
 #[must_use]
 pub fn checksum_of(slices: &[&[u8]]) -> u32 {
@@ -309,10 +324,21 @@ impl BatchHeader {
     /// # Errors
     /// [`BatchError::Short`], [`BatchError::PayloadChecksum`].
     pub fn verify(&self, payload: &[u8]) -> Result<(), BatchError> {
-        if payload.len() != self.payload_bytes as usize {
+        let mut checksum = Checksum::default();
+        checksum.add(payload);
+        self.verify_checksum(&checksum)
+    }
+
+    /// Checks the checksum of a payload that was read in parts against the header.
+    ///
+    /// # Errors
+    /// As for [`BatchHeader::verify`].
+    pub fn verify_checksum(&self, payload: &Checksum) -> Result<(), BatchError> {
+        if payload.bytes != u64::from(self.payload_bytes) {
             return Err(BatchError::Short);
         }
-        if checksum(payload) != self.payload_crc && !planted::is(Bug::PayloadNotVerified) {
+        let crc = payload.hasher.clone().finalize();
+        if crc != self.payload_crc && !planted::is(Bug::PayloadNotVerified) {
             return Err(BatchError::PayloadChecksum);
         }
         Ok(())

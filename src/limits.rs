@@ -328,6 +328,10 @@ pub const STORED_BYTES_MIN: usize = 16 * KIB;
 /// See [`STORED_BYTES_MIN`].
 pub const STORED_BYTES_MAX: usize = 512 * KIB;
 
+/// Bytes that are read at once of a batch in a file to verify it: they are read and forgotten, and
+/// stay in a core's second cache meanwhile.
+pub const VERIFY_BYTES: usize = 64 * KIB;
+
 /// Bytes that are in files count so much less, in [`PIPE_AHEAD_BYTES`], than bytes in memory: they
 /// take none, and what is bounded is how far ahead of its commits a pipe takes messages.
 pub const PIPE_STORED_WEIGHT: usize = 4;
@@ -337,7 +341,7 @@ pub const PIPE_STORED_WEIGHT: usize = 4;
 /// be no faster. When such a batch fails, all of it is read into memory.
 ///
 /// So a pipe holds in memory at most: [`PIPE_AHEAD_BYTES`] and a delivery that are read ahead; this much
-/// for the batch in the filter; [`STORED_BYTES_MAX`] for each filter that runs, to verify in; and the
+/// for the batch in the filter; [`VERIFY_BYTES`] for each filter that runs; and the
 /// outputs of that batch and of [`PIPE_COMMITS_AHEAD`] commits, [`MESSAGE_BYTES_MAX`] each.
 pub const PIPE_BATCH_BYTES_MAX: usize = 4 * PIPE_BATCH_BYTES;
 

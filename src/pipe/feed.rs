@@ -69,17 +69,20 @@ pub(super) struct Feed {
     chunks: Vec<Chunk>,
     /// The first that is not wholly written, and how much of it is.
     at: (usize, usize),
+    left: usize,
     stage: Option<Stage>,
 }
 
 impl Feed {
     pub fn new(chunks: impl IntoIterator<Item = impl Into<Chunk>>) -> Feed {
-        Feed { chunks: chunks.into_iter().map(Into::into).collect(), at: (0, 0), stage: None }
+        let chunks: Vec<Chunk> = chunks.into_iter().map(Into::into).collect();
+        let left = chunks.iter().map(Chunk::len).sum();
+        Feed { chunks, at: (0, 0), left, stage: None }
     }
 
-    /// Bytes of all of it.
-    pub fn bytes(&self) -> usize {
-        self.chunks.iter().map(Chunk::len).sum()
+    /// Bytes that are not written yet.
+    pub fn left(&self) -> usize {
+        self.left
     }
 
     /// Writes what there is room for; true when nothing is left to do.
@@ -146,15 +149,12 @@ impl Feed {
             self.stage = None;
             return Ok(false);
         }
-        let buffer = &mut stage.buffer;
-        if buffer.len() < stored.len() {
-            buffer.resize(stored.len().next_power_of_two(), 0);
-        }
-        stored.read_into(&mut buffer[..stored.len()])?;
+        stored.verify(&mut stage.buffer)?;
         Ok(true)
     }
 
     fn advance(&mut self, mut written: usize) {
+        self.left -= written;
         while written > 0 {
             let left = self.chunks[self.at.0].len() - self.at.1;
             if written < left {
@@ -175,7 +175,7 @@ struct Stage {
     room: u64,
     /// Bytes in it.
     filled: usize,
-    /// What it holds is verified here.
+    /// What it holds is verified here, a part at a time.
     buffer: Vec<u8>,
 }
 
@@ -184,7 +184,7 @@ impl Stage {
         let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let _ = rustix::pipe::fcntl_setpipe_size(&write, STAGE_BYTES);
         let room = rustix::pipe::fcntl_getpipe_size(&write)? as u64;
-        Ok(Stage { read, write, room, filled: 0, buffer: Vec::new() })
+        Ok(Stage { read, write, room, filled: 0, buffer: vec![0; limits::VERIFY_BYTES] })
     }
 
     /// Fills it with all of a batch.

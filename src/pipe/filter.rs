@@ -18,6 +18,7 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::feed::{Chunk, Feed};
+use super::refill::Refill;
 use crate::client::command::{Ends, Program, StartError};
 use crate::client::delivery::DeliveryError;
 use crate::client::wait;
@@ -131,6 +132,11 @@ pub(super) fn pipe(ours_reads: bool) -> Result<(OwnedFd, OwnedFd), Errno> {
     Ok((read, write))
 }
 
+/// Bytes that a pipe holds.
+fn room_of(pipe: &OwnedFd) -> usize {
+    rustix::pipe::fcntl_getpipe_size(pipe).unwrap_or(0)
+}
+
 /// The end of what came on a stderr.
 #[derive(Debug, Default)]
 pub(super) struct Tail(pub Vec<u8>);
@@ -186,6 +192,7 @@ struct Run {
     status: Option<ExitStatus>,
     feed: Feed,
     stdin: Option<OwnedFd>,
+    refill: Refill,
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
     output: Vec<u8>,
@@ -228,7 +235,7 @@ impl Run {
                 let mut feed = Feed::new(chunks);
                 // A small batch goes in before it runs, and costs no turn; more than that goes in
                 // while it starts.
-                let all_in = feed.bytes() <= FED_FIRST_BYTES && feed.write(&input)?;
+                let all_in = feed.left() <= FED_FIRST_BYTES && feed.write(&input)?;
                 (stdin, (!all_in).then_some(input), feed)
             }
         };
@@ -242,6 +249,7 @@ impl Run {
             exit: exit.map_err(system("watch"))?,
             status: None,
             feed,
+            refill: Refill::new(input.as_ref().map_or(0, room_of)),
             stdin: input,
             stdout: Some(output),
             stderr: Some(report),
@@ -290,13 +298,17 @@ impl Run {
     }
 
     /// Does what there is to be done now.
-    fn turn(&mut self) -> Result<(), Broken> {
-        let Ready { stdin, mut stdout, stderr, exit } = std::mem::take(&mut self.ready);
+    fn turn(&mut self, now: Instant) -> Result<(), Broken> {
+        let Ready { mut stdin, mut stdout, stderr, exit } = std::mem::take(&mut self.ready);
         stdout |= std::mem::take(&mut self.holds_off);
-        if let Some(stdin) = self.stdin.as_ref().filter(|_| stdin)
-            && self.feed.write(stdin)?
-        {
-            self.stdin = None;
+        stdin |= self.refill.is_due(now);
+        if let Some(stdin) = self.stdin.as_ref().filter(|_| stdin) {
+            let before = self.feed.left();
+            if self.feed.write(stdin)? {
+                self.stdin = None;
+            } else {
+                self.refill.filled(now, before - self.feed.left());
+            }
         }
         if let Some(stdout) = self.stdout.as_ref().filter(|_| stdout) {
             let before = self.output.len();
@@ -304,7 +316,8 @@ impl Run {
                 self.stdout = None;
             }
             // It is fed, and writes a little each time: that can wait until it is to be fed again.
-            self.holds_off = self.stdin.is_some() && self.output.len() > before;
+            let lets_alone = self.refill.at().is_some() || self.output.len() > before;
+            self.holds_off = self.stdin.is_some() && self.stdout.is_some() && lets_alone;
         }
         if self.output.len() > limits::PIPE_OUTPUT_BYTES_MAX {
             self.end_output();
@@ -334,9 +347,10 @@ impl Run {
     /// What is waited for.
     fn watch(&self) -> impl Iterator<Item = (Watched, BorrowedFd<'_>)> {
         let runs = self.status.is_none();
+        let stdin = self.stdin.as_ref().filter(|_| self.refill.at().is_none());
         let stdout = self.stdout.as_ref().filter(|_| !self.holds_off);
         let all = [
-            (Watched::Stdin, self.stdin.as_ref()),
+            (Watched::Stdin, stdin),
             (Watched::Stdout, stdout),
             (Watched::Stderr, self.stderr.as_ref().filter(|_| runs)),
             (Watched::Exit, Some(&self.exit).filter(|_| runs)),
@@ -382,11 +396,11 @@ impl Drop for Run {
 }
 
 /// A turn of each.
-fn turn(runs: &mut [Run]) -> Result<(), Broken> {
+fn turn(runs: &mut [Run], now: Instant) -> Result<(), Broken> {
     let mut bytes: usize = runs.iter().map(|run| run.output.len()).sum();
     for run in runs {
         bytes -= run.output.len();
-        run.turn()?;
+        run.turn(now)?;
         bytes += run.output.len();
         // All of it is to be committed at once, so that more is of no use to anyone; not of one
         // either that has just ended.
@@ -414,7 +428,7 @@ pub fn run(
         runs.push(Run::start(program, job)?);
     }
     loop {
-        turn(&mut runs)?;
+        turn(&mut runs, Instant::now())?;
         if runs.iter().all(Run::is_over) {
             return Ok(runs.into_iter().map(Run::finish).collect());
         }
@@ -439,7 +453,8 @@ pub fn run(
         }
         let kills = runs.iter().filter(|run| run.status.is_none()).filter_map(|run| run.kill_at);
         let soon = runs.iter().any(|run| run.holds_off).then(|| now + HELD_OFF);
-        let until = kills.chain(deadline.filter(|at| *at > now)).chain(soon).min();
+        let fed = runs.iter().filter(|run| run.stdin.is_some()).filter_map(|run| run.refill.at());
+        let until = kills.chain(deadline.filter(|at| *at > now)).chain(soon).chain(fed).min();
         wait::poll(&mut fds, until).map_err(|error| Broken::System {
             doing: "wait for",
             source: std::io::Error::other(error.to_string()),

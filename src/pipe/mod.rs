@@ -21,7 +21,7 @@
 //! filter · `opening` what a session begins with, and what does not fit · `source`, `committer` the
 //! two threads, `lane` between them, `held` what is not settled, `stdin` the other source · `load`
 //! the messages of a batch, `pace` how many · `trial` retries, halving, dead letters: pure ·
-//! `filter`, `stay` processes, `feed` what they read · `output` cut into batches · `mark` what a
+//! `filter`, `stay` processes, `feed` what they read, `refill` when · `output` cut into batches · `mark` what a
 //! commit says · `file` a file as a destination, `lock` that one process has it
 //!
 //! `window` which messages belong together, and when no more of them will come: pure · `windowed` the
@@ -47,6 +47,7 @@ mod order;
 pub mod output;
 mod pace;
 pub mod place;
+mod refill;
 mod report;
 mod run;
 pub mod source;
