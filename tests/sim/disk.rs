@@ -12,8 +12,10 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
@@ -83,6 +85,8 @@ struct FileNode {
     errors: u64,
     handles: u64,
     links: u64,
+    /// A file in memory with the same contents, once a descriptor was handed out.
+    mirror: Option<Arc<File>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -120,6 +124,8 @@ struct State {
     fresh: bool,
     capacity: u64,
     cold_one_in: Option<u64>,
+    /// Descriptors are handed out, but for one in so many.
+    refused_one_in: Option<u64>,
     /// One in so many reads and writes is interrupted, and one does only a part of its work.
     disturbed_one_in: Option<u64>,
     /// A crash may leave a sector half old and half new.
@@ -191,10 +197,28 @@ impl FileNode {
             self.lengths.push(end);
         }
         self.live[at..end].copy_from_slice(bytes);
+        self.reflect(at, end);
         for sector in at / SECTOR..=(end - 1) / SECTOR {
             let content = self.sector(sector);
             self.unsynced.entry(sector).or_default().push(content);
         }
+    }
+
+    /// What was changed shows to those who have a descriptor.
+    fn reflect(&self, from: usize, to: usize) {
+        let Some(mirror) = &self.mirror else { return };
+        mirror.set_len(self.live.len() as u64).expect("a file in memory");
+        mirror.write_all_at(&self.live[from..to], from as u64).expect("a file in memory");
+    }
+
+    /// The file in memory.
+    fn mirror(&mut self) -> &File {
+        if self.mirror.is_none() {
+            let memory = rustix::fs::memfd_create("segment", rustix::fs::MemfdFlags::CLOEXEC);
+            self.mirror = Some(Arc::new(File::from(memory.expect("a file in memory"))));
+            self.reflect(0, self.live.len());
+        }
+        self.mirror.as_ref().expect("it was just made")
     }
 
     fn sector(&self, sector: usize) -> [u8; SECTOR] {
@@ -211,6 +235,7 @@ impl FileNode {
             return;
         }
         self.live.resize(length, 0);
+        self.reflect(length, length);
         self.lengths.push(length);
         if !length.is_multiple_of(SECTOR) {
             let sector = length / SECTOR;
@@ -262,6 +287,7 @@ impl FileNode {
         self.live = media;
         self.errors = 0;
         self.handles = 0;
+        self.mirror = None;
     }
 }
 
@@ -395,6 +421,7 @@ impl SimDisk {
             fresh: false,
             capacity: ENDLESS,
             cold_one_in: None,
+            refused_one_in: None,
             disturbed_one_in: None,
             tears: false,
             trace: 0xcbf2_9ce4_8422_2325,
@@ -413,6 +440,7 @@ impl SimDisk {
         for node in &mut state.nodes {
             if let Node::File(file) = node {
                 file.handles = 0;
+                file.mirror = None;
             }
         }
         SimDisk(Arc::new(Mutex::new(state)))
@@ -517,6 +545,7 @@ impl SimDisk {
                 change(&mut media[at..]);
             }
         }
+        file.reflect(0, file.live.len());
         let sector = at / SECTOR;
         if let Some(contents) = file.unsynced.get_mut(&sector) {
             contents.iter_mut().for_each(|content| change(&mut content[at % SECTOR..]));
@@ -533,6 +562,11 @@ impl SimDisk {
     /// Says "cold" once in `n` questions.
     pub fn set_cold(&self, one_in: Option<u64>) {
         self.state().cold_one_in = one_in;
+    }
+
+    /// Hands out descriptors for reading, refusing one in so many.
+    pub fn hand_out(&self, refused_one_in: Option<u64>) {
+        self.state().refused_one_in = refused_one_in;
     }
 
     /// The process is gone; the page cache stays. Open handles must not be used any more.
@@ -599,6 +633,7 @@ impl SimDisk {
         let node = state.find(path).unwrap();
         let file = state.file(node);
         change(&mut file.live);
+        file.reflect(0, file.live.len());
         file.durable.clone_from(&file.live);
         file.unsynced.clear();
         file.lengths.clear();
@@ -861,7 +896,13 @@ impl StorageFile for SimFile {
     }
 
     fn reader(&self) -> Option<OwnedFd> {
-        None
+        let mut state = self.disk.state();
+        let one_in = state.refused_one_in?;
+        if state.random.one_in(one_in) {
+            return None;
+        }
+        let reader = state.file(self.node).mirror().try_clone();
+        Some(reader.expect("the test has descriptors").into())
     }
 }
 

@@ -7,6 +7,7 @@
 mod disk;
 mod ending;
 mod episodes;
+mod extents;
 mod filter;
 mod group;
 mod junk;
@@ -35,6 +36,7 @@ fn history(plan: &Plan) -> Happened {
     match plan.kind {
         Kind::Wide => wide_history(plan),
         Kind::Pipe => piped::history(plan),
+        Kind::Extents => extents::history(plan),
     }
 }
 
@@ -72,5 +74,11 @@ fn promises_hold_in_simulated_histories() {
 #[test]
 fn pipes_are_exact_in_simulated_histories() {
     let (runs, happened) = run_all(Kind::Pipe, usual(10_000));
+    assert_lively(runs, &happened);
+}
+
+#[test]
+fn extents_are_as_they_were_sent_in_simulated_histories() {
+    let (runs, happened) = run_all(Kind::Extents, usual(2_000));
     assert_lively(runs, &happened);
 }

@@ -16,16 +16,19 @@ pub enum Kind {
     Wide,
     /// A pipe from queue to queue, with windows and state or without.
     Pipe,
+    /// A receiver that reads large batches from the segments itself.
+    Extents,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 2] = [Kind::Wide, Kind::Pipe];
+    pub const ALL: [Kind; 3] = [Kind::Wide, Kind::Pipe, Kind::Extents];
 
     /// As it is written in a plan.
     pub fn name(self) -> &'static str {
         match self {
             Kind::Wide => "wide",
             Kind::Pipe => "pipe",
+            Kind::Extents => "extents",
         }
     }
 }
