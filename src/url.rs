@@ -96,6 +96,28 @@ pub fn without_password(text: &str) -> String {
     format!("{scheme}://{user}:***@{hosts}{behind}")
 }
 
+/// A text in which addresses may stand, with the passwords in them replaced by stars.
+#[must_use]
+pub fn without_passwords(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (front, behind) = rest.split_at(at + 3);
+        out.push_str(front);
+        let end = |c: char| c.is_whitespace() || matches!(c, '/' | '?' | '\'' | '"');
+        let authority = &behind[..behind.find(end).unwrap_or(behind.len())];
+        let who = authority.rsplit_once('@').map_or("", |(who, _)| who);
+        rest = behind;
+        if let Some((user, _)) = who.split_once(':') {
+            out.push_str(user);
+            out.push_str(":***");
+            rest = &behind[who.len()..];
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,6 +130,19 @@ mod tests {
         assert_eq!(url.reveal(), "amqp://me:secret@host:5672/%2f/jobs?x=1");
         let error = Url::new("amqp://me:secret@host/a b").expect_err("bad");
         assert!(!error.contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn passwords_in_a_text_are_not_shown() {
+        for (text, shown) in [
+            ("no url", "no url"),
+            ("'amqp://me:s3@h/q' is bad", "'amqp://me:***@h/q' is bad"),
+            ("a://u:p@h b://h c://u:p@h", "a://u:***@h b://h c://u:***@h"),
+            ("a://u:p@a b/q: no", "a://u:***@a b/q: no"),
+            ("a://h/x:y@z", "a://h/x:y@z"),
+        ] {
+            assert_eq!(without_passwords(text), shown);
+        }
     }
 
     #[test]

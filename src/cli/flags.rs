@@ -83,6 +83,9 @@ impl Shared {
 /// # Errors
 /// What is wrong with it.
 pub fn queue_name(text: &str) -> Result<Name, String> {
+    if Url::is_one(text) {
+        return Err("this is done to queues of a store, not to one at an engine".to_owned());
+    }
     Name::new(text).map_err(|error| error.to_string())
 }
 

@@ -30,9 +30,12 @@ pub use status::Status;
 pub use tables::{group_table, queue_page, queue_table, rfc3339, settings_flags};
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+
+use crate::url;
 
 /// What a tool's run comes to: a status, or a failure to be told on stderr.
 pub type Outcome = Result<Status, Failure>;
@@ -52,7 +55,14 @@ pub fn parse<T: Parser>() -> Result<T, ExitCode> {
 /// See [`parse`].
 pub fn parse_from<T: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<T, ExitCode> {
     T::try_parse_from(args).map_err(|error| {
-        let failed_to_print = error.print().is_err();
+        let text = error.to_string();
+        let harmless = url::without_passwords(&text);
+        // What was wrong is shown, and a password in it is not.
+        let failed_to_print = if harmless == text {
+            error.print().is_err()
+        } else {
+            std::io::stderr().write_all(harmless.as_bytes()).is_err()
+        };
         if error.use_stderr() {
             Status::Usage.code()
         } else if failed_to_print {

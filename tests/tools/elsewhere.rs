@@ -108,7 +108,15 @@ fn several_queues_and_pipes_do_not_lead_elsewhere() {
     bench.run("mq-recv", &[URL, "q"]).exits(2).says("one queue is received");
     let done = bench.run("mq-pipe", &["q", URL, "--", "cat"]).exits(2).says("exactly once");
     assert!(!done.stderr.contains("secret"), "{}", done.stderr);
-    bench.run("mq-send", &["amqp://me:secret@a b/q", "-m", "x"]).exits(2);
+    for (name, args) in [
+        ("mq-send", &["amqp://me:secret@a b/q", "-m", "x"][..]),
+        ("mq-recv", &["am qp://me:secret@a/q"]),
+        ("mq-admin", &["wait", URL]),
+        ("mq-admin", &["group", "ls", URL]),
+    ] {
+        let done = bench.run(name, args).exits(2).says("://me:***@");
+        assert!(!done.stderr.contains("secret"), "{}", done.stderr);
+    }
 }
 
 /// A helper that says where it was sent, and goes.

@@ -45,6 +45,9 @@ impl Held {
     /// Takes those of a range out that are held, ascending: what else a client speaks of was lost with
     /// a connection, or settled before.
     pub fn take(&mut self, range: &Range<u64>) -> Vec<Range<u64>> {
+        if range.is_empty() {
+            return Vec::new();
+        }
         let before = self.ranges.range(..range.start).next_back().map(|(start, end)| *start..*end);
         let inside = self.ranges.range(range.start..range.end).map(|(start, end)| *start..*end);
         let touched: Vec<Range<u64>> =
