@@ -109,7 +109,7 @@ pub enum Broken {
     #[error(transparent)]
     Damaged(#[from] DeliveryError),
     /// A system call failed.
-    #[error("cannot {doing} a filter: {source}")]
+    #[error("cannot {doing}: {source}")]
     System {
         /// What was being done.
         doing: &'static str,
@@ -226,12 +226,12 @@ struct Ready {
 
 impl Run {
     fn start(program: &mut Program, job: Job) -> Result<Run, Broken> {
-        let (output, stdout) = pipe(true).map_err(system("make a pipe for"))?;
-        let (report, stderr) = pipe(true).map_err(system("make a pipe for"))?;
+        let (output, stdout) = pipe(true).map_err(system("make a pipe for a filter"))?;
+        let (report, stderr) = pipe(true).map_err(system("make a pipe for a filter"))?;
         let (stdin, input, feed) = match job.input {
             Stdin::File(file) => (file, None, Feed::new(Vec::<Chunk>::new())),
             Stdin::Fed(chunks) => {
-                let (stdin, input) = pipe(false).map_err(system("make a pipe for"))?;
+                let (stdin, input) = pipe(false).map_err(system("make a pipe for a filter"))?;
                 let mut feed = Feed::new(chunks);
                 // A small batch goes in before it runs, and costs no turn; more than that goes in
                 // while it starts.
@@ -246,7 +246,7 @@ impl Run {
         let mut run = Run {
             process,
             group,
-            exit: exit.map_err(system("watch"))?,
+            exit: exit.map_err(system("watch a filter"))?,
             status: None,
             feed,
             refill: Refill::new(input.as_ref().map_or(0, room_of)),
@@ -312,7 +312,7 @@ impl Run {
         }
         if let Some(stdout) = self.stdout.as_ref().filter(|_| stdout) {
             let before = self.output.len();
-            if !take_output(stdout, &mut self.output).map_err(system("read from"))? {
+            if !take_output(stdout, &mut self.output).map_err(system("read from a filter"))? {
                 self.stdout = None;
             }
             // It is fed, and writes a little each time: that can wait until it is to be fed again.
@@ -456,7 +456,7 @@ pub fn run(
         let fed = runs.iter().filter(|run| run.stdin.is_some()).filter_map(|run| run.refill.at());
         let until = kills.chain(deadline.filter(|at| *at > now)).chain(soon).chain(fed).min();
         wait::poll(&mut fds, until).map_err(|error| Broken::System {
-            doing: "wait for",
+            doing: "wait for a filter",
             source: std::io::Error::other(error.to_string()),
         })?;
         let events: Vec<PollFlags> = fds.iter().map(PollFd::revents).collect();

@@ -61,16 +61,16 @@ impl Staying {
     /// # Errors
     /// See [`Broken`].
     pub fn start(program: &mut Program, env: Vec<(OsString, OsString)>) -> Result<Staying, Broken> {
-        let (stdin, input) = pipe(false).map_err(system("make a pipe for"))?;
-        let (output, stdout) = pipe(true).map_err(system("make a pipe for"))?;
-        let (report, stderr) = pipe(true).map_err(system("make a pipe for"))?;
+        let (stdin, input) = pipe(false).map_err(system("make a pipe for a filter"))?;
+        let (output, stdout) = pipe(true).map_err(system("make a pipe for a filter"))?;
+        let (report, stderr) = pipe(true).map_err(system("make a pipe for a filter"))?;
         let process = program.spawn(env, Ends { stdin, stdout: Some(stdout), stderr })?;
         let group = Pid::from_child(&process);
         let exit = rustix::process::pidfd_open(group, PidfdFlags::empty());
         Ok(Staying {
             process,
             group,
-            exit: exit.map_err(system("watch"))?,
+            exit: exit.map_err(system("watch a filter"))?,
             stdin: Some(input),
             stdout: output,
             stderr: Some(report),
@@ -167,7 +167,7 @@ impl Staying {
                 Ok(_) if output.len() > limits::PIPE_OUTPUT_BYTES_MAX => return Ok(true),
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Ok(true),
-                Err(errno) => return Err(system("read from")(errno)),
+                Err(errno) => return Err(system("read from a filter")(errno)),
             }
         }
     }
@@ -216,7 +216,7 @@ fn await_any<'a>(
     let own = fds.len();
     fds.extend(others.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)));
     wait::poll(&mut fds, Some(until)).map_err(|error| Broken::System {
-        doing: "wait for",
+        doing: "wait for a filter",
         source: std::io::Error::other(error.to_string()),
     })?;
     match fds[own..].iter().any(|fd| !fd.revents().is_empty()) {

@@ -225,3 +225,20 @@ fn progress_is_told_on_stderr() {
     let quiet = pipe(&store, &["-e", "--name", "q", "a", "c", "--", "cat"]).ok();
     quiet.quietly();
 }
+
+/// Once, it was "cannot make a pipe for: Too many open files", and no word that it may pass.
+#[test]
+fn too_few_descriptors_are_told_of_and_may_pass() {
+    let store = Store::new();
+    let _server = store.serve();
+    store.send("a", &seq(1, 10));
+    let run =
+        |limit: u32| store.sh(&format!("ulimit -n {limit}; exec mq-pipe -e --name p a b -- cat"));
+    let told: Vec<_> = (14..40).map(run).take_while(|done| done.code != 0).collect();
+    assert!(told.iter().any(|done| done.stderr.contains("make a pipe for a filter: Too many")));
+    for done in told {
+        assert!(done.stderr.contains("Too many open files"), "{}", done.stderr);
+        assert_eq!(done.code, 75, "{}", done.stderr);
+    }
+    assert_eq!(store.receive("b"), seq(1, 10));
+}

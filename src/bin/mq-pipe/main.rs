@@ -16,6 +16,7 @@ use mq::pipe::committer::CommitError;
 use mq::pipe::file::FileError;
 use mq::pipe::state::StateError;
 use mq::pipe::{Destination, End, Misfit, Order, Origin, Pipe, PipeError};
+use rustix::io::Errno;
 use signal_hook::consts::{SIGPIPE, SIGXFSZ};
 
 use args::Args;
@@ -73,8 +74,12 @@ fn unstartable(error: &StartError) -> Failure {
     Failure::new(status, error.to_string())
 }
 
-/// Whether what failed may succeed once somebody has made room.
+/// Whether what failed may succeed once somebody has made room, or let go of descriptors.
 fn is_full(error: &std::io::Error) -> bool {
+    let few = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    if error.raw_os_error().is_some_and(|error| few.contains(&error)) {
+        return true;
+    }
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
