@@ -131,7 +131,7 @@ fn short_help_fits_a_terminal() {
 
 #[test]
 fn every_page_has_its_sections() {
-    for (tool, _) in TOOLS.iter().copied() {
+    for (tool, _) in TOOLS {
         let page = page(&format!("{tool}.1"));
         for section in [
             "NAME",
