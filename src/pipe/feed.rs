@@ -63,6 +63,17 @@ impl From<Portion> for Chunk {
     }
 }
 
+/// Why input does not get to a process that reads it.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// What is in a file is damaged; nothing of that batch was written.
+    #[error(transparent)]
+    Damaged(#[from] DeliveryError),
+    /// The system does not take it.
+    #[error("cannot write to a filter: {0}")]
+    Write(Errno),
+}
+
 /// See the module's page.
 #[derive(Debug)]
 pub(super) struct Feed {
@@ -88,8 +99,8 @@ impl Feed {
     /// Writes what there is room for; true when nothing is left to do.
     ///
     /// # Errors
-    /// What is in a file is damaged; nothing of that batch was written.
-    pub fn write(&mut self, to: &OwnedFd) -> Result<bool, DeliveryError> {
+    /// See [`FeedError`]. Whoever reads must not take what it got for all there is.
+    pub fn write(&mut self, to: &OwnedFd) -> Result<bool, FeedError> {
         loop {
             let wrote = match self.chunks.get(self.at.0) {
                 None => return Ok(true),
@@ -114,7 +125,8 @@ impl Feed {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Ok(false),
                 // It does not read its input: that is its own affair.
-                Err(_) => return Ok(true),
+                Err(Errno::PIPE) => return Ok(true),
+                Err(errno) => return Err(FeedError::Write(errno)),
             }
         }
     }

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
-use super::feed::{Chunk, Feed};
+use super::feed::{Chunk, Feed, FeedError};
 use super::refill::Refill;
 use crate::client::command::{Ends, Program, StartError};
 use crate::client::delivery::DeliveryError;
@@ -116,6 +116,15 @@ pub enum Broken {
         /// What the system says.
         source: std::io::Error,
     },
+}
+
+impl From<FeedError> for Broken {
+    fn from(error: FeedError) -> Broken {
+        match error {
+            FeedError::Damaged(error) => Broken::Damaged(error),
+            FeedError::Write(errno) => system("write to a filter")(errno),
+        }
+    }
 }
 
 fn system(doing: &'static str) -> impl FnOnce(Errno) -> Broken {

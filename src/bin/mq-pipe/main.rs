@@ -74,9 +74,10 @@ fn unstartable(error: &StartError) -> Failure {
     Failure::new(status, error.to_string())
 }
 
-/// Whether what failed may succeed once somebody has made room, or let go of descriptors.
+/// Whether what failed may succeed once somebody has made room, or let go of memory or
+/// descriptors.
 fn is_full(error: &std::io::Error) -> bool {
-    let few = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    let few = [Errno::MFILE, Errno::NFILE, Errno::NOMEM].map(Errno::raw_os_error);
     if error.raw_os_error().is_some_and(|error| few.contains(&error)) {
         return true;
     }

@@ -47,11 +47,11 @@ impl Feed {
         }
         let chunks = input.into_iter().filter(|chunk| !chunk.bytes().is_empty()).collect();
         let mut feed = Feed { pipe, chunks };
-        Ok(if feed.write() { (stdin, None) } else { (stdin, Some(feed)) })
+        Ok(if feed.write()? { (stdin, None) } else { (stdin, Some(feed)) })
     }
 
     /// Writes what there is room for; `true` when there is no more to do.
-    fn write(&mut self) -> bool {
+    fn write(&mut self) -> Result<bool, Errno> {
         while !self.chunks.is_empty() {
             let slices: Vec<IoSlice<'_>> = self
                 .chunks
@@ -62,12 +62,13 @@ impl Feed {
             match rustix::io::writev(&self.pipe, &slices) {
                 Ok(written) => self.advance(written),
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return false,
+                Err(Errno::AGAIN) => return Ok(false),
                 // It does not read its input: that is its own affair.
-                Err(_) => return true,
+                Err(Errno::PIPE) => return Ok(true),
+                Err(errno) => return Err(errno),
             }
         }
-        true
+        Ok(true)
     }
 
     fn advance(&mut self, mut written: usize) {
@@ -152,9 +153,13 @@ impl Child {
 
     /// Writes more of the input.
     pub(super) fn feed_on(&mut self) {
-        if self.feed.as_mut().is_some_and(Feed::write) {
-            self.feed = None;
+        match self.feed.as_mut().map(Feed::write) {
+            None | Some(Ok(false)) => return,
+            Some(Ok(true)) => {}
+            // It must not take what it got for all there is, and succeed.
+            Some(Err(_)) => self.kill(),
         }
+        self.feed = None;
     }
 
     /// Takes its status, if it has exited.
