@@ -339,7 +339,7 @@ impl<S: Storage> Log<S> {
     pub(super) fn take_snapshot(&mut self) {
         let covered = self.end_covered();
         self.producers.forget_old(self.time);
-        self.counters_kept = self.counters;
+        self.counters_kept = Some(self.counters);
         let (producers, unique) = (&self.producers, Some(&self.unique));
         let counted = (&self.counters, self.chores.leaving.as_slice());
         let bytes = snapshot::encode(self.id(), covered, counted, producers, unique);

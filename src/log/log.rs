@@ -195,8 +195,9 @@ pub struct Log<S: Storage> {
     pub(super) producers: Producers,
     pub(super) unique: Unique,
     pub(super) counters: Counters,
-    /// The counters as they stand in the snapshot on disk, or in the one under way.
-    pub(super) counters_kept: Counters,
+    /// The counters as they stand in the snapshot on disk, or in the one under way; none when that
+    /// could not be written.
+    pub(super) counters_kept: Option<Counters>,
     /// The log end that the snapshot on disk covers.
     pub(super) covered: Covered,
     pub(super) pending_snapshot: Option<PendingSnapshot>,

@@ -52,9 +52,7 @@ impl<S: Storage> Recovery<S> {
                 self.storage.sync_dir(dir).syncing(dir)?;
             }
         }
-        for path in std::mem::take(&mut self.litter) {
-            self.storage.remove_file(&path).doing("removing", &path)?;
-        }
+        self.clear_litter()?;
         if !self.boot.clean && self.spare == Spare::Ready {
             spare::renew(&*self.storage, &spare::path(&self.dir));
         }
@@ -78,6 +76,19 @@ impl<S: Storage> Recovery<S> {
         let mut state = if skip { self.seal_all_and_skip(&end, time)? } else { self.resume(&end)? };
         state.time = state.time.max(time);
         self.finish(state, recalled, torn)
+    }
+
+    /// Removes what nothing refers to, for good: after an orderly stop and a loss of power it would
+    /// be there again, and all that is there after an orderly stop is held to be what was written.
+    fn clear_litter(&mut self) -> Result<(), LogError> {
+        let litter = std::mem::take(&mut self.litter);
+        for path in &litter {
+            self.storage.remove_file(path).doing("removing", path)?;
+        }
+        if litter.iter().any(|path| path.parent() == Some(&self.dir)) {
+            self.storage.sync_dir(&self.dir).syncing(&self.dir)?;
+        }
+        Ok(())
     }
 
     fn newest_time(&self, end: &End) -> WallTime {
@@ -476,7 +487,7 @@ impl<S: Storage> Recovery<S> {
             producers: recalled.producers,
             unique: recalled.unique,
             counters: recalled.counters,
-            counters_kept: recalled.counters,
+            counters_kept: Some(recalled.counters),
             covered: recalled.covered,
             pending_snapshot: None,
             next_group: self.journals.len() as u32,

@@ -161,6 +161,7 @@ impl<S: Storage> Log<S> {
         recovery.mark = recovery.mark.max(snapshot.covered.offset);
         recovery.read_journals()?;
         let end = recovery.judge()?;
+        recovery.judge_covered(&end, snapshot.covered)?;
         recovery.judge_clean(&end, snapshot.covered)?;
         recovery.mend(end, snapshot)
     }
@@ -406,23 +407,16 @@ impl<S: Storage> Recovery<S> {
             }
             if let Some((position, head)) = &part.sealed {
                 expected = head.summary.end;
-                if at + 1 == self.parts.len() {
-                    return self.ended(End {
-                        at,
-                        position: *position,
-                        offset: expected,
-                        torn: None,
-                    });
+                let later = &self.parts[at + 1..];
+                if later.iter().any(Part::has_content) {
+                    continue;
                 }
-                if self.parts[at + 1..].iter().all(|part| !part.has_content()) {
-                    return self.ended(End {
-                        at,
-                        position: *position,
-                        offset: expected,
-                        torn: None,
-                    });
+                if let Some(last) = later.last() {
+                    // What was dropped between may have had no message, at an offset far behind.
+                    expected = expected.max(self.dropped.end_before(last.number));
                 }
-                continue;
+                let (position, offset) = (*position, expected);
+                return self.ended(End { at, position, offset, torn: None });
             }
             let scan = part.scan.as_ref().expect("what is not sealed was scanned");
             expected = scan.end.unwrap_or(expected);
@@ -488,6 +482,19 @@ impl<S: Storage> Recovery<S> {
             return Err(corrupt(&part.path, Some(end.position), Some(end.offset), what));
         }
         Ok(end)
+    }
+
+    /// The log must reach what the snapshot covers, which was durable when that was written: a mark
+    /// has no messages, and so no offset tells that one is missing.
+    fn judge_covered(&self, end: &End, covered: Covered) -> Result<(), LogError> {
+        let part = &self.parts[end.at];
+        let is_short = covered.segment == part.number && covered.position > end.position;
+        if is_short {
+            let what = end.torn.as_deref().unwrap_or("the log ends here");
+            let what = format!("{what}, but the log was durable up to byte {}", covered.position);
+            return Err(corrupt(&part.path, Some(end.position), Some(end.offset), what));
+        }
+        Ok(())
     }
 
     /// An orderly stop leaves a snapshot that covers exactly the log.

@@ -212,7 +212,7 @@ impl<S: Storage> Log<S> {
     /// Whether the snapshot on disk covers the whole log: an orderly stop leaves it so, and a
     /// start after it can tell that nothing is missing at the end.
     fn is_covered(&self) -> bool {
-        self.covered == self.end_covered() && self.counters == self.counters_kept
+        self.covered == self.end_covered() && self.counters_kept == Some(self.counters)
     }
 
     fn may_mark(&self) -> bool {
@@ -520,10 +520,12 @@ impl<S: Storage> Log<S> {
                 // A group may go to make room where there is none for a word about it.
                 let recorded = result.is_ok() || result.as_ref().is_err_and(Failure::is_full);
                 self.chores.record(recorded);
+                self.kept(&result);
                 result?;
                 self.covered = covered;
             }
             Outcome::Dropped { segments, covered, result } => {
+                self.kept(&result);
                 result?;
                 self.chores.drops.retain(|number| !segments.contains(number));
                 self.chores.record(covered.is_some());
@@ -578,6 +580,13 @@ impl<S: Storage> Log<S> {
             _ => unreachable!("not a chore"),
         }
         Ok(())
+    }
+
+    /// An orderly stop writes anew what could not be written.
+    fn kept(&mut self, result: &Result<(), Failure>) {
+        if result.is_err() {
+            self.counters_kept = None;
+        }
     }
 
     fn sealed(&mut self, number: SegmentNumber, length: u64) {
