@@ -20,24 +20,23 @@
 //!
 //! It knows files and nothing of queues or filters. The run loop calls it, and blocks meanwhile.
 
+mod files;
 #[cfg(test)]
 mod tests;
 mod tree;
 
 use std::fmt;
-use std::fs::{self, DirBuilder, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::lock::Lock;
-use crate::client::wait::Patience;
 use crate::limits;
 use crate::units::{Epoch, QueueId};
+
+pub use files::{Files, Kind, Locked, System};
 
 const OWNER: &str = "owner";
 const OWNER_NEW: &str = "owner.new";
@@ -261,14 +260,15 @@ impl Part {
 
 /// See the module's page.
 #[derive(Debug)]
-pub struct StateDir {
+pub struct StateDir<F: Files = System> {
+    files: F,
     dir: PathBuf,
     id: uuid::Uuid,
     epoch: Epoch,
     made: u64,
     parts: Vec<Part>,
     /// Held open for its lock.
-    _lock: File,
+    _lock: F::Lock,
 }
 
 impl StateDir {
@@ -282,16 +282,32 @@ impl StateDir {
         claim: &Claim<'_>,
         interrupt: Option<BorrowedFd<'_>>,
     ) -> Result<StateDir, StateError> {
-        make_dir(dir)?;
-        let dir = dir.canonicalize().map_err(StateError::io("find", dir))?;
-        let lock = lock(&dir, interrupt)?;
-        let owner = own(&dir, claim)?;
+        StateDir::open_on(System, dir, claim, interrupt)
+    }
+}
+
+impl<F: Files> StateDir<F> {
+    /// The same on any file system.
+    ///
+    /// # Errors
+    /// As for [`open`](StateDir::open).
+    pub fn open_on(
+        files: F,
+        dir: &Path,
+        claim: &Claim<'_>,
+        interrupt: Option<BorrowedFd<'_>>,
+    ) -> Result<StateDir<F>, StateError> {
+        make_dir(&files, dir)?;
+        let dir = files.canonical(dir).map_err(StateError::io("find", dir))?;
+        let _lock = lock(&files, &dir, interrupt)?;
+        let owner = own(&files, &dir, claim)?;
         let marked = claim.mark.filter(|_| !claim.is_reset).map(|mark| mark.parts.as_slice());
         let committed = |part| marked.and_then(|parts| parts.get(part).copied().flatten());
         let parts = (0..claim.parts)
             .map(|part| Part { committed: committed(part), ..Part::default() })
             .collect();
-        let state = StateDir { id: owner.id, epoch: claim.epoch, made: 0, parts, _lock: lock, dir };
+        let (id, epoch) = (owner.id, claim.epoch);
+        let state = StateDir { files, dir, id, epoch, made: 0, parts, _lock };
         state.check_committed()?;
         state.clear()?;
         state.show_current();
@@ -305,7 +321,12 @@ impl StateDir {
     fn check_committed(&self) -> Result<(), StateError> {
         for (number, part) in self.parts.iter().enumerate() {
             let Some(name) = part.committed else { continue };
-            if !self.path(number, name).is_dir() {
+            let path = self.path(number, name);
+            let kind = match self.files.kind(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                kind => Some(kind.map_err(StateError::io("look at", &path))?),
+            };
+            if kind != Some(Kind::Directory) {
                 let name = format!("{number}.{name}");
                 return Err(StateError::Missing { path: self.dir.clone(), name });
             }
@@ -315,13 +336,11 @@ impl StateDir {
 
     /// Removes the states that no commit names. What is not a state is not touched.
     fn clear(&self) -> Result<(), StateError> {
-        for entry in fs::read_dir(&self.dir).map_err(StateError::io("read", &self.dir))? {
-            let entry = entry.map_err(StateError::io("read", &self.dir))?;
-            let Some((part, name)) = entry.file_name().to_str().and_then(state_name) else {
-                continue;
-            };
+        let there = self.files.list(&self.dir).map_err(StateError::io("read", &self.dir))?;
+        for (entry, _) in there {
+            let Some((part, name)) = entry.to_str().and_then(state_name) else { continue };
             if self.parts.get(part).and_then(|part| part.committed) != Some(name) {
-                tree::remove(&entry.path())?;
+                tree::remove(&self.files, &self.dir.join(entry))?;
             }
         }
         Ok(())
@@ -338,11 +357,11 @@ impl StateDir {
         let name = Name { epoch: self.epoch, number: self.made };
         let path = self.path(part, name);
         let made = match self.parts[part].newest() {
-            Some(newest) => tree::copy(&self.path(part, newest), &path),
-            None => fs::create_dir(&path).map_err(StateError::io("make", &path)),
+            Some(newest) => tree::copy(&self.files, &self.path(part, newest), &path),
+            None => self.files.make_dir(&path, false).map_err(StateError::io("make", &path)),
         };
         if let Err(error) = made {
-            let _ = tree::remove(&path);
+            let _ = tree::remove(&self.files, &path);
             return Err(error);
         }
         self.parts[part].working = Some(name);
@@ -357,12 +376,12 @@ impl StateDir {
         let state = &mut self.parts[part];
         let working = state.working.take().expect("a filter has worked on the part");
         let path = self.path(part, working);
-        if !fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_dir()) {
+        if self.files.kind(&path).ok() != Some(Kind::Directory) {
             return Err(StateError::NoDirectory { path });
         }
         let state = &mut self.parts[part];
         match state.kept.replace(working) {
-            Some(old) => tree::remove(&self.path(part, old)),
+            Some(old) => tree::remove(&self.files, &self.path(part, old)),
             None => Ok(()),
         }
     }
@@ -373,7 +392,7 @@ impl StateDir {
     /// It cannot be removed.
     pub fn abandon(&mut self, part: usize) -> Result<(), StateError> {
         match self.parts[part].working.take() {
-            Some(name) => tree::remove(&self.path(part, name)),
+            Some(name) => tree::remove(&self.files, &self.path(part, name)),
             None => Ok(()),
         }
     }
@@ -386,7 +405,7 @@ impl StateDir {
         for part in 0..self.parts.len() {
             self.abandon(part)?;
             if let Some(name) = self.parts[part].kept.take() {
-                tree::remove(&self.path(part, name))?;
+                tree::remove(&self.files, &self.path(part, name))?;
             }
         }
         Ok(())
@@ -400,13 +419,13 @@ impl StateDir {
         let mut is_new = false;
         for part in 0..self.parts.len() {
             if let Some(name) = self.parts[part].kept.take() {
-                tree::sync(&self.path(part, name))?;
+                tree::sync(&self.files, &self.path(part, name))?;
                 self.parts[part].sealed.push(name);
                 is_new = true;
             }
         }
         if is_new {
-            tree::sync_one(&self.dir)?;
+            tree::sync_one(&self.files, &self.dir)?;
         }
         Ok(StateMark { id: self.id, parts: self.parts.iter().map(Part::newest).collect() })
     }
@@ -423,7 +442,7 @@ impl StateDir {
             let gone: Vec<Name> =
                 part.committed.replace(name).into_iter().chain(part.sealed.drain(..=at)).collect();
             for old in gone.into_iter().filter(|old| *old != name) {
-                tree::remove(&self.path(number, old))?;
+                tree::remove(&self.files, &self.path(number, old))?;
             }
         }
         self.show_current();
@@ -440,9 +459,11 @@ impl StateDir {
                 _ => format!("{CURRENT}.{number}"),
             };
             let new = self.dir.join(format!("{link}.new"));
-            let _ = fs::remove_file(&new);
-            let _ = std::os::unix::fs::symlink(format!("{number}.{name}"), &new)
-                .and_then(|()| fs::rename(&new, self.dir.join(link)));
+            let _ = self.files.remove_file(&new);
+            let _ = self
+                .files
+                .link(&format!("{number}.{name}"), &new)
+                .and_then(|()| self.files.rename(&new, &self.dir.join(link)));
         }
     }
 }
@@ -455,46 +476,57 @@ fn state_name(text: &str) -> Option<(usize, Name)> {
 }
 
 /// Makes the directory, for its owner alone, if it is not there.
-fn make_dir(dir: &Path) -> Result<(), StateError> {
-    match DirBuilder::new().mode(0o700).create(dir) {
-        Ok(()) => {
-            let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-            tree::sync_one(parent.unwrap_or(Path::new(".")))
+fn make_dir<F: Files>(files: &F, dir: &Path) -> Result<(), StateError> {
+    let is_new = match files.make_dir(dir, true) {
+        Ok(()) => true,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+        Err(error) => return Err(StateError::Io { doing: "make", path: dir.to_owned(), error }),
+    };
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    match tree::sync_one(files, parent.unwrap_or(Path::new("."))) {
+        // Whoever made it may have ended before that was durable; somebody else did, where this one may
+        // not look.
+        Err(StateError::Io { error, .. })
+            if !is_new && error.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            Ok(())
         }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(StateError::Io { doing: "make", path: dir.to_owned(), error }),
+        synced => synced,
     }
 }
 
 /// Locks the directory. An older instance of the same pipe may have been fenced off only just
 /// now, so it has a while to end.
-fn lock(dir: &Path, interrupt: Option<BorrowedFd<'_>>) -> Result<File, StateError> {
-    let file = File::open(dir).map_err(StateError::io("open", dir))?;
-    let patience = Patience::lasting(limits::STATE_LOCK_WAIT.to_duration(), interrupt);
-    match super::lock::take(&file, patience).map_err(StateError::io("lock", dir))? {
-        Lock::Taken => Ok(file),
-        Lock::Busy => Err(StateError::Busy { path: dir.to_owned() }),
-        Lock::Interrupted => Err(StateError::Interrupted),
+fn lock<F: Files>(
+    files: &F,
+    dir: &Path,
+    interrupt: Option<BorrowedFd<'_>>,
+) -> Result<F::Lock, StateError> {
+    let patience = limits::STATE_LOCK_WAIT.to_duration();
+    match files.lock(dir, patience, interrupt).map_err(StateError::io("lock", dir))? {
+        Locked::Taken(lock) => Ok(lock),
+        Locked::Busy => Err(StateError::Busy { path: dir.to_owned() }),
+        Locked::Interrupted => Err(StateError::Interrupted),
     }
 }
 
 /// Sees to it that the directory is the pipe's own.
-fn own(dir: &Path, claim: &Claim<'_>) -> Result<Owner, StateError> {
+fn own<F: Files>(files: &F, dir: &Path, claim: &Claim<'_>) -> Result<Owner, StateError> {
     let path = dir.join(OWNER);
-    let text = match fs::read(&path) {
+    let text = match files.read(&path) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(StateError::io("read", &path)(error)),
     };
     let Some(text) = text else {
-        check_fresh(dir, claim)?;
-        return write_owner(dir, claim);
+        check_fresh(files, dir, claim)?;
+        return write_owner(files, dir, claim);
     };
     let owner: Owner = serde_json::from_slice(&text)
         .map_err(|error| StateError::io("understand", &path)(error.into()))?;
     let is_same_pipe = owner.pipe == claim.pipe;
     if claim.is_reset && is_same_pipe {
-        return write_owner(dir, claim);
+        return write_owner(files, dir, claim);
     }
     if !is_same_pipe || owner.destination != claim.destination {
         let (path, pipe) = (dir.to_owned(), owner.pipe);
@@ -511,10 +543,9 @@ fn own(dir: &Path, claim: &Claim<'_>) -> Result<Owner, StateError> {
 }
 
 /// Nothing may be in a directory that is to be a state directory, and no commit may count on it.
-fn check_fresh(dir: &Path, claim: &Claim<'_>) -> Result<(), StateError> {
-    for entry in fs::read_dir(dir).map_err(StateError::io("read", dir))? {
-        let entry = entry.map_err(StateError::io("read", dir))?;
-        if entry.file_name() != OWNER_NEW {
+fn check_fresh<F: Files>(files: &F, dir: &Path, claim: &Claim<'_>) -> Result<(), StateError> {
+    for (entry, _) in files.list(dir).map_err(StateError::io("read", dir))? {
+        if entry != OWNER_NEW {
             return Err(StateError::Foreign { path: dir.to_owned() });
         }
     }
@@ -524,9 +555,9 @@ fn check_fresh(dir: &Path, claim: &Claim<'_>) -> Result<(), StateError> {
     }
 }
 
-fn write_owner(dir: &Path, claim: &Claim<'_>) -> Result<Owner, StateError> {
+fn write_owner<F: Files>(files: &F, dir: &Path, claim: &Claim<'_>) -> Result<Owner, StateError> {
     let owner = Owner {
-        id: random_id(),
+        id: uuid::Builder::from_random_bytes(files.random()).into_uuid(),
         pipe: claim.pipe.to_owned(),
         destination: claim.destination,
         parts: claim.parts,
@@ -534,20 +565,11 @@ fn write_owner(dir: &Path, claim: &Claim<'_>) -> Result<Owner, StateError> {
     let (new, path) = (dir.join(OWNER_NEW), dir.join(OWNER));
     let text = serde_json::to_vec(&owner).expect("an owner can be written");
     let write = || {
-        let mut file = File::create(&new)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&new, &path)
+        files.write(&new, &text)?;
+        files.sync(&new)?;
+        files.rename(&new, &path)
     };
     write().map_err(StateError::io("write", &path))?;
-    tree::sync_one(dir)?;
+    tree::sync_one(files, dir)?;
     Ok(owner)
-}
-
-fn random_id() -> uuid::Uuid {
-    let mut bytes = [0; 16];
-    // So few bytes always come in one piece, once the system has any.
-    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-    assert_eq!(filled, Ok(bytes.len()), "the system gives random bytes");
-    uuid::Builder::from_random_bytes(bytes).into_uuid()
 }

@@ -1,5 +1,7 @@
 //! The state directory, with a crash after every step.
 
+use std::fs::{self, File};
+
 use super::*;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -257,10 +259,10 @@ fn a_committed_state_that_is_gone_is_missed() {
     state.keep(0).expect("kept");
     bench.mark = Some(state.seal().expect("sealed"));
     drop(state);
-    tree::remove(&bench.dir().join("0.1.1")).expect("removed");
+    tree::remove(&System, &bench.dir().join("0.1.1")).expect("removed");
     let error = bench.error(|_| {});
     assert!(error.to_string().contains("0.1.1"), "{error}");
-    tree::remove(&bench.dir()).expect("removed");
+    tree::remove(&System, &bench.dir()).expect("removed");
     let error = bench.error(|_| {});
     assert!(matches!(error, StateError::Missing { .. }), "{error}");
 }
