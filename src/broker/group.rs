@@ -449,6 +449,7 @@ impl Broker {
 
     /// Takes a group out of the table, and its work and timer with it.
     pub(super) fn forget_group(&mut self, g: GroupKey) -> Group {
+        self.lost.retain(|(of, _)| *of != g);
         let group = self.groups.remove(g.0);
         self.cancel(group.work);
         self.cancel(group.dying_work);
@@ -467,6 +468,7 @@ impl Broker {
     pub fn reset_group(&mut self, g: GroupKey, state: GroupState) -> Result<(), Refusal> {
         let group = self.reset(g, state)?;
         let q = group.queue;
+        self.lost.retain(|(of, _)| *of != g);
         *self.group_mut(g) = group;
         let extent = self.queue(q).extent();
         self.rewatch_group(g);
@@ -596,6 +598,7 @@ impl Broker {
             let q = self.group(g).queue;
             for range in std::mem::take(&mut self.group_mut(g).lost) {
                 self.recheck_queue(q, range);
+                self.lost.push((g, range));
             }
         }
         self.appoint(g);

@@ -297,6 +297,8 @@ pub struct Broker {
     work: Line<Work>,
     /// Each group in which a pause or a lease runs out, under the time when the first does.
     timers: BTreeSet<(Monotonic, GroupKey)>,
+    /// See [`Broker::take_lost`].
+    lost: Vec<(GroupKey, OffsetRange)>,
     bounds: Bounds,
 }
 
@@ -314,6 +316,7 @@ impl Broker {
             consumers: Slots::new("consumer"),
             work: Line::new(),
             timers: BTreeSet::new(),
+            lost: Vec::new(),
             bounds,
         }
     }

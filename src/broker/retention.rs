@@ -83,6 +83,12 @@ impl Broker {
         self.drop_ranges(q, present)
     }
 
+    /// What was given back after its time, and so was settled as dropped, in which groups; for the
+    /// journals. Asked for in each turn.
+    pub fn take_lost(&mut self) -> Vec<(GroupKey, OffsetRange)> {
+        std::mem::take(&mut self.lost)
+    }
+
     fn drop_ranges(&mut self, q: QueueKey, chosen: RangeSet) -> Dropped {
         let queue = self.queue_mut(q);
         let bare = queue.groups.is_empty() || queue.retention == Retention::Log;

@@ -52,10 +52,14 @@ impl<S: Storage> Hosted<S> {
         }
     }
 
-    /// How messages ended, over the life of the queue, in all its groups.
+    /// How messages ended, over the life of the queue, in all its groups. One whose journal is being
+    /// made may be gone with a `kill -9`, and what ended in it: it counts when it has one.
     fn ended(&self, broker: &Broker) -> Tally {
         let mut ended = self.log.ended_before();
-        for (group, _) in broker.groups(self.key) {
+        let has_journal = |group: &GroupKey| {
+            self.groups.get(group).is_some_and(|file| !self.new_groups.contains(file))
+        };
+        for (group, _) in broker.groups(self.key).filter(|(group, _)| has_journal(group)) {
             ended += broker.tally(group);
             ended += self.books.ledgers.get(&group).copied().unwrap_or_default().before;
         }

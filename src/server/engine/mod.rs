@@ -273,6 +273,7 @@ impl<S: Storage> Engine<S> {
         moment: Moment,
     ) -> bool {
         self.clock = moment;
+        self.settle_lost();
         if self.stopping {
             return true;
         }
@@ -364,6 +365,7 @@ impl<S: Storage> Engine<S> {
             self.deadlines.pop_first();
             self.touch(queue);
         }
+        self.settle_lost();
         self.run_movers(moment);
         self.turn_touched(moment);
         self.take_outputs();
@@ -372,6 +374,7 @@ impl<S: Storage> Engine<S> {
             self.feed(connection);
         }
         self.take_outputs();
+        self.settle_lost();
         // What has begun to die, or was settled, goes on at once.
         self.run_movers(moment);
         self.turn_touched(moment);

@@ -42,7 +42,7 @@ use crate::log::{GroupMark, Job, LogError, Select, Staging};
 use crate::planted::{self, Bug};
 use crate::units::{Bytes, Ending, Moment, Monotonic, Name, Offset, OffsetRange, ProducerId};
 
-use super::{Engine, QueueNumber, Work};
+use super::{ConnectionId, Engine, QueueNumber, Work};
 
 use failures::Failures;
 use large::Change;
@@ -132,6 +132,8 @@ pub(super) struct Movers<S: Storage> {
     troubles: BTreeMap<QueueNumber, String>,
     /// Why messages failed.
     failures: Failures,
+    /// Channels that want to set a group elsewhere, or to remove it, and wait for what is under way.
+    seekers: Vec<(Lane, (ConnectionId, u16))>,
 }
 
 impl<S: Storage> Default for Movers<S> {
@@ -146,7 +148,15 @@ impl<S: Storage> Default for Movers<S> {
             opened: BTreeSet::new(),
             troubles: BTreeMap::new(),
             failures: Failures::default(),
+            seekers: Vec::new(),
         }
+    }
+}
+
+impl<S: Storage> Phase<S> {
+    /// Whether something is on its way that is not settled for good in the source.
+    fn is_under_way(&self) -> bool {
+        !matches!(self, Phase::Looking | Phase::Resting(_))
     }
 }
 
@@ -248,8 +258,46 @@ impl<S: Storage> Engine<S> {
         (hosted.groups.contains_key(&group) && hosted.removing.is_none()).then_some(group)
     }
 
+    /// Whether the channel must wait for what a mover has under way from this group: it is settled
+    /// where the group is now, or, if the server ends before that, at the next start. Then the channel
+    /// is called on later.
+    pub(super) fn waits_for_movers(
+        &mut self,
+        number: QueueNumber,
+        group: GroupKey,
+        channel: (ConnectionId, u16),
+    ) -> bool {
+        let lanes = [Lane::Dead(number, group), Lane::Requeue(number)];
+        let is_under_way = |lane: &Lane| {
+            let state = self.movers.lanes.get(lane);
+            state.is_some_and(|state| state.phase.is_under_way())
+                && self.group_of(*lane) == Some(group)
+        };
+        let Some(lane) = lanes.into_iter().find(is_under_way) else { return false };
+        self.movers.seekers.push((lane, channel));
+        true
+    }
+
+    /// Calls on those that waited for a mover, unless it still has something under way.
+    fn let_seekers_on(&mut self, lane: Lane, moment: Moment) {
+        let state = self.movers.lanes.get(&lane);
+        if state.is_some_and(|state| state.phase.is_under_way()) {
+            return;
+        }
+        let waited: Vec<_> = self.movers.seekers.extract_if(.., |(of, _)| *of == lane).collect();
+        for (_, (connection, channel)) in waited {
+            self.reopen(connection, channel, moment);
+        }
+    }
+
+    /// A channel is gone.
+    pub(super) fn forget_seeker(&mut self, gone: (ConnectionId, u16)) {
+        self.movers.seekers.retain(|(_, channel)| *channel != gone);
+    }
+
     fn run_mover(&mut self, lane: Lane, moment: Moment) {
         loop {
+            self.let_seekers_on(lane, moment);
             let Some(group) = self.group_of(lane) else {
                 self.end_mover(lane);
                 return;
@@ -361,6 +409,7 @@ impl<S: Storage> Engine<S> {
         if let Some(request) = state.request {
             self.end_requeue(request, Ok(()));
         }
+        self.let_seekers_on(lane, self.clock);
     }
 
     /// A queue is gone, with its groups.

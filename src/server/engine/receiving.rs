@@ -314,6 +314,7 @@ impl<S: Storage> Engine<S> {
 
     /// Takes a channel out of every list of those that wait, of one queue or, seldom, of all.
     fn forget_waiter(&mut self, name: Option<&Name>, gone: (ConnectionId, u16)) {
+        self.forget_seeker(gone);
         for (place, standing) in &mut self.places {
             if name.is_some_and(|name| name != place) {
                 continue;

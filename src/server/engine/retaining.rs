@@ -29,6 +29,16 @@ impl<S: Storage> Engine<S> {
         Some(Monotonic(moment.now.0.saturating_add(due.0 - moment.wall.0)))
     }
 
+    /// Writes down what was given back after its time.
+    pub(super) fn settle_lost(&mut self) {
+        for (group, range) in self.broker.take_lost() {
+            let key = self.broker.queue_of_group(group);
+            if let Some(&number) = self.by_key.get(&key) {
+                self.settle(number, group, &[range], Ending::Dropped);
+            }
+        }
+    }
+
     /// Writes down what was dropped, and drops the segments that nobody needs any more.
     pub(super) fn settle_dropped(&mut self, number: QueueNumber, dropped: Dropped) {
         for (group, settled) in &dropped.groups {

@@ -113,7 +113,9 @@ impl<S: Storage> Engine<S> {
     ) -> Result<bool, Fault> {
         let number = self.find_here(queue)?;
         let group = self.group_named(number, name)?;
-        if self.waits_for_group(number, group, waiter) {
+        if self.waits_for_group(number, group, waiter)
+            || self.waits_for_movers(number, group, waiter)
+        {
             return Ok(false);
         }
         let gone = fault(ErrorCode::NotFound, format!("group {name} of queue {queue} was removed"));
@@ -155,7 +157,9 @@ impl<S: Storage> Engine<S> {
     ) -> Result<bool, Fault> {
         let number = self.find_here(queue)?;
         let group = self.group_named(number, name)?;
-        if self.waits_for_group(number, group, waiter) {
+        if self.waits_for_group(number, group, waiter)
+            || self.waits_for_movers(number, group, waiter)
+        {
             return Ok(false);
         }
         let Some(start) = self.beginning(number, to, waiter)? else { return Ok(false) };
