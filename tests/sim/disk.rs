@@ -552,6 +552,18 @@ impl SimDisk {
         }
     }
 
+    /// Whether a directory stands there.
+    pub fn is_dir(&self, path: &Path) -> io::Result<bool> {
+        let mut state = self.state();
+        let node = state.find(path)?;
+        Ok(matches!(state.nodes[node], Node::Dir(_)))
+    }
+
+    /// A number that the disk's seed gives.
+    pub fn draw(&self) -> u64 {
+        self.state().random.next()
+    }
+
     /// The bytes of a file, as a process reads them.
     pub fn contents(&self, path: &Path) -> Vec<u8> {
         let mut state = self.state();

@@ -9,7 +9,7 @@ use crate::disk::ENDLESS;
 use crate::model::{Message, QueueModel};
 use crate::receiver::{Receiver, Take};
 use crate::runner::Happened;
-use crate::wide::{Wide, aside, dead_letters_of, witness};
+use crate::wide::{Wide, aside, dead_letters_of, name, witness};
 use crate::world::Fall;
 
 impl Wide {
@@ -53,6 +53,7 @@ impl Wide {
             for receiver in 0..self.receivers.len() {
                 self.step_receiver(receiver);
             }
+            self.step_several();
             self.world.settle();
             assert!(self.world.down.is_none(), "the server ends without a fault");
             // Some wait long: what had its last attempt when the server fell, for its holder.
@@ -91,6 +92,15 @@ impl Wide {
             }
         }
         left == 0
+    }
+
+    fn taken_once(&self) -> usize {
+        let once = name("once");
+        self.queues
+            .values()
+            .filter_map(|model| model.groups.get(&once))
+            .map(|g| g.acked.len())
+            .sum()
     }
 
     /// Begins to read the dead letters of each group, and what the witnesses have.
@@ -143,16 +153,25 @@ impl Wide {
             if !model.gives_up && !model.spoilt {
                 model.check_order();
             }
-            model.check_nothing_lost();
+            let letters = groups.iter().filter(|(of, _)| of == queue);
+            let letters = letters.map(|(of, group)| &self.queues[&dead_letters_of(of, group)]);
+            let letters = letters.flat_map(|letters| letters.seen.values());
+            model.check_nothing_lost(&letters.map(|seen| seen.message).collect());
             model.check_witness(&witness());
-            let [waited, came_back] = model.figures();
+            let [waited, came_back, large] = model.figures();
             happened.count("messages", model.seen.len());
             happened.count("waited", waited);
+            happened.count("large messages", large);
             happened.count("came back from the dead", came_back);
             self.world.trace = self.world.trace.rotate_left(7) ^ model.hash();
         }
         self.keep_segments();
         happened.count("falls", self.falls);
+        happened.count("stalled clients", self.stalls);
+        happened.count("slow disks", self.slow_times);
+        happened.count("messages taken at most once", self.taken_once());
+        let several = self.several.as_ref().map_or(0, |several| several.taken);
+        happened.count("messages taken from several queues", several);
         happened.count("unplanned falls", self.ended_by_itself);
         happened.count("damaged queues", self.world.damaged.len());
         happened.count("there already", self.senders.iter().map(|s| s.there as usize).sum());

@@ -66,34 +66,61 @@ fn is_dropped(message: Message) -> bool {
     message.number % 7 == 3
 }
 
-/// What the filter says of single messages; none if it fails on one of them. The outputs of the
-/// parts stand one behind the other.
-pub fn run(manner: Manner, messages: &[Message], state: &mut State) -> Option<Vec<String>> {
-    if messages.iter().any(|message| message.is_poison()) {
-        return None;
-    }
+/// What the filter of a part says of its messages; none if it fails on one of them.
+pub fn run(
+    manner: Manner,
+    part: u64,
+    messages: &[Message],
+    state: &mut State,
+) -> Option<Vec<String>> {
+    let ours = |message: &&Message| part_of(manner, key_of(**message)) == part;
     let mut outputs = Vec::new();
-    for part in 0..manner.parts {
-        for message in messages.iter().filter(|message| key_of(**message) % manner.parts == part) {
-            let key = key_of(*message);
-            let seen = state.entry(key).or_default();
-            *seen += u64::from(manner.state);
-            if !is_dropped(*message) {
-                outputs.push(format!("{key}/{seen}/{}", message.body()));
-            }
+    for message in messages.iter().filter(ours) {
+        if message.is_poison() {
+            return None;
+        }
+        let key = key_of(*message);
+        let seen = state.entry(key).or_default();
+        *seen += u64::from(manner.state);
+        if !is_dropped(*message) {
+            outputs.push(format!("{key}/{seen}/{}", message.body()));
         }
     }
     Some(outputs)
 }
 
+/// The part that has a key.
+pub fn part_of(manner: Manner, key: u64) -> u64 {
+    key % manner.parts
+}
+
+/// The key of a window.
+pub fn key_of_window(closed: &Closed) -> u64 {
+    closed.key.bytes().map_or(9, |key| u64::from(key[0]))
+}
+
 /// What the filter says of a window.
 pub fn run_window(manner: Manner, closed: &Closed, state: &mut State) -> String {
-    let key = closed.key.bytes().map_or(9, |key| u64::from(key[0]));
+    let key = key_of_window(closed);
     let seen = state.entry(key).or_default();
     *seen += closed.members.count() * u64::from(manner.state);
     let runs: Vec<String> =
         closed.members.runs().iter().map(|run| format!("{:?}", run.offsets)).collect();
     format!("{key}/{seen}/{:?}/{}", closed.extent, runs.join("+"))
+}
+
+/// A state as a filter writes it to a file.
+pub fn write_state(state: &State) -> String {
+    state.iter().map(|(key, seen)| format!("{key} {seen}\n")).collect()
+}
+
+/// A state as it reads it.
+pub fn read_state(text: &[u8]) -> State {
+    let line = |line: &str| {
+        let (key, seen) = line.split_once(' ').expect("a line of ours");
+        (key.parse().expect("a key"), seen.parse().expect("a count"))
+    };
+    std::str::from_utf8(text).expect("text of ours").lines().map(line).collect()
 }
 
 /// Hands a message to windows; those that it closes.
@@ -127,7 +154,8 @@ pub fn undisturbed(manner: Manner, input: &BTreeMap<Offset, Message>) -> Outcome
     let mut outcome = Outcome::default();
     let Some(spec) = manner.windows else {
         for message in input.values() {
-            match run(manner, &[*message], &mut outcome.state) {
+            let part = part_of(manner, key_of(*message));
+            match run(manner, part, &[*message], &mut outcome.state) {
                 Some(outputs) => outcome.outputs.extend(outputs),
                 None => {
                     outcome.dead.insert(*message);

@@ -33,6 +33,8 @@ pub struct GroupModel {
     pub acked: BTreeSet<Offset>,
     /// Acks that the server has taken in: they must hold until power is lost.
     pub settled: BTreeSet<Offset>,
+    /// Of those, such as it had no room to write down.
+    in_memory: BTreeSet<Offset>,
     /// Receivers fail what is poison.
     pub fails: bool,
     /// Leased for sure until then, of the age of the history.
@@ -84,13 +86,22 @@ impl GroupModel {
         };
     }
 
-    /// Acks that the server must have written down by now.
-    pub fn settle(&mut self, ranges: &[OffsetRange]) {
+    /// Acks that the server has taken in, and must have written down by now if it had room.
+    pub fn settle(&mut self, ranges: &[OffsetRange], is_noted: bool) {
         for range in ranges {
-            for offset in range.start.0..range.end.0 {
-                self.settled.insert(Offset(offset));
-                self.leases.remove(&Offset(offset));
+            for offset in (range.start.0..range.end.0).map(Offset) {
+                if self.settled.insert(offset) && !is_noted {
+                    self.in_memory.insert(offset);
+                }
+                self.leases.remove(&offset);
             }
+        }
+    }
+
+    /// What there was no room for goes with the server that knew it.
+    pub fn lose_memory(&mut self) {
+        for offset in std::mem::take(&mut self.in_memory) {
+            self.settled.remove(&offset);
         }
     }
 

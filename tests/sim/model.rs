@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use mq::units::{Name, Offset, OffsetRange, QueueId, SyncPolicy, WallTime};
+use mq::units::{Name, Offset, QueueId, SyncPolicy, WallTime};
 
 use crate::group::{Delivery, GroupModel};
 
@@ -19,8 +19,14 @@ pub struct Message {
 impl Message {
     pub fn body(self) -> String {
         // Lengths differ, so that messages and batches do not all lie at even places.
-        let pad = "x".repeat(((self.sender * 31 + self.number * 17) % 97) as usize);
+        let large = if self.is_large() { 2_000 + self.number * 377 % 6_000 } else { 0 };
+        let pad = "x".repeat(((self.sender * 31 + self.number * 17) % 97 + large) as usize);
         format!("{}:{}:{pad}", self.sender, self.number)
+    }
+
+    /// Whether it is larger than what a segment is meant to hold.
+    pub fn is_large(self) -> bool {
+        self.sender.is_multiple_of(3) && self.number % 11 == 5
     }
 
     /// Whether whoever gets it fails.
@@ -184,11 +190,6 @@ impl QueueModel {
         }
     }
 
-    /// Acks that the server must have written down by now.
-    pub fn settle(&mut self, group: &Name, ranges: &[OffsetRange]) {
-        self.group(group).settle(ranges);
-    }
-
     /// Whether what was confirmed may be gone: power was lost under a weak policy.
     pub fn may_forget(&self) -> bool {
         self.era > 0 && self.policy != SyncPolicy::Always
@@ -238,10 +239,12 @@ impl QueueModel {
         }
     }
 
-    /// How many messages waited for their time and came, and how many were dead and came back.
-    pub fn figures(&self) -> [usize; 2] {
+    /// How many messages waited for their time and came, how many were dead and came back, and how
+    /// many were large.
+    pub fn figures(&self) -> [usize; 3] {
         let waited = self.seen.values().filter(|seen| self.delayed.contains_key(&seen.message));
-        [waited.count(), self.came_back.len()]
+        let large = self.seen.values().filter(|seen| seen.message.is_large());
+        [waited.count(), self.came_back.len(), large.count()]
     }
 
     /// What was seen where, as a number: equal for equal histories.
@@ -253,16 +256,17 @@ impl QueueModel {
         })
     }
 
-    /// G1, G8, G9, at the end, when everything that is left has been delivered: nothing that was
-    /// confirmed is missing, but for a suffix under a weak policy after a loss of power.
-    pub fn check_nothing_lost(&self) {
+    /// G1, G8, G9, at the end, when everything that is left has been delivered, the dead letters
+    /// too: nothing that was confirmed is missing, but for a suffix under a weak policy after a loss of power.
+    pub fn check_nothing_lost(&self, dead: &BTreeSet<Message>) {
         if self.gives_up || self.spoilt {
             return;
         }
         // Of each sender and era the first that is gone.
         let mut gone: BTreeMap<(u64, u32), Message> = BTreeMap::new();
         for (message, era) in &self.confirmed {
-            if self.at.contains_key(message) {
+            // What is dead in every group that there was is not there for those that come.
+            if self.at.contains_key(message) || dead.contains(message) {
                 continue;
             }
             assert!(

@@ -4,6 +4,7 @@
 //! it again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use mq::settings::Wanted;
 use mq::units::{Name, QueueId, SyncPolicy};
@@ -17,9 +18,11 @@ use crate::plan::{Plan, STEPS};
 use crate::rng::Chance;
 use crate::runner::Happened;
 use crate::sender::{Manner, Sender};
-use crate::wide::{any_policy, name, plan_falls};
+use crate::state_files::SimFiles;
+use crate::strikes::segments_of;
+use crate::wide::{Weather, any_policy, draw_weather, name, plan_falls};
 use crate::wire::{CHANNEL, hello, messages_of, take_frames};
-use crate::world::{Fall, World};
+use crate::world::{Fall, World, trace};
 
 struct Piped {
     world: World,
@@ -30,9 +33,13 @@ struct Piped {
     /// The source's, and at the end those of the queues that the pipe writes.
     queues: BTreeMap<Name, QueueModel>,
     draining: bool,
-    /// Errors of the disk are planted.
-    errors: bool,
+    weather: Weather,
+    /// All that is left went through the pipe.
+    is_through: bool,
     ended_by_itself: usize,
+    /// Times that the disk was full, and that a bit of it changed.
+    filled: usize,
+    spoilt: usize,
 }
 
 /// Runs the history of a plan.
@@ -49,7 +56,7 @@ pub fn history(plan: &Plan) -> Happened {
     piped.world.disk.forget_faults();
     piped.world.disk.set_capacity(ENDLESS);
     piped.rise();
-    if piped.errors {
+    if piped.weather.errors || piped.weather.rot {
         // A queue that could not be read stands still until the next start.
         piped.fall(Fall::Stop);
     }
@@ -68,18 +75,16 @@ impl Piped {
                 Wanted { sync: Some(policy), delivery_limit: Some(3), ..Wanted::default() };
             world.declare(queue, wanted);
         }
-        if world.rng.chance(30) {
-            world.disk.disturb(Some(2 + world.rng.below(8)));
-        }
+        let weather = draw_weather(&mut world);
         let mut senders = Vec::new();
         for id in 1..=1 + world.rng.below(2) {
             let manner = Manner { delays: world.rng.chance(50), ..Manner::default() };
             let named = world.rng.chance(50) || policies[0] != SyncPolicy::Always;
             senders.push(Sender::new(id, source.clone(), manner, named, &mut world.rng));
         }
-        let pipe = Pipe::new(source.clone(), destination.clone(), &mut world.rng);
+        let files = SimFiles(Arc::clone(&world.disk));
+        let pipe = Pipe::new(source.clone(), destination.clone(), files, &mut world.rng);
         let queues = BTreeMap::from([(source.clone(), QueueModel::new(policies[0]))]);
-        let errors = world.rng.chance(40);
         let falls = plan_falls(&mut world.rng);
         let piped = Piped {
             world,
@@ -89,8 +94,11 @@ impl Piped {
             pipe,
             queues,
             draining: false,
-            errors,
+            weather,
+            is_through: false,
             ended_by_itself: 0,
+            filled: 0,
+            spoilt: 0,
         };
         (piped, falls)
     }
@@ -102,9 +110,7 @@ impl Piped {
         match what {
             0..25 => self.step_sender(sender),
             25..64 => self.step_pipe(),
-            64..84 => {
-                self.world.run_job();
-            }
+            64..84 => self.world.run_job(),
             84..91 => {
                 let micros = 1 << self.world.rng.below(22);
                 self.world.pass_time(micros);
@@ -115,21 +121,54 @@ impl Piped {
                     self.world.hung_up(connection);
                 }
             }
-            93..96 => self.replace_pipe(),
-            96 | 97 => {
-                let far = 1 + self.world.rng.below(60);
-                let kinds = [Fault::Kill, Fault::Eio];
-                let fault = kinds[self.world.rng.below(2) as usize];
-                if self.errors {
-                    self.world.may_fail |= fault == Fault::Eio;
-                    self.world.disk.fail_in(far, fault);
-                }
+            93..95 => self.replace_pipe(),
+            95..98 => self.strike(),
+            98 if self.weather.slow => {
+                self.world.slow_until = self.world.age + (1 << self.world.rng.below(24));
             }
             _ => {}
         }
         self.world.turn();
         self.world.check_accounts();
         self.rise();
+    }
+
+    /// Something happens to the disk, as the weather has it: under the server, and under the state of
+    /// the pipe's filters.
+    fn strike(&mut self) {
+        let (what, far) = (self.world.rng.below(8), 1 + self.world.rng.below(60));
+        match what {
+            0 | 1 if self.weather.errors => {
+                self.world.may_fail = true;
+                self.world.disk.fail_in(far, Fault::Eio);
+            }
+            2 | 3 if self.weather.kills => self.world.disk.fail_in(far, Fault::Kill),
+            4 if self.weather.full => self.world.disk.fail_in(far, Fault::Enospc),
+            5 | 6 if self.weather.full => {
+                self.filled += usize::from(self.world.fill());
+            }
+            7 if self.weather.rot => self.spoil(),
+            _ => {}
+        }
+    }
+
+    /// A bit changes in a segment that is sealed, of which nothing can be taken for a torn end.
+    fn spoil(&mut self) {
+        let queues = [&self.source, &self.destination];
+        let queue = queues[self.world.rng.below(2) as usize].clone();
+        let files = segments_of(&self.world.disk, &queue);
+        let Some(sealed) = files.len().checked_sub(1).filter(|sealed| *sealed > 0) else { return };
+        let (path, length) = &files[self.world.rng.below(sealed as u64) as usize];
+        let at = self.world.rng.below(*length as u64) as usize;
+        let bit = 1u8 << self.world.rng.below(8);
+        trace(|| format!("spoils a bit of {path:?} at {at}"));
+        self.world.disk.spoil(path, at, &|bytes| bytes[0] ^= bit);
+        self.spoilt += 1;
+        if let Some(model) = self.queues.get_mut(&queue) {
+            model.spoilt = true;
+        }
+        self.pipe.may_be_damaged = true;
+        self.world.spoilt.insert(queue);
     }
 
     fn step_sender(&mut self, which: usize) {
@@ -215,10 +254,23 @@ impl Piped {
         self.world.begin();
     }
 
-    /// No more falls: everything that is in the source goes through the pipe.
+    /// Whether a queue of the pipe stands still, because of what changed by itself.
+    fn is_damaged(&mut self) -> bool {
+        let (source, destination) = (self.source.clone(), self.destination.clone());
+        let ours = |queue: &Name| *queue == source || *queue == destination;
+        let list = self.world.list();
+        self.world.damaged.iter().any(ours)
+            || list.queues.iter().any(|info| ours(&info.queue) && info.trouble.is_some())
+    }
+
+    /// No more falls: everything that is in the source goes through the pipe, unless one of its queues
+    /// stands still.
     fn drain(&mut self) {
         self.draining = true;
-        for _ in 0..2_000 {
+        for round in 0..2_000 {
+            if round % 50 == 49 && self.spoilt > 0 && self.is_damaged() {
+                return;
+            }
             for sender in 0..self.senders.len() {
                 if !self.senders[sender].is_idle() {
                     self.step_sender(sender);
@@ -232,7 +284,10 @@ impl Piped {
                 continue;
             }
             match self.left() {
-                [0, 0] if self.pipe.held() == 0 => return,
+                [0, 0] if self.pipe.held() == 0 => {
+                    self.is_through = true;
+                    return;
+                }
                 // All that is left is in open windows.
                 [0, held] => self.pipe.flush_if_all(held),
                 _ => {}
@@ -283,8 +338,15 @@ impl Piped {
                     }
                     Reply::Deliver(head, batches) => {
                         let (messages, bad) = messages_of(id, &head, batches);
-                        assert_eq!(bad, None, "G11: a batch that does not verify");
+                        assert!(bad.is_none() || self.spoilt > 0, "G11: {bad:?} does not verify");
                         found.extend(messages);
+                        if let Some(place) = bad {
+                            let mut complaint = Vec::new();
+                            Request::Complain(place.segment, place.position)
+                                .encode(CHANNEL, &mut complaint);
+                            self.world.say(connection, &complaint);
+                            return found.into_values().collect();
+                        }
                     }
                     _ => {}
                 }
@@ -297,6 +359,50 @@ impl Piped {
         let (destination, dead) = (self.destination.clone(), name("src.pipe.dead"));
         let there = self.read_all(&destination);
         let letters = self.read_all(&dead);
+        let text = |body: Vec<u8>| String::from_utf8(body).expect("text of ours");
+        let there: Vec<String> = there.into_iter().map(text).collect();
+        let is_damaged = self.spoilt > 0 && self.is_damaged();
+        let mut happened = Happened::default();
+        happened.count("pipes that met damage", usize::from(is_damaged));
+        if is_damaged {
+            self.check_beginning(&there);
+        } else {
+            assert!(self.is_through, "nothing is damaged, and the pipe stands still");
+            self.check_all(&there, &letters);
+        }
+        let pipe = &self.pipe;
+        happened.count("commits", pipe.confirmed);
+        happened.count("commits in several frames", pipe.in_parts);
+        happened.count("messages buried", pipe.buried);
+        happened.count("windows", pipe.windows_closed);
+        happened.count("messages read again for windows", pipe.reread);
+        happened.count("unplanned falls", self.ended_by_itself);
+        happened.count("full disks", self.filled);
+        happened.count("pipes stopped by the disk under their state", pipe.stopped);
+        self.world.trace = self.world.trace.rotate_left(7) ^ there.len() as u64;
+        let disk = self.world.disk.trace();
+        self.world.note(disk);
+        happened.trace = self.world.trace;
+        happened
+    }
+
+    /// A queue stands still: what came through before is what one run begins with (G11, G14).
+    fn check_beginning(&self, there: &[String]) {
+        let pipe = &self.pipe;
+        let outputs = by_key(pipe.manner, undisturbed(pipe.manner, &pipe.read).outputs);
+        let there = by_key(pipe.manner, there.to_vec());
+        let key = |output: &String| output.split('/').next().map(str::to_owned);
+        let is_divided = pipe.manner.parts > 1 && pipe.manner.windows.is_none();
+        let mut expected = outputs.iter().peekable();
+        for output in &there {
+            while is_divided && expected.peek().is_some_and(|next| key(next) < key(output)) {
+                expected.next();
+            }
+            assert_eq!(expected.next(), Some(output), "G14: not what one run begins with");
+        }
+    }
+
+    fn check_all(&self, there: &[String], letters: &[Vec<u8>]) {
         let (pipe, model) = (&self.pipe, &self.queues[&self.source]);
         let read: BTreeSet<Message> = pipe.read.values().copied().collect();
         for message in model.confirmed.keys() {
@@ -304,11 +410,9 @@ impl Piped {
         }
         assert_eq!(read.len(), pipe.read.len(), "G2: a message is in the source twice");
         let mut expected = undisturbed(pipe.manner, &pipe.read);
-        let text = |body: Vec<u8>| String::from_utf8(body).expect("text of ours");
-        let there: Vec<String> = there.into_iter().map(text).collect();
         let outputs = std::mem::take(&mut expected.outputs);
         assert_eq!(
-            by_key(pipe.manner, there.clone()),
+            by_key(pipe.manner, there.to_vec()),
             by_key(pipe.manner, outputs),
             "G14: the destination is not what one run gives"
         );
@@ -325,17 +429,5 @@ impl Piped {
             letters.iter().map(|body| Message::parse(body).expect("what was sent")).collect();
         assert_eq!(letters.len(), different.len(), "G13: a dead letter is there twice");
         assert_eq!(different, expected.dead, "G13: the dead letters");
-        let mut happened = Happened::default();
-        happened.count("commits", pipe.confirmed);
-        happened.count("commits in several frames", pipe.in_parts);
-        happened.count("messages buried", pipe.buried);
-        happened.count("windows", pipe.windows_closed);
-        happened.count("messages read again for windows", pipe.reread);
-        happened.count("unplanned falls", self.ended_by_itself);
-        self.world.trace = self.world.trace.rotate_left(7) ^ there.len() as u64;
-        let disk = self.world.disk.trace();
-        self.world.note(disk);
-        happened.trace = self.world.trace;
-        happened
     }
 }

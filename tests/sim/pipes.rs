@@ -6,10 +6,12 @@
 //! and the state must be what one undisturbed run gives.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
 
 use mq::batch::{Framing, flags, push_annex};
 use mq::pipe::mark::{Mark, WindowMark};
-use mq::pipe::state::{Name as StateName, StateMark};
+use mq::pipe::state::{Claim, Files, StateDir, StateError, StateMark};
 use mq::pipe::trial::{Ran, Rules, Step, Trial};
 use mq::pipe::window::{Closed, Fate, Windows};
 use mq::server::engine::ConnectionId;
@@ -20,38 +22,46 @@ use mq::wire::{
     Request,
 };
 
-use crate::filter::{self, Manner, State};
+use crate::filter::{self, Manner, State, key_of, key_of_window, part_of};
 use crate::model::Message;
 use crate::rng::{Chance, Random};
+use crate::state_files::{STATE_DIR, SimFiles};
 use crate::wire::{CHANNEL, Frames, hello, messages_of, ranges, take_frames};
 use crate::world::{trace, trace_fault};
 
 /// What a session knows.
 #[derive(Debug)]
 struct Session {
-    epoch: Epoch,
-    /// States that it has put on the disk.
-    sealed: u64,
     /// The last sequence of ours.
     last: u64,
     mark: Mark,
     /// What lies below was committed before it began.
     floor: Offset,
     windows: Option<Windows>,
-    state: State,
+    /// Where filters keep what they know.
+    state: Option<StateDir<SimFiles>>,
     source_id: Option<QueueId>,
     /// Read and not worked on.
     input: VecDeque<(Offset, Message)>,
     /// The batch that is worked on.
     trial: Option<(Trial, Vec<(Offset, Message)>)>,
-    /// Of the run that was told of last.
-    ran: Option<(Vec<String>, State)>,
+    /// What was said in the run that was told of last.
+    ran: Option<Vec<String>>,
     /// Delivered and not settled.
     held: BTreeSet<Offset>,
-    /// Commits that are not confirmed: their sequences, and what lies below which they settle.
-    waiting: VecDeque<(u64, Offset)>,
+    /// Commits that are not confirmed.
+    waiting: VecDeque<Waiting>,
     /// Frames of a commit that have yet to be said.
     saying: VecDeque<Frames>,
+}
+
+/// A commit that is not confirmed.
+#[derive(Debug)]
+struct Waiting {
+    sequence: u64,
+    /// It settles what lies below.
+    floor: Offset,
+    state: Option<StateMark>,
 }
 
 /// One mq-pipe.
@@ -69,8 +79,9 @@ pub struct Pipe {
     pub flush: bool,
     producer: ProducerId,
     session: Option<Session>,
-    /// States on the disk, by name: each was synced before the commit that names it.
-    states: BTreeMap<StateName, State>,
+    files: SimFiles,
+    /// What filters have ever written, where: no two of them work in one place.
+    written: BTreeMap<PathBuf, State>,
     /// All that was ever read, where.
     pub read: BTreeMap<Offset, Message>,
     /// Commits that were confirmed, in all sessions.
@@ -79,10 +90,14 @@ pub struct Pipe {
     pub buried: usize,
     pub windows_closed: usize,
     pub reread: usize,
+    /// Times that the disk under its state ended it.
+    pub stopped: usize,
+    /// Something on the disk has changed by itself.
+    pub may_be_damaged: bool,
 }
 
 impl Pipe {
-    pub fn new(source: Name, destination: Name, rng: &mut Random) -> Pipe {
+    pub fn new(source: Name, destination: Name, files: SimFiles, rng: &mut Random) -> Pipe {
         Pipe {
             source,
             destination,
@@ -93,13 +108,16 @@ impl Pipe {
             flush: false,
             producer: ProducerId(rng.next() | 1),
             session: None,
-            states: BTreeMap::new(),
+            files,
+            written: BTreeMap::new(),
             read: BTreeMap::new(),
             confirmed: 0,
             in_parts: 0,
             buried: 0,
             windows_closed: 0,
             reread: 0,
+            stopped: 0,
+            may_be_damaged: false,
         }
     }
 
@@ -149,9 +167,25 @@ impl Pipe {
         (self.state_of(&mark), mark)
     }
 
+    /// What is on the disk of the state that a commit names: what its filters wrote.
     fn state_of(&self, mark: &Mark) -> State {
-        let named = mark.state.as_ref().and_then(|state| state.parts[0]);
-        named.map_or_else(State::new, |name| self.states[&name].clone())
+        let mut all = State::new();
+        let parts = mark.state.iter().flat_map(|state| state.parts.iter().enumerate());
+        for (part, name) in parts.filter_map(|(part, name)| Some((part, (*name)?))) {
+            let path = file_in(&Path::new(STATE_DIR).join(format!("{part}.{name}")));
+            let there = filter::read_state(&self.files.0.contents(&path));
+            assert_eq!(there, self.written[&path], "G14: the state that a commit names, {path:?}");
+            all.extend(there);
+        }
+        all
+    }
+
+    /// The system, or the disk, was in its way: the tool ends; somebody starts it again.
+    fn stopped_by(&mut self, error: &StateError) {
+        trace(|| format!("pipe: stopped: {error}"));
+        assert!(matches!(error, StateError::Io { .. }), "G14: a proper pipe is refused: {error}");
+        self.refused = true;
+        self.stopped += 1;
     }
 
     /// What it says after it has heard what came: to the destination, and to the source.
@@ -159,11 +193,18 @@ impl Pipe {
         let mut out = [Frames::new(), Frames::new()];
         self.hear_destination(&mut out[1]);
         self.hear_source(&mut out[1]);
+        if self.refused {
+            return out;
+        }
         let has_room =
             self.session.as_ref().is_some_and(|s| s.saying.is_empty() && s.waiting.len() < 3);
         if has_room {
             match self.manner.windows {
-                Some(_) => self.work_on_windows(rng, hurries),
+                Some(_) => {
+                    if let Err(error) = self.work_on_windows(rng, hurries) {
+                        self.stopped_by(&error);
+                    }
+                }
                 None => self.work_on_batch(rng, hurries, &mut out[1]),
             }
         }
@@ -187,7 +228,10 @@ impl Pipe {
                         |annex| Mark::decode(&annex).expect("a mark of ours"),
                     );
                     trace(|| format!("pipe: SENDING {} {mark:?}", sending.last));
-                    self.begin(sending.last.0, sending.epoch, mark);
+                    let whose = (sending.queue_id, sending.epoch);
+                    if let Err(error) = self.begin(sending.last.0, whose, mark) {
+                        return self.stopped_by(&error);
+                    }
                     let group = Name::new("pipe").expect("a name");
                     let open = OpenReceive {
                         from: Some(Start::Oldest),
@@ -209,7 +253,12 @@ impl Pipe {
         }
     }
 
-    fn begin(&mut self, last: u64, epoch: Epoch, mark: Mark) {
+    fn begin(
+        &mut self,
+        last: u64,
+        (destination, epoch): (QueueId, Epoch),
+        mark: Mark,
+    ) -> Result<(), StateError> {
         let windows = self.manner.windows.map(|spec| match &mark.window {
             None => Windows::new(&spec, mark.next),
             Some(known) => {
@@ -217,10 +266,16 @@ impl Pipe {
                 Windows::resume(&spec, known.at.clone())
             }
         });
-        let state = self.state_of(&mark);
+        let mut state = None;
+        if self.manner.state {
+            let parts = self.manner.parts as usize;
+            let mark = mark.state.as_ref();
+            let claim = Claim { pipe: "p", destination, parts, epoch, mark, is_reset: false };
+            state =
+                Some(StateDir::open_on(self.files.clone(), Path::new(STATE_DIR), &claim, None)?);
+        }
+        self.state_of(&mark);
         self.session = Some(Session {
-            epoch,
-            sealed: 0,
             last,
             floor: mark.floor,
             mark,
@@ -234,14 +289,23 @@ impl Pipe {
             waiting: VecDeque::new(),
             saying: VecDeque::new(),
         });
+        Ok(())
     }
 
     fn committed_up_to(&mut self, sequence: u64, to_source: &mut Frames) {
         let session = self.session.as_mut().expect("a session");
-        while session.waiting.front().is_some_and(|(waiting, _)| *waiting <= sequence) {
-            let (_, floor) = session.waiting.pop_front().expect("there is a first");
+        let mut result = Ok(());
+        while session.waiting.front().is_some_and(|waiting| waiting.sequence <= sequence) {
+            let Waiting { floor, state, .. } =
+                session.waiting.pop_front().expect("there is a first");
             self.confirmed += 1;
             session.settle_below(floor, to_source);
+            if let (Some(dir), Some(named)) = (&mut session.state, &state) {
+                result = result.and(dir.committed(named));
+            }
+        }
+        if let Err(error) = result {
+            self.stopped_by(&error);
         }
     }
 
@@ -255,6 +319,10 @@ impl Pipe {
 
     fn hear_source(&mut self, to_source: &mut Frames) {
         for (header, body) in take_frames(&mut self.inbound[1]) {
+            if self.refused {
+                // Behind what does not verify it takes nothing any more.
+                return;
+            }
             match Reply::decode(&header, &body).expect("the server speaks the protocol") {
                 Reply::Receiving(receiving) if receiving.epoch.is_some() => {
                     self.session.as_mut().expect("a session").source_id = receiving.queue_id;
@@ -270,7 +338,11 @@ impl Pipe {
         let session = self.session.as_mut().expect("a session");
         let queue = session.source_id.expect("delivered before its turn");
         let (messages, bad) = messages_of(queue, head, batches);
-        assert_eq!(bad, None, "G11: a batch that does not verify");
+        if let Some(place) = bad {
+            assert!(self.may_be_damaged, "G11: a batch at {place:?} does not verify");
+            Request::Complain(place.segment, place.position).encode(CHANNEL, to_source);
+            self.refused = true;
+        }
         for (offset, body) in messages {
             let message = Message::parse(&body).expect("G2: what somebody sent");
             let before = self.read.insert(offset, message);
@@ -294,7 +366,6 @@ impl Pipe {
     // ---- batches ----
 
     fn work_on_batch(&mut self, rng: &mut Random, hurries: bool, to_source: &mut Frames) {
-        let manner = self.manner;
         let session = self.session.as_mut().expect("a session");
         if session.trial.is_none() {
             let most = rng.below(8) as usize + usize::from(hurries);
@@ -318,14 +389,17 @@ impl Pipe {
             match trial.step() {
                 Step::Run(range) => {
                     let messages: Vec<Message> = part(range).iter().map(|(_, m)| *m).collect();
-                    let mut state = session.state.clone();
-                    let outputs = filter::run(manner, &messages, &mut state);
                     // It may fail for reasons that have nothing to do with its input; not on one
                     // message again and again.
                     let falters = messages.len() > 1 && !hurries && rng.chance(10);
-                    let outputs = outputs.filter(|_| !falters);
-                    session.ran = outputs.map(|outputs| (outputs, state));
+                    let ran = match self.run_filters(&messages, falters) {
+                        Ok(ran) => ran,
+                        Err(error) => return self.stopped_by(&error),
+                    };
+                    let session = self.session.as_mut().expect("a session");
+                    session.ran = ran;
                     let never = messages.len() == 1 && messages[0].is_poison();
+                    let (trial, _) = session.trial.as_mut().expect("it was just begun");
                     trial.ran(match &session.ran {
                         Some(_) => Ran::Well,
                         None if never => Ran::Never,
@@ -334,9 +408,11 @@ impl Pipe {
                 }
                 Step::Commit(range) => {
                     let next = Offset(part(range.clone()).last().expect("not empty").0.0 + 1);
-                    let (outputs, state) = session.ran.take().expect("it was just run");
-                    session.state = state;
-                    self.commit(next, next, range.end - range.start, &outputs, rng);
+                    let outputs = session.ran.take().expect("it was just run");
+                    let read = range.end - range.start;
+                    if let Err(error) = self.commit(next, next, read, &outputs, rng) {
+                        return self.stopped_by(&error);
+                    }
                 }
                 Step::Dead(range, _) => {
                     for (offset, _) in part(range).to_vec() {
@@ -361,9 +437,62 @@ impl Pipe {
         }
     }
 
+    /// Runs the filters of all parts that have any of these messages; what they say, if all of them
+    /// succeed.
+    fn run_filters(
+        &mut self,
+        messages: &[Message],
+        falters: bool,
+    ) -> Result<Option<Vec<String>>, StateError> {
+        let manner = self.manner;
+        if let Some(dir) = &mut self.session.as_mut().expect("a session").state {
+            dir.abandon_kept()?;
+        }
+        let (mut outputs, mut parts) = (Some(Vec::new()).filter(|_| !falters), Vec::new());
+        for part in 0..manner.parts {
+            if !messages.iter().any(|message| part_of(manner, key_of(*message)) == part) {
+                continue;
+            }
+            parts.push(part as usize);
+            let run = |state: &mut State| filter::run(manner, part, messages, state);
+            let said = self.in_state(part as usize, run)?;
+            outputs = outputs.zip(said).map(|(all, said)| [all, said].concat());
+        }
+        if let Some(dir) = &mut self.session.as_mut().expect("a session").state {
+            match &outputs {
+                Some(_) => parts.into_iter().try_for_each(|part| dir.keep(part))?,
+                None => dir.abandon_kept()?,
+            }
+        }
+        Ok(outputs)
+    }
+
+    /// Runs a filter with the state of its part, if there is one: it reads a file, and writes it.
+    fn in_state<T>(
+        &mut self,
+        part: usize,
+        filter: impl FnOnce(&mut State) -> T,
+    ) -> Result<T, StateError> {
+        let Some(dir) = &mut self.session.as_mut().expect("a session").state else {
+            return Ok(filter(&mut State::new()));
+        };
+        let path = file_in(&dir.begin(part)?);
+        let failed = |error| StateError::Io { doing: "work on", path: path.clone(), error };
+        let mut state = match self.files.read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => State::new(),
+            read => filter::read_state(&read.map_err(failed)?),
+        };
+        let said = filter(&mut state);
+        let text = filter::write_state(&state);
+        self.files.write(&path, text.as_bytes()).map_err(failed)?;
+        let before = self.written.insert(path, state);
+        assert!(before.is_none(), "G14: two filters work on one state");
+        Ok(said)
+    }
+
     // ---- windows ----
 
-    fn work_on_windows(&mut self, rng: &mut Random, hurries: bool) {
+    fn work_on_windows(&mut self, rng: &mut Random, hurries: bool) -> Result<(), StateError> {
         let most = if hurries { 100 } else { rng.below(8) };
         let mut unsaved = 0;
         for _ in 0..most {
@@ -378,7 +507,7 @@ impl Pipe {
             unsaved += u64::from(fate != Fate::Reread);
             session.mark.next = session.mark.next.max(Offset(offset.0 + 1));
             if !closed.is_empty() {
-                self.commit_windows(&closed, unsaved, rng);
+                self.commit_windows(&closed, unsaved, rng)?;
                 unsaved = 0;
             }
         }
@@ -388,24 +517,37 @@ impl Pipe {
             windows.handle_flush(session.mark.next);
             let closed: Vec<Closed> = std::iter::from_fn(|| windows.next_closed()).collect();
             if unsaved > 0 || !session.held.is_empty() || !closed.is_empty() {
-                self.commit_windows(&closed, unsaved, rng);
+                self.commit_windows(&closed, unsaved, rng)?;
             }
         } else if unsaved > 0 {
-            self.commit_windows(&[], unsaved, rng);
+            self.commit_windows(&[], unsaved, rng)?;
         }
+        Ok(())
     }
 
-    fn commit_windows(&mut self, closed: &[Closed], read: u64, rng: &mut Random) {
+    fn commit_windows(
+        &mut self,
+        closed: &[Closed],
+        read: u64,
+        rng: &mut Random,
+    ) -> Result<(), StateError> {
         let manner = self.manner;
+        let mut outputs = Vec::new();
+        for closed in closed {
+            let part = part_of(manner, key_of_window(closed)) as usize;
+            let run = |state: &mut State| filter::run_window(manner, closed, state);
+            outputs.push(self.in_state(part, run)?);
+            if let Some(dir) = &mut self.session.as_mut().expect("a session").state {
+                dir.keep(part)?;
+            }
+        }
         let session = self.session.as_mut().expect("a session");
-        let run = |closed| filter::run_window(manner, closed, &mut session.state);
-        let outputs: Vec<String> = closed.iter().map(run).collect();
         self.windows_closed += closed.len();
         let next = session.mark.next;
         let at = session.windows.as_mut().expect("a pipe with windows").checkpoint(next);
         let floor = at.floor;
         session.mark.window = Some(WindowMark { spec: String::new(), at });
-        self.commit(next, floor, read, &outputs, rng);
+        self.commit(next, floor, read, &outputs, rng)
     }
 
     // ---- output ----
@@ -418,22 +560,17 @@ impl Pipe {
         read: u64,
         outputs: &[String],
         rng: &mut Random,
-    ) {
+    ) -> Result<(), StateError> {
         let session = self.session.as_mut().expect("a session");
         session.last += 1;
         let sequence = session.last;
-        if self.manner.state {
-            session.sealed += 1;
-            let name = StateName { epoch: session.epoch, number: session.sealed };
-            let before = self.states.insert(name, session.state.clone());
-            assert!(before.is_none(), "G14: two instances seal a state of one name");
-            let parts = vec![Some(name)];
-            session.mark.state = Some(StateMark { id: uuid::Uuid::nil(), parts });
+        if let Some(dir) = &mut session.state {
+            session.mark.state = Some(dir.seal()?);
         }
         session.mark.figures.batches += 1;
         session.mark.figures.read += read;
         (session.mark.next, session.mark.floor) = (next, floor);
-        session.waiting.push_back((sequence, floor));
+        session.waiting.push_back(Waiting { sequence, floor, state: session.mark.state.clone() });
         trace(|| format!("pipe: commit {sequence} to {next}, floor {floor}: {outputs:?}"));
         let mut annex = Vec::new();
         push_annex(&mut annex, &session.mark.encode().expect("it fits"));
@@ -452,14 +589,21 @@ impl Pipe {
         let lines: Vec<String> = outputs.iter().map(|output| format!("{output}\n")).collect();
         if lines.len() < 2 || rng.chance(50) {
             let payload = [annex, lines.concat().into_bytes()].concat();
-            return say(head(lines.len() as u32, false), &payload);
+            say(head(lines.len() as u32, false), &payload);
+            return Ok(());
         }
         for line in &lines {
             say(head(1, true), line.as_bytes());
         }
         say(head(0, false), &annex);
         self.in_parts += 1;
+        Ok(())
     }
+}
+
+/// The file that a filter keeps its state in.
+fn file_in(dir: &Path) -> PathBuf {
+    dir.join("counts")
 }
 
 impl Session {

@@ -25,6 +25,8 @@ pub enum Take {
     Exclusive,
     /// Under leases of so long, settled by receipts.
     Leased(Micros),
+    /// What is delivered is settled by that.
+    AtMostOnce,
 }
 
 /// A delivery that is settled by its receipt.
@@ -62,6 +64,8 @@ pub struct Receiver {
     /// The server refused it for now: it hangs up and comes again.
     pub refused: bool,
     pub ended: bool,
+    /// It does nothing before this age of the history.
+    pub stalled_until: u64,
 }
 
 impl Receiver {
@@ -73,7 +77,7 @@ impl Receiver {
             connection: None,
             inbound: Vec::new(),
             queue_id: None,
-            tries: !matches!(take, Take::Leased(_)) && rng.chance(70),
+            tries: matches!(take, Take::Plain | Take::Exclusive) && rng.chance(70),
             open: false,
             credit: 0,
             delivered: 0,
@@ -83,6 +87,7 @@ impl Receiver {
             leases: BTreeMap::new(),
             refused: false,
             ended: false,
+            stalled_until: 0,
         }
     }
 
@@ -108,6 +113,7 @@ impl Receiver {
             holding: ranges(self.held.iter().copied()),
             tries: self.tries,
             exclusive: self.take == Take::Exclusive,
+            no_ack: self.take == Take::AtMostOnce,
             lease,
             from: (self.group != Name::default()).then_some(Start::Oldest),
             backoff: Some(Backoff { first: Micros(1_000), max: Micros(4_000) }),
@@ -201,6 +207,19 @@ impl Receiver {
         std::mem::take(&mut self.acked)
     }
 
+    /// Whether the server has told it off, heard or not.
+    pub fn was_refused(&self) -> bool {
+        if self.refused || self.ended {
+            return true;
+        }
+        let mut bytes = self.inbound.clone();
+        let refuses = |(header, body): &(_, Vec<u8>)| {
+            let said = Reply::decode(header, body).expect("the server speaks the protocol");
+            matches!(said, Reply::Error(_))
+        };
+        take_frames(&mut bytes).iter().any(refuses)
+    }
+
     /// Reads what the server said; answers with what it says then. `now` is the delivery's time.
     pub fn hear(&mut self, model: &mut QueueModel, now: &Delivery) -> Frames {
         let mut out = Frames::new();
@@ -271,6 +290,12 @@ impl Receiver {
             self.delivered += 1;
             match leased_until {
                 Some(until) => self.keep_lease(queue, offset, head.lease, until, model.era),
+                None if self.take == Take::AtMostOnce => {
+                    let one = OffsetRange::new(offset, Offset(offset.0 + 1));
+                    let group = model.group(&self.group);
+                    group.acked.insert(offset);
+                    group.settle(&[one], now.is_noted);
+                }
                 None => {
                     self.held.insert(offset);
                 }

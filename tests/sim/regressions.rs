@@ -1,8 +1,8 @@
 //! Small histories that once failed, told as they are.
 
-use mq::settings::Wanted;
+use mq::settings::{Retention, Start, Wanted};
 use mq::units::{Name, Offset, OffsetRange};
-use mq::wire::{Nack, OpenReceive, ReceiveMode, Request};
+use mq::wire::{Admin, Nack, OpenReceive, ReceiveMode, Request};
 
 use crate::disk::ENDLESS;
 use crate::model::QueueModel;
@@ -10,18 +10,17 @@ use crate::plan::{Kind, Plan};
 use crate::sender::{Manner, Sender};
 use crate::wide::name;
 use crate::wire::{CHANNEL, hello};
-use crate::world::World;
+use crate::world::{Fall, World};
 
-/// A queue with some messages that a receiver holds; its connection.
-fn held(world: &mut World, queue: &Name) -> mq::server::engine::ConnectionId {
-    world.declare(queue, Wanted::default());
+/// So many batches come into a queue, of another sender each time.
+fn fill(world: &mut World, queue: &Name, sender: u64, batches: u64) {
     let mut model = QueueModel::new(mq::units::SyncPolicy::Always);
-    let mut rng = crate::rng::Random(1);
-    let mut sender = Sender::new(1, queue.clone(), Manner::default(), false, &mut rng);
+    let mut rng = crate::rng::Random(sender);
+    let mut sender = Sender::new(sender, queue.clone(), Manner::default(), false, &mut rng);
     let connection = world.connect();
     let frames = sender.connect(connection);
     world.say(connection, &frames);
-    for _ in 0..4 {
+    for _ in 0..batches {
         world.settle();
         sender.inbound.extend(world.receive(connection, u64::MAX));
         let mut frames = sender.hear(&mut model);
@@ -29,6 +28,12 @@ fn held(world: &mut World, queue: &Name) -> mq::server::engine::ConnectionId {
         world.say(connection, &frames);
     }
     world.settle();
+}
+
+/// A queue with some messages that a receiver holds; its connection.
+fn held(world: &mut World, queue: &Name, wanted: Wanted) -> mq::server::engine::ConnectionId {
+    world.declare(queue, wanted);
+    fill(world, queue, 1, 4);
     let receiver = world.connect();
     let mut frames = Vec::new();
     hello(&mut frames);
@@ -44,13 +49,71 @@ fn held(world: &mut World, queue: &Name) -> mq::server::engine::ConnectionId {
     receiver
 }
 
+/// A queue that keeps a log gave up messages that a receiver held (`wide:2395`). When it gave them back
+/// they counted as dropped, and no journal said so: after a fall the account was short of them.
+#[test]
+fn what_is_given_back_after_its_time_is_in_the_account_after_a_fall() {
+    let mut world = World::new(&Plan::whole(Kind::Wide, 1));
+    let queue = name("q");
+    let wanted =
+        Wanted { retain: Some(Retention::Log), max_messages: Some(8), ..Wanted::default() };
+    let receiver = held(&mut world, &queue, wanted);
+    fill(&mut world, &queue, 2, 40);
+    let unacked = |world: &mut World| world.list().queues[0].groups[0].unacked.0;
+    assert!(unacked(&mut world) > 0, "it holds what is not kept any more");
+    world.hung_up(receiver);
+    world.settle();
+    assert_eq!(unacked(&mut world), 0);
+    // The segments with these messages go.
+    fill(&mut world, &queue, 3, 40);
+    world.check_accounts();
+    world.end(Fall::Kill);
+    world.begin();
+    world.check_accounts();
+}
+
+/// A group was set to another place while messages of it were on their way to the dead letters: when
+/// they had arrived, they were settled where the group stood then.
+#[test]
+fn a_group_that_is_set_back_has_everything_though_dead_letters_are_on_their_way() {
+    for jobs in 0..40 {
+        let mut world = World::new(&Plan::whole(Kind::Wide, 1));
+        let queue = name("q");
+        let receiver = held(&mut world, &queue, Wanted::default());
+        // Somebody else has not settled anything, so nothing is gone.
+        let other =
+            Admin::AddGroup { queue: queue.clone(), group: name("other"), from: Start::Oldest };
+        world.ask(other);
+        world.settle();
+        let ranges = vec![OffsetRange::new(Offset(0), Offset(2))];
+        let mut frames = Vec::new();
+        Request::Nack(Nack { ranges, dead: true, ..Nack::default() }).encode(CHANNEL, &mut frames);
+        world.say(receiver, &frames);
+        world.turn();
+        world.hung_up(receiver);
+        for _ in 0..jobs {
+            world.run_job();
+        }
+        let (group, to) = (Name::default(), Start::Oldest);
+        world.ask_for_later(Admin::SeekGroup { queue: queue.clone(), group, to });
+        world.settle();
+        let list = world.list().queues;
+        let info = list.iter().find(|info| info.queue == queue).expect("it is there");
+        let ready = |group: &str| {
+            let group = info.groups.iter().find(|info| info.group.as_str() == group);
+            group.expect("it is there").ready
+        };
+        assert_eq!(ready("default"), ready("other"), "after {jobs} jobs");
+    }
+}
+
 /// Dead letters found no room for a queue of their own on a full disk, and the server tried to make
 /// it again and again, without a pause.
 #[test]
 fn dead_letters_without_room_for_their_queue_rest_before_they_try_again() {
     let mut world = World::new(&Plan::whole(Kind::Wide, 1));
     let queue = name("q");
-    let receiver = held(&mut world, &queue);
+    let receiver = held(&mut world, &queue, Wanted::default());
     world.disk.set_capacity(world.disk.used());
     let ranges = vec![OffsetRange::new(Offset(0), Offset(2))];
     let mut frames = Vec::new();

@@ -31,6 +31,8 @@ struct Unconfirmed {
     messages: Vec<Message>,
     framing: Framing,
     payload: Vec<u8>,
+    /// Said in several frames.
+    is_large: bool,
 }
 
 /// One mq-send.
@@ -59,6 +61,8 @@ pub struct Sender {
     pub refused: bool,
     /// Messages that it was told were there already.
     pub there: u64,
+    /// It does nothing before this age of the history.
+    pub stalled_until: u64,
 }
 
 impl Sender {
@@ -80,6 +84,7 @@ impl Sender {
             ended: false,
             refused: false,
             there: 0,
+            stalled_until: 0,
         }
     }
 
@@ -148,9 +153,15 @@ impl Sender {
         let waits = self.manner.delays && rng.chance(20);
         let due = WallTime(wall.0 + 1 + rng.below(400_000));
         let first = self.number + 1;
+        let in_frames = !waits && !self.named;
+        let is_large = |number: u64| Message { sender: self.id, number }.is_large();
+        let small = (first..first + count).take_while(|number| !is_large(*number)).count() as u64;
+        // A large message is sent alone, in several frames.
+        let count = if in_frames { small.max(1) } else { count };
+        let is_large = in_frames && small == 0;
         let mut payload = Vec::new();
         let mut messages = Vec::new();
-        let records = waits || self.manner.ids || self.named;
+        let records = waits || self.manner.ids || self.named || is_large;
         for number in first..first + count {
             let message = Message { sender: self.id, number };
             messages.push(message);
@@ -161,7 +172,7 @@ impl Sender {
         self.number += count;
         self.highest = self.highest.max(self.number);
         let framing = if records { Framing::Records } else { Framing::Delimited(b'\n') };
-        let batch = Unconfirmed { first, messages, framing, payload };
+        let batch = Unconfirmed { first, messages, framing, payload, is_large };
         self.say(&batch, &mut out);
         self.unconfirmed.push_back(batch);
         out
@@ -221,7 +232,14 @@ impl Sender {
             read: Monotonic(0),
             more: false,
         };
-        Request::Publish(head, &payload).encode(CHANNEL, out);
+        if !batch.is_large {
+            return Request::Publish(head, &payload).encode(CHANNEL, out);
+        }
+        let mut parts = payload.chunks(1_000).peekable();
+        while let Some(part) = parts.next() {
+            let head = PublishHead { more: parts.peek().is_some(), ..head };
+            Request::Publish(head, part).encode(CHANNEL, out);
+        }
     }
 
     /// Reads what the server said; answers with what it says then.

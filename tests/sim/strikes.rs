@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use mq::units::Name;
 
-use crate::disk::{ENDLESS, Fault};
+use crate::disk::{ENDLESS, Fault, SimDisk};
 use crate::rng::Chance;
 use crate::wide::Wide;
-use crate::world::trace;
+use crate::world::{World, trace};
 
 /// A segment of so many bytes has no messages.
 const SEGMENT_HEADER_BYTES: usize = 64;
@@ -19,6 +19,29 @@ fn directory(queue: &Name) -> PathBuf {
 
 fn is_segment(path: &Path) -> bool {
     path.extension().is_some_and(|end| end == "seg")
+}
+
+/// The segments of a queue, the oldest first, with their lengths.
+pub fn segments_of(disk: &SimDisk, queue: &Name) -> Vec<(PathBuf, usize)> {
+    let ours = |(path, length): &(PathBuf, usize)| {
+        path.starts_with(directory(queue)) && is_segment(path) && *length > 0
+    };
+    disk.files().into_iter().filter(ours).collect()
+}
+
+impl World {
+    /// The disk is full from now on, or there is room again; whether it is full.
+    pub fn fill(&mut self) -> bool {
+        let left = self.rng.below(4) * 4096;
+        let is_full = self.disk.capacity() == ENDLESS;
+        if is_full {
+            self.disk.set_capacity(self.disk.used() + left);
+        } else {
+            self.disk.set_capacity(ENDLESS);
+            self.was_tight = true;
+        }
+        is_full
+    }
 }
 
 impl Wide {
@@ -35,7 +58,9 @@ impl Wide {
                 let far = 1 + self.world.rng.below(40);
                 self.world.disk.fail_in(far, Fault::Enospc);
             }
-            5 | 6 if self.weather.full => self.fill(),
+            5 | 6 if self.weather.full => {
+                self.world.fill();
+            }
             7 | 8 if self.weather.kills => {
                 let far = 1 + self.world.rng.below(60);
                 self.world.disk.fail_in(far, Fault::Kill);
@@ -45,39 +70,23 @@ impl Wide {
         }
     }
 
-    /// The disk is full, or there is room again.
-    fn fill(&mut self) {
-        let disk = &self.world.disk;
-        if disk.capacity() == ENDLESS {
-            let left = self.world.rng.below(4) * 4096;
-            disk.set_capacity(disk.used() + left);
-        } else {
-            disk.set_capacity(ENDLESS);
-            self.world.was_tight = true;
-        }
-    }
-
     /// Something on the disk of one queue changes by itself: a bit, or a block that was meant for
     /// another place, or for another time.
     fn spoil(&mut self) {
         let queue = Name::new("q0").expect("a name");
-        let files: Vec<(PathBuf, usize)> = self.world.disk.files();
-        let ours = |(path, length): &&(PathBuf, usize)| {
-            path.starts_with(directory(&queue)) && is_segment(path) && *length > 0
-        };
-        let of_queue: Vec<&(PathBuf, usize)> = files.iter().filter(ours).collect();
+        let of_queue = segments_of(&self.world.disk, &queue);
         if of_queue.is_empty() {
             return;
         }
         let rng = &mut self.world.rng;
-        let (path, length) = of_queue[rng.below(of_queue.len() as u64) as usize];
+        let (path, length) = &of_queue[rng.below(of_queue.len() as u64) as usize];
         let at = rng.below(*length as u64) as usize;
         if rng.chance(60) {
             let bit = 1u8 << rng.below(8);
             trace(|| format!("spoils a bit of {path:?} at {at}"));
             self.world.disk.spoil(path, at, &|bytes| bytes[0] ^= bit);
         } else {
-            let (from, _) = of_queue[rng.below(of_queue.len() as u64) as usize];
+            let (from, _) = &of_queue[rng.below(of_queue.len() as u64) as usize];
             let block = 512 * (at / 512);
             let other = self.world.disk.contents(from);
             let start = 512 * rng.below(other.len().div_ceil(512) as u64) as usize;

@@ -37,7 +37,8 @@ impl Watch {
         let Some(body) = world.ask(Admin::Figures(FiguresWanted::default())) else { return };
         let figures: Figures = serde_json::from_slice(&body).expect("figures");
         for queue in figures.queues {
-            if world.spoilt.contains(&queue.queue) {
+            if world.spoilt.contains(&queue.queue) || queue.trouble.is_some() {
+                // A log that cannot be read is not counted while its queue stands still.
                 continue;
             }
             let of = queue.counted;
@@ -57,16 +58,19 @@ impl Watch {
         }
     }
 
-    /// What a fall may take back. `sought` is a queue of which groups are set elsewhere: a seek that was under way is undone by a kill, and with it what was settled since:
-    /// those messages had ended before it, and are counted as they ended then.
-    pub fn forget(&mut self, how: Fall, is_sound: bool, sought: Option<&Name>) {
-        match how {
-            _ if !is_sound => self.0.clear(),
-            Fall::Stop => {}
-            Fall::Kill => self.0.values_mut().for_each(|counters| {
-                counters.retain(|name, _| !INEXACT.contains(&name.as_str()));
-            }),
-            Fall::Power => self.0.clear(),
+    /// What a fall may take back; all but counts of what nobody writes down where there is room.
+    /// `sought` is a queue of which groups are set elsewhere: a seek that was under way is undone by
+    /// a kill, and with it what was settled since: those messages had ended before it, and are
+    /// counted as they ended then.
+    pub fn forget(&mut self, how: Fall, in_order: bool, was_tight: bool, sought: Option<&Name>) {
+        if how == Fall::Power {
+            self.0.clear();
+        }
+        let forgets = |name: &str| {
+            !in_order && (INEXACT.contains(&name) || (was_tight && ENDED.contains(&name)))
+        };
+        for counters in self.0.values_mut() {
+            counters.retain(|name, _| !forgets(name));
         }
         if let Some(counters) = sought.and_then(|queue| self.0.get_mut(queue)) {
             counters.retain(|name, _| !ENDED.contains(&name.as_str()));

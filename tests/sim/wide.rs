@@ -12,13 +12,14 @@ use mq::settings::{IdWindow, Overflow, Retention, Start, Wanted};
 use mq::units::{Count, Micros, Name, Offset, OffsetRange, SyncPolicy, WallTime};
 use mq::wire::{Admin, Fault as Said, Settlement};
 
-use crate::group::Delivery;
+use crate::group::{Delivery, GroupModel};
 use crate::junk;
 use crate::model::QueueModel;
 use crate::plan::{Plan, STEPS};
 use crate::receiver::{Receiver, Take};
 use crate::rng::{Chance, Random};
 use crate::sender::{Manner, Sender};
+use crate::several::Several;
 use crate::watch::Watch;
 use crate::world::{Fall, World, trace};
 
@@ -35,6 +36,8 @@ pub struct Weather {
     pub kills: bool,
     /// A wall clock that is set.
     pub clocks: bool,
+    /// Times in which nothing comes back from the disk.
+    pub slow: bool,
 }
 
 /// A queue that is purged, and of which a group comes, goes and is set elsewhere: of its messages
@@ -73,17 +76,19 @@ pub struct Wide {
     pub queues: BTreeMap<Name, QueueModel>,
     pub senders: Vec<Sender>,
     pub receivers: Vec<Receiver>,
+    pub several: Option<Several>,
     /// Connections whose clients have gone without a word.
     zombies: Vec<ConnectionId>,
     watch: Watch,
-    /// The accounts of groups are compared.
-    counts_exactly: bool,
     /// Nothing new is sent; receivers ack all that they hold.
     pub draining: bool,
     /// Segments of damaged queues: they must stay.
     pub kept: BTreeMap<Name, BTreeSet<PathBuf>>,
     pub falls: usize,
     pub ended_by_itself: usize,
+    /// Times that a client stalled, and that the disk became slow.
+    pub stalls: usize,
+    pub slow_times: usize,
 }
 
 impl Wide {
@@ -97,16 +102,22 @@ impl Wide {
             queues: BTreeMap::new(),
             senders: Vec::new(),
             receivers: Vec::new(),
+            several: None,
             zombies: Vec::new(),
             watch: Watch::default(),
-            counts_exactly: true,
             draining: false,
             kept: BTreeMap::new(),
             falls: 0,
             ended_by_itself: 0,
+            stalls: 0,
+            slow_times: 0,
         };
         for n in 0..1 + wide.world.rng.below(2) {
             wide.make_queue(&name(&format!("q{n}")));
+        }
+        if wide.world.rng.chance(30) {
+            let queues: Vec<Name> = wide.queues.keys().cloned().collect();
+            wide.several = Some(Several::new(queues, name("several"), &mut wide.world.rng));
         }
         if wide.world.rng.chance(40) {
             wide.set_aside();
@@ -143,31 +154,24 @@ impl Wide {
             }
             _ => {}
         }
-        // Open: about once in 3,000 histories the account of a group of a queue that gives up
-        // messages by itself is one short after a loss of power.
-        self.counts_exactly &= !gives_up;
         let limited = wanted.max_messages.is_some();
         self.declare(queue, wanted);
         let model = self.queues.get_mut(queue).expect("it was declared");
         model.gives_up = gives_up;
-        if !limited && self.world.rng.chance(60) {
+        let has_witness = !limited && self.world.rng.chance(60);
+        if has_witness {
             let group = witness();
             self.world.ask(Admin::AddGroup { queue: queue.clone(), group, from: Start::Oldest });
             self.world.settle();
         }
-        self.staff(queue, manner);
+        self.staff(queue, manner, has_witness);
     }
 
-    fn staff(&mut self, queue: &Name, manner: Manner) {
-        let is_weak = self.queues[queue].policy != SyncPolicy::Always;
+    fn staff(&mut self, queue: &Name, manner: Manner, has_witness: bool) {
         let rng = &mut self.world.rng;
         for _ in 0..1 + rng.below(3) {
             let id = self.senders.len() as u64 + 1;
             let named = rng.chance(30);
-            // Open: under a weak policy a loss of power may take delayed messages of a producer with
-            // a name, whose other log knows a later sequence and says that they are stored.
-            let delays = manner.delays && !(named && is_weak);
-            let manner = Manner { delays, ..manner };
             self.senders.push(Sender::new(id, queue.clone(), manner, named, rng));
         }
         for _ in 0..1 + rng.below(2) {
@@ -180,6 +184,10 @@ impl Wide {
             for _ in 0..1 + rng.below(2) {
                 self.receivers.push(Receiver::new(queue.clone(), name("g"), take, rng));
             }
+        }
+        // What it loses is gone where nobody else has a group.
+        if has_witness && rng.chance(40) {
+            self.receivers.push(Receiver::new(queue.clone(), name("once"), Take::AtMostOnce, rng));
         }
     }
 
@@ -213,9 +221,7 @@ impl Wide {
         match what {
             0..32 => self.step_sender(sender),
             32..60 => self.step_receiver(receiver),
-            60..74 => {
-                self.world.run_job();
-            }
+            60..74 => self.world.run_job(),
             74..76 => self.meddle(),
             76..82 => {
                 let micros = 1 << self.world.rng.below(22);
@@ -232,20 +238,41 @@ impl Wide {
             90 => self.breathe(),
             91 => self.set_clock(),
             92..97 => self.strike(),
+            97 => self.stall(sender, receiver),
+            98 if self.weather.slow => {
+                self.world.slow_until = self.world.age + (1 << self.world.rng.below(24));
+                self.slow_times += 1;
+            }
+            99 => self.leave_several(),
             _ => {}
+        }
+        if number.is_multiple_of(4) {
+            self.step_several();
         }
         self.world.turn();
         self.check_accounts();
-        // A log that cannot be read is not counted while its queue stands still.
-        let is_counted = self.counts_exactly && !self.world.may_fail;
-        if number.is_multiple_of(8) && self.world.is_up() && is_counted {
+        if number.is_multiple_of(8) && self.world.is_up() {
             self.watch.look(&mut self.world);
         }
         self.rise();
     }
 
+    /// A client does nothing for a while, neither reads nor writes, and stays connected.
+    fn stall(&mut self, sender: usize, receiver: usize) {
+        let until = self.world.age + (1 << self.world.rng.below(23));
+        if self.world.rng.chance(50) {
+            self.senders[sender].stalled_until = until;
+        } else {
+            self.receivers[receiver].stalled_until = until;
+        }
+        self.stalls += 1;
+    }
+
     pub fn step_sender(&mut self, which: usize) {
         let sender = &mut self.senders[which];
+        if sender.stalled_until > self.world.age && !self.draining {
+            return;
+        }
         let Some(connection) = sender.connection.filter(|_| !sender.refused) else {
             if let Some(connection) = sender.connection {
                 self.world.hung_up(connection);
@@ -276,6 +303,9 @@ impl Wide {
 
     pub fn step_receiver(&mut self, which: usize) {
         let receiver = &mut self.receivers[which];
+        if receiver.stalled_until > self.world.age && !self.draining {
+            return;
+        }
         let Some(connection) = receiver.connection.filter(|_| !receiver.refused) else {
             if let Some(connection) = receiver.connection {
                 self.world.hung_up(connection);
@@ -293,17 +323,8 @@ impl Wide {
         let rng = &mut self.world.rng;
         let limit = if rng.chance(20) { 1 + rng.below(200) } else { u64::MAX };
         let bytes = self.world.receive(connection, limit);
-        let is_noted = !self.world.is_tight();
-        let now = Delivery {
-            offset: Offset(0),
-            redelivered: false,
-            wall: self.world.wall_max,
-            age: self.world.age,
-            leased_until: None,
-            lease: 0,
-            is_noted,
-            leases_hold: !self.weather.clocks,
-        };
+        let now = self.delivery();
+        let receiver = &mut self.receivers[which];
         let model = self.queues.get_mut(&receiver.queue).expect("a queue's model");
         receiver.inbound.extend(bytes);
         let mut frames = receiver.hear(model, &now);
@@ -331,15 +352,77 @@ impl Wide {
         }
     }
 
+    /// What there is to say of a delivery that comes now.
+    fn delivery(&self) -> Delivery {
+        Delivery {
+            offset: Offset(0),
+            redelivered: false,
+            wall: self.world.wall_max,
+            age: self.world.age,
+            leased_until: None,
+            lease: 0,
+            is_noted: !self.world.is_tight(),
+            leases_hold: !self.weather.clocks,
+        }
+    }
+
+    /// The receiver of several queues, if there is one.
+    pub fn step_several(&mut self) {
+        let now = self.delivery();
+        let Some(several) = &mut self.several else { return };
+        let Some(connection) = several.connection.filter(|_| !several.refused) else {
+            if let Some(connection) = several.connection.take() {
+                self.world.hung_up(connection);
+            }
+            if several.queues.is_empty() {
+                return;
+            }
+            let connection = self.world.connect();
+            let frames = several.connect(connection);
+            return self.world.say(connection, &frames);
+        };
+        let rng = &mut self.world.rng;
+        let limit = if rng.chance(20) { 1 + rng.below(200) } else { u64::MAX };
+        several.inbound.extend(self.world.receive(connection, limit));
+        let frames = several.step(&mut self.queues, &now, &mut self.world.rng, self.draining);
+        self.world.say(connection, &frames);
+        several.refused |= self.world.is_gone(connection);
+        if !self.world.is_heard(connection) || several.refused {
+            return;
+        }
+        // A channel may have failed, and what was said there was dropped.
+        let is_sound = self.queues.values().all(|model| !model.spoilt);
+        for (queue, acked) in several.served() {
+            if is_sound && !self.world.is_tight() && !self.world.may_fail {
+                let model = self.queues.get_mut(&queue).expect("a queue's model");
+                model.group(&several.group).settle(&acked, true);
+            }
+        }
+    }
+
+    fn leave_several(&mut self) {
+        let Some(several) = &mut self.several else { return };
+        if let Some(connection) = several.connection.take() {
+            self.world.hung_up(connection);
+        }
+    }
+
     /// The server has taken in the acks of a receiver.
     fn served(&mut self, which: usize) {
         let receiver = &mut self.receivers[which];
         let acked = receiver.served();
         let model = self.queues.get_mut(&receiver.queue).expect("a queue's model");
-        // Where reading may fail, the channel may have failed, and what was said there was dropped.
-        if !self.world.is_tight() && !self.world.may_fail && !model.spoilt {
-            model.settle(&receiver.group, &acked);
+        let is_tight = self.world.is_tight();
+        if is_tight || self.world.may_fail || model.spoilt {
+            // The channel may have failed, and what was said there was dropped.
+            let Some(connection) = receiver.connection else { return };
+            let bytes = self.world.receive(connection, u64::MAX);
+            receiver.inbound.extend(bytes);
+            if self.world.is_gone(connection) || receiver.was_refused() {
+                return;
+            }
         }
+        model.group(&receiver.group).settle(&acked, !is_tight);
     }
 
     /// Settles one of the leased deliveries, any, by its receipt.
@@ -390,9 +473,8 @@ impl Wide {
                 receiver.leases.remove(&offset);
                 group.leases.remove(&offset);
                 group.acked.insert(offset);
-                if !self.world.is_tight() {
-                    group.settle(&[OffsetRange::new(offset, Offset(offset.0 + 1))]);
-                }
+                let is_noted = !self.world.is_tight();
+                group.settle(&[OffsetRange::new(offset, Offset(offset.0 + 1))], is_noted);
             }
         }
     }
@@ -507,9 +589,7 @@ impl Wide {
 
     /// The accounts of all groups add up.
     pub fn check_accounts(&mut self) {
-        if self.counts_exactly {
-            self.world.check_accounts();
-        }
+        self.world.check_accounts();
     }
 
     /// Whether the server has ended by itself, or was killed: then another one starts.
@@ -525,11 +605,15 @@ impl Wide {
     /// The server's life ends, and another begins.
     pub fn fall(&mut self, how: Fall) {
         self.falls += 1;
+        self.world.trace_accounts();
         // A group of it that was made, removed or set elsewhere may be as it was before.
         let sought = Some(aside());
         let was_tight = self.world.is_tight();
-        let is_sound = self.world.end(how) && !was_tight;
-        self.watch.forget(how, is_sound, sought.as_ref());
+        let in_order = self.world.end(how);
+        self.watch.forget(how, in_order, was_tight, sought.as_ref());
+        for model in self.queues.values_mut().filter(|_| !in_order) {
+            model.groups.values_mut().for_each(GroupModel::lose_memory);
+        }
         if how == Fall::Power {
             // What a kill left damaged may be a torn end after a loss of power.
             self.kept.clear();
@@ -541,8 +625,10 @@ impl Wide {
         for receiver in &mut self.receivers {
             receiver.lost();
         }
+        self.several.iter_mut().for_each(Several::lost);
         self.zombies.clear();
         self.world.begin();
+        self.world.trace_accounts();
         self.keep_segments();
     }
 
@@ -573,7 +659,7 @@ pub fn plan_falls(rng: &mut Random) -> BTreeMap<u32, Fall> {
     falls
 }
 
-fn draw_weather(world: &mut World) -> Weather {
+pub fn draw_weather(world: &mut World) -> Weather {
     let rng = &mut world.rng;
     if rng.chance(30) {
         world.disk.disturb(Some(2 + rng.below(8)));
@@ -584,8 +670,12 @@ fn draw_weather(world: &mut World) -> Weather {
     if rng.chance(30) {
         world.disk.set_cold(Some(2 + rng.below(6)));
     }
-    let mut weather =
-        Weather { kills: rng.chance(50), clocks: rng.chance(20), ..Weather::default() };
+    let mut weather = Weather {
+        kills: rng.chance(50),
+        clocks: rng.chance(20),
+        slow: rng.chance(40),
+        ..Weather::default()
+    };
     match rng.below(10) {
         0 | 1 => weather.errors = true,
         2 | 3 => weather.full = true,

@@ -12,6 +12,7 @@ use mq::server::outbox::Front;
 use mq::server::workers::Job;
 use mq::settings::Wanted;
 use mq::units::{Bytes, Micros, Moment, Monotonic, Name, Position, QueueId, WallTime};
+use mq::wire::stat::{Figures, FiguresWanted};
 use mq::wire::{Admin, FrameHeader, Request, ServerInfo, StoreInfo};
 
 use crate::disk::{ENDLESS, Fault, SimDisk, is_tracing};
@@ -61,6 +62,8 @@ pub struct World {
     sockets: BTreeMap<ConnectionId, VecDeque<Vec<u8>>>,
     /// Descriptors that came with what was received.
     descriptors: BTreeMap<ConnectionId, VecDeque<OwnedFd>>,
+    /// Connections that were ended in the middle of a frame that could not be read.
+    cut: BTreeSet<ConnectionId>,
     boot: Boot,
     /// Every log was opened to its end since the machine was started.
     opened: bool,
@@ -68,6 +71,8 @@ pub struct World {
     pub down: Option<String>,
     /// A fault was planted in this life that lets a server end by itself.
     pub may_fail: bool,
+    /// Jobs are not done before this age of the history: the disk is slow.
+    pub slow_until: u64,
     /// There was no room on the disk for some time of this life.
     pub was_tight: bool,
     /// Queues that may be found damaged.
@@ -101,10 +106,12 @@ impl World {
             next_connection: 1,
             sockets: BTreeMap::new(),
             descriptors: BTreeMap::new(),
+            cut: BTreeSet::new(),
             boot: Boot { clean: true, same_boot: true },
             opened: true,
             down: None,
             may_fail: false,
+            slow_until: 0,
             was_tight: false,
             spoilt: BTreeSet::new(),
             damaged: BTreeSet::new(),
@@ -287,8 +294,15 @@ impl World {
         }
     }
 
-    /// Runs one job, any of those that are under way. False when there is none.
-    pub fn run_job(&mut self) -> bool {
+    /// Runs one job, any of those that are under way, unless the disk is slow.
+    pub fn run_job(&mut self) {
+        if self.age >= self.slow_until {
+            self.run_any_job();
+        }
+    }
+
+    /// Runs one job, however long it takes. False when there is none.
+    fn run_any_job(&mut self) -> bool {
         if self.jobs.is_empty() || !self.is_up() {
             return false;
         }
@@ -359,6 +373,7 @@ impl World {
             // As the event loop does: the rest of that frame can never come.
             self.engine().unreadable(queue, &why);
             self.hung_up(connection);
+            self.cut.insert(connection);
         }
         received
     }
@@ -366,6 +381,11 @@ impl World {
     /// The next descriptor that came.
     pub fn take_descriptor(&mut self, connection: ConnectionId) -> Option<OwnedFd> {
         self.descriptors.get_mut(&connection)?.pop_front()
+    }
+
+    /// Whether nothing more comes on this connection, said or not.
+    pub fn is_gone(&mut self, connection: ConnectionId) -> bool {
+        !self.is_up() || self.engine().is_ending(connection) || self.cut.contains(&connection)
     }
 
     /// Whether the server will end this connection, or has.
@@ -400,7 +420,7 @@ impl World {
         Request::Admin(declare).encode(1, &mut frames);
         self.say(connection, &frames);
         self.turn();
-        while self.run_job() {}
+        while self.run_any_job() {}
         self.receive(connection, u64::MAX);
         self.hung_up(connection);
     }
@@ -422,7 +442,7 @@ impl World {
     pub fn settle(&mut self) {
         for _ in 0..10_000 {
             self.turn();
-            if !self.run_job() && self.outcomes.is_empty() {
+            if !self.run_any_job() && self.outcomes.is_empty() {
                 return;
             }
         }
@@ -436,6 +456,21 @@ impl World {
             && let Err(wrong) = self.engine().check_accounts()
         {
             panic!("an account does not add up: {wrong}");
+        }
+    }
+
+    /// Tells how each group's messages ended.
+    pub fn trace_accounts(&mut self) {
+        if !is_tracing() || !self.is_up() {
+            return;
+        }
+        let Some(body) = self.ask(Admin::Figures(FiguresWanted::default())) else { return };
+        let figures: Figures = serde_json::from_slice(&body).expect("figures");
+        for queue in figures.queues {
+            for group in queue.groups {
+                let (name, account) = (group.group, group.account);
+                eprintln!("  account of {}/{name}: {account:?}", queue.queue);
+            }
         }
     }
 
@@ -465,13 +500,13 @@ impl World {
         self.say(connection, &frames);
     }
 
-    /// The server's life ends. Whether nothing but that was wrong with it.
+    /// The server's life ends; whether it was in order, to the end.
     pub fn end(&mut self, how: Fall) -> bool {
-        let mut is_sound = self.down.is_none();
+        let mut in_order = false;
         self.note(how as u64 + 1000);
         trace(|| format!("falls: {how:?}, down {:?}, files {:?}", self.down, self.disk.files()));
         match how {
-            Fall::Stop => is_sound &= self.stop(),
+            Fall::Stop => in_order = self.stop(),
             Fall::Kill => {
                 self.run_some_jobs_halfway();
                 self.engine = None;
@@ -491,7 +526,7 @@ impl World {
         self.sockets.clear();
         self.descriptors.clear();
         self.down = None;
-        is_sound && !self.may_fail && !self.is_tight()
+        in_order
     }
 
     /// An orderly stop; whether it was one to its end.
