@@ -81,7 +81,7 @@ fn without_the_helper_it_is_said_how_to_get_it() {
 #[test]
 fn the_helper_is_told_the_url_in_its_environment_and_only_there() {
     let script = r#"d=$(dirname "$0"); echo "$@" > "$d/args"; echo "$MQ_REMOTE_URL" > "$d/url"
-                    tr '\0' ' ' < /proc/$$/cmdline >> "$d/args"; ps -o pgid= -p $$ > "$d/group"; exit 3"#;
+                    tr '\0' ' ' < /proc/$$/cmdline >> "$d/args"; cut -d" " -f1,5 /proc/$$/stat > "$d/group"; exit 3"#;
     let bench = Bench::new(Some(script));
     let done = bench.run("mq-send", &["-w", "7s", URL, "-m", "x"]).exits(69);
     done.says("mq-remote, which speaks with amqp://me:***@").says("it ended with status 3");
@@ -92,6 +92,10 @@ fn the_helper_is_told_the_url_in_its_environment_and_only_there() {
     let wait: u64 = wait.strip_suffix("ms").expect("ms").parse().expect("a number");
     assert!((5_000..=7_000).contains(&wait), "{wait}");
     assert_eq!(read(&bench.file("url")).trim_end(), URL);
+    // A Ctrl-C on the terminal is not for it: it leads a group of its own.
+    let group = read(&bench.file("group"));
+    let (pid, group) = group.trim_end().split_once(' ').expect("two numbers");
+    assert_eq!(pid, group);
 }
 
 #[test]
