@@ -17,6 +17,9 @@
 //! | [`session`] | the wire side: one client, one engine behind it |
 //! | [`registry`] | the engines that are built in, and the table of what they can do |
 //! | [`failure`] | why an engine did not do it, and what follows from that |
+//! | [`place`] | what failures name, how hosts are found, which options are known |
+//! | [`outstanding`] | which of what was delivered is settled |
+//! | `rabbitmq`, `nats`, `kafka`, `stomp`, `zeromq` | the engines, each behind its Cargo feature |
 //!
 //! tokio lives here only. An engine is thrown away when its connection is lost, and made anew:
 //! the session keeps what is not confirmed and sends it again.
@@ -24,6 +27,18 @@
 pub mod address;
 pub mod engine;
 pub mod failure;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod message;
+#[cfg(feature = "nats")]
+pub mod nats;
+pub mod outstanding;
+pub mod place;
+#[cfg(feature = "amqp")]
+pub mod rabbitmq;
 pub mod registry;
 pub mod session;
+#[cfg(feature = "stomp")]
+pub mod stomp;
+#[cfg(feature = "zeromq")]
+pub mod zeromq;

@@ -14,11 +14,9 @@ macro_rules! engines {
     ($($(#[$when:meta])* $engine:ty,)*) => {
         /// What the engines that are built in can do.
         #[must_use]
-        #[allow(unused_mut, reason = "a build may have no engine")]
         pub fn abilities() -> Vec<Abilities> {
-            let mut all = Vec::new();
-            $($(#[$when])* all.push(<$engine as $crate::remote::engine::Engine>::ABILITIES);)*
-            all
+            let all: &[Abilities] = &[$($(#[$when])* <$engine as $crate::remote::engine::Engine>::ABILITIES,)*];
+            all.to_vec()
         }
 
         /// Serves a client of the queue that `opening` names, until it hangs up.
@@ -36,14 +34,27 @@ macro_rules! engines {
 }
 
 // The order is that of the table.
-engines! {}
+engines! {
+    #[cfg(feature = "amqp")]
+    super::rabbitmq::RabbitMq,
+    #[cfg(feature = "kafka")]
+    super::kafka::Kafka,
+    #[cfg(feature = "nats")]
+    super::nats::Nats,
+    #[cfg(feature = "stomp")]
+    super::stomp::Stomp,
+    #[cfg(feature = "zeromq")]
+    super::zeromq::ZeroMq,
+}
 
 /// The schemes of all engines there are, with the features that bring them.
-const FEATURES: [(&str, &str); 8] = [
+const FEATURES: [(&str, &str); 10] = [
     ("amqp", "amqp"),
     ("amqps", "amqp"),
     ("kafka", "kafka"),
     ("nats", "nats"),
+    ("nats+tls", "nats"),
+    ("tls", "nats"),
     ("stomp", "stomp"),
     ("stomp+ssl", "stomp"),
     ("zmq+tcp", "zeromq"),

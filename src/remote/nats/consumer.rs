@@ -1,0 +1,462 @@
+//! Receives by a durable pull consumer.
+//!
+//! Messages are asked for by requests of so many, never more than the prefetch leaves room for; they come
+//! to one inbox. What is held here is reported as being worked on, all of it, again and again, so the
+//! server gives none of it to another while this process lives, and soon when it does not.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{PullConsumer, pull};
+use async_nats::{Client, Message, StatusCode, Subject, Subscriber};
+use bytes::Bytes;
+use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::task::JoinHandle;
+
+use super::failure::Says;
+use super::{ANSWER, Lost, headers};
+use crate::remote::engine::{ConsumeWish, Received, Settlement};
+use crate::remote::failure::{Failure, Kind};
+use crate::remote::message::{Facts, Incoming};
+use crate::remote::outstanding::Outstanding;
+use crate::units::WallTime;
+
+/// How long a request stays with the server.
+const REQUEST: Duration = Duration::from_secs(30);
+/// The same where the end is waited for: when so long nothing has come, nothing was ready.
+const REQUEST_AT_END: Duration = Duration::from_millis(250);
+
+const IN_PROGRESS: Bytes = Bytes::from_static(b"+WPI");
+
+/// The messages that are here and not settled, for the task that reports them.
+#[derive(Default)]
+struct Open {
+    outstanding: Outstanding,
+    /// Where to settle each, from the floor on.
+    replies: VecDeque<Subject>,
+}
+
+impl Open {
+    fn reply(&self, number: u64) -> Subject {
+        let place = usize::try_from(number - self.outstanding.floor()).expect("a place in memory");
+        self.replies[place].clone()
+    }
+
+    fn settle(&mut self, range: &Range<u64>) {
+        let floor = self.outstanding.floor();
+        self.outstanding.settle(range);
+        for _ in floor..self.outstanding.floor() {
+            self.replies.pop_front();
+        }
+    }
+
+    fn all(&self) -> Vec<Subject> {
+        (self.outstanding.floor()..self.outstanding.next())
+            .filter(|number| self.outstanding.is_open(*number))
+            .map(|number| self.reply(number))
+            .collect()
+    }
+}
+
+/// Reports what is held; ends with its consumer.
+struct Reporting(JoinHandle<()>);
+
+impl Drop for Reporting {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn report(client: Client, open: Arc<Mutex<Open>>, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        let all = open.lock().expect("not poisoned").all();
+        for reply in all {
+            // A client that is closed says so where messages are received.
+            let _ = client.publish(reply, IN_PROGRESS).await;
+        }
+    }
+}
+
+/// What the subject to settle a message at says of it.
+struct Place<'a> {
+    stream: &'a str,
+    delivered: u32,
+    sequence: u64,
+    published_us: u64,
+    pending: u64,
+}
+
+impl Place<'_> {
+    /// `$JS.ACK.[DOMAIN.ACCOUNT.]STREAM.CONSUMER.DELIVERED.SEQUENCE.CONSUMER_SEQUENCE.NANOS.PENDING[.TOKEN]`
+    fn parse(reply: &str) -> Option<Place<'_>> {
+        let rest = reply.strip_prefix("$JS.ACK.")?;
+        let mut parts = [""; 10];
+        let mut count = 0;
+        for part in rest.split('.').take(parts.len()) {
+            parts[count] = part;
+            count += 1;
+        }
+        let parts = match count {
+            7 => &parts[..7],
+            9.. => &parts[2..9],
+            _ => return None,
+        };
+        let number = |place: usize| parts[place].parse::<u64>().ok();
+        Some(Place {
+            stream: parts[0],
+            delivered: u32::try_from(number(2)?).unwrap_or(u32::MAX),
+            sequence: number(3)?,
+            published_us: number(5)? / 1000,
+            pending: number(6)?,
+        })
+    }
+}
+
+/// A message as the session sees it; `at` names its place.
+pub(super) fn incoming(
+    body: Bytes,
+    mut facts: Facts,
+    published_us: Option<u64>,
+    at: String,
+    attempt: u32,
+) -> Incoming {
+    facts.event_time = facts.event_time.or(published_us.map(WallTime));
+    facts.id.get_or_insert(at);
+    Incoming { body, facts: Some(Box::new(facts)), attempt, redelivered: attempt > 1 }
+}
+
+/// The end of what was there at the start.
+struct End {
+    /// The stream's last message then.
+    last: u64,
+    /// It is reached.
+    reached: bool,
+    /// What is to be given back once we end: at once, it would come again.
+    held: Vec<(Range<u64>, Settlement)>,
+}
+
+/// Receives for one group.
+pub struct NatsConsumer {
+    client: Client,
+    group: PullConsumer,
+    says: Says,
+    lost: Lost,
+    inbox: Subject,
+    arriving: Subscriber,
+    /// Came, and is not looked at yet.
+    arrived: VecDeque<Message>,
+    open: Arc<Mutex<Open>>,
+    prefetch: u64,
+    /// How many were asked for and have not come.
+    asked: u64,
+    end: Option<End>,
+    /// Came behind the end: to be given back.
+    beyond: Vec<Subject>,
+    /// Where something was settled last: what is said there now is heard after it.
+    settled: Option<Subject>,
+    no_ack: bool,
+    _reporting: Reporting,
+}
+
+impl NatsConsumer {
+    pub(super) async fn new(
+        client: Client,
+        group: PullConsumer,
+        says: Says,
+        lost: Lost,
+        wish: &ConsumeWish,
+        last: u64,
+    ) -> Result<NatsConsumer, Failure> {
+        let inbox = Subject::from(client.new_inbox());
+        let arriving = client.subscribe(inbox.clone()).await;
+        let arriving = arriving.map_err(|error| says.failed("receive", &error))?;
+        let open = Arc::new(Mutex::new(Open::default()));
+        let every = group.cached_info().config.ack_wait.max(Duration::from_millis(300)) / 3;
+        let reporting = tokio::spawn(report(client.clone(), Arc::clone(&open), every));
+        Ok(NatsConsumer {
+            client,
+            group,
+            says,
+            lost,
+            inbox,
+            arriving,
+            arrived: VecDeque::new(),
+            open,
+            prefetch: u64::from(wish.prefetch.max(1)),
+            asked: 0,
+            end: wish.until_end.then(|| End { last, reached: false, held: Vec::new() }),
+            beyond: Vec::new(),
+            settled: None,
+            no_ack: wish.no_ack,
+            _reporting: Reporting(reporting),
+        })
+    }
+
+    fn open(&self) -> std::sync::MutexGuard<'_, Open> {
+        self.open.lock().expect("not poisoned")
+    }
+
+    /// Asks for as many as the prefetch leaves room for, once that is a good part of it.
+    async fn ask(&mut self) -> Result<(), Failure> {
+        if self.end.as_ref().is_some_and(|end| end.reached) {
+            return Ok(());
+        }
+        let held: u64 = match &self.end {
+            Some(end) => end.held.iter().map(|(range, _)| range.end - range.start).sum(),
+            None => 0,
+        };
+        let here = self.open().outstanding.open() - held + self.arrived.len() as u64;
+        let room = self.prefetch.saturating_sub(here + self.asked);
+        if room == 0 || (self.asked > 0 && room < self.prefetch.div_ceil(4)) {
+            return Ok(());
+        }
+        let request = pull::BatchConfig {
+            batch: usize::try_from(room).expect("a prefetch"),
+            expires: Some(if self.end.is_some() { REQUEST_AT_END } else { REQUEST }),
+            ..pull::BatchConfig::default()
+        };
+        let sent = self.group.request_batch(request, self.inbox.clone()).await;
+        sent.map_err(|error| self.says.failed("ask for messages", &error))?;
+        self.asked += room;
+        Ok(())
+    }
+
+    /// A word of the server about a request, in place of a message.
+    fn heed(&mut self, message: &Message) -> Result<(), Failure> {
+        let text = message.description.as_deref().unwrap_or_default();
+        let pending = message
+            .headers
+            .as_ref()
+            .and_then(|headers| headers.get("Nats-Pending-Messages"))
+            .and_then(|count| count.as_str().parse::<u64>().ok());
+        let ended = match message.status {
+            Some(StatusCode::IDLE_HEARTBEAT) | None => return Ok(()),
+            Some(StatusCode::TIMEOUT | StatusCode::NOT_FOUND) => true,
+            Some(StatusCode::REQUEST_TERMINATED) if text.contains("MaxAckPending") => false,
+            Some(StatusCode::REQUEST_TERMINATED) if text.contains("Deleted") => {
+                let why = format!("the group was removed at {}", self.says.place);
+                return Err(Failure::new(Kind::Missing, why));
+            }
+            Some(StatusCode::NO_RESPONDERS) => {
+                let why = format!("the group is gone at {}, or has no leader", self.says.place);
+                return Err(Failure::new(Kind::Busy, why));
+            }
+            Some(_) => false,
+        };
+        self.asked = self.asked.saturating_sub(pending.unwrap_or(self.asked));
+        if let Some(end) = &mut self.end {
+            end.reached |= ended;
+        }
+        Ok(())
+    }
+
+    /// A message, or what the server has to say.
+    fn take_in(&mut self, message: Message) -> Result<Option<Incoming>, Failure> {
+        let reply = message.reply.clone();
+        let place = reply.as_ref().and_then(|reply| Place::parse(reply));
+        let Some((reply, place)) = reply.as_ref().zip(place) else {
+            self.heed(&message)?;
+            return Ok(None);
+        };
+        self.asked = self.asked.saturating_sub(1);
+        if let Some(end) = &mut self.end {
+            if place.sequence > end.last || end.reached {
+                end.reached = true;
+                self.beyond.push(reply.clone());
+                return Ok(None);
+            }
+            // Messages that come again are sent before new ones, so behind the last new one is nothing.
+            end.reached =
+                place.delivered == 1 && (place.pending == 0 || place.sequence == end.last);
+        }
+        let mut open = self.open.lock().expect("not poisoned");
+        open.outstanding.delivered(1);
+        open.replies.push_back(reply.clone());
+        drop(open);
+        let facts = headers::facts(message.headers.as_ref());
+        let at = format!("{}:{}", place.stream, place.sequence);
+        let published_us = Some(place.published_us);
+        Ok(Some(incoming(message.payload, facts, published_us, at, place.delivered)))
+    }
+
+    /// All that is here, at most so many.
+    fn take(&mut self, limit: usize) -> Result<Vec<Incoming>, Failure> {
+        let mut messages = Vec::new();
+        while messages.len() < limit {
+            let next = match self.arrived.pop_front() {
+                Some(next) => next,
+                None => match self.arriving.next().now_or_never() {
+                    Some(Some(next)) => next,
+                    Some(None) | None => break,
+                },
+            };
+            match self.take_in(next) {
+                Ok(Some(message)) => messages.push(message),
+                Ok(None) => (),
+                // What came before is to be given out first; the next call hears of it again.
+                Err(_) if !messages.is_empty() => break,
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(messages)
+    }
+
+    pub(super) async fn receive(&mut self, limit: usize) -> Result<Received, Failure> {
+        if self.no_ack {
+            self.ack_all().await?;
+        }
+        loop {
+            self.ask().await?;
+            let messages = self.take(limit)?;
+            if !messages.is_empty() {
+                return Ok(Received::Messages(messages));
+            }
+            if self.end.as_ref().is_some_and(|end| end.reached) {
+                return Ok(Received::End);
+            }
+            tokio::select! {
+                biased;
+                next = self.arriving.next() => match next {
+                    Some(next) => self.arrived.push_back(next),
+                    None => return Err(self.says.lost()),
+                },
+                _ = self.lost.wait_for(|lost| *lost) => return Err(self.says.lost()),
+            }
+        }
+    }
+
+    async fn ack_all(&mut self) -> Result<(), Failure> {
+        let all = {
+            let open = self.open();
+            open.outstanding.floor()..open.outstanding.next()
+        };
+        if !all.is_empty() {
+            self.settle_range(&all, Settlement::Ack).await?;
+        }
+        Ok(())
+    }
+
+    async fn say(&self, reply: Subject, word: Bytes) -> Result<(), Failure> {
+        let said = self.client.publish(reply, word).await;
+        said.map_err(|error| self.says.failed("settle messages", &error))
+    }
+
+    async fn settle_range(
+        &mut self,
+        range: &Range<u64>,
+        settlement: Settlement,
+    ) -> Result<(), Failure> {
+        let word = match settlement {
+            Settlement::Ack => Bytes::from_static(b"+ACK"),
+            Settlement::Release => Bytes::from_static(b"-NAK"),
+            Settlement::Retry(wait) => {
+                Bytes::from(format!("-NAK {{\"delay\":{}}}", wait.as_nanos()))
+            }
+            Settlement::Dead => Bytes::from_static(b"+TERM"),
+            Settlement::Progress => IN_PROGRESS,
+        };
+        let replies: Vec<Subject> = {
+            let mut open = self.open();
+            let replies = range.clone().map(|number| open.reply(number)).collect();
+            if settlement != Settlement::Progress {
+                open.settle(range);
+            }
+            replies
+        };
+        self.settled = replies.last().cloned();
+        for reply in replies {
+            self.say(reply, word.clone()).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn settle(
+        &mut self,
+        numbers: &[Range<u64>],
+        settlement: Settlement,
+    ) -> Result<(), Failure> {
+        if self.no_ack {
+            return Ok(());
+        }
+        for range in numbers {
+            match (&mut self.end, settlement) {
+                (Some(end), Settlement::Release | Settlement::Retry(_)) => {
+                    end.held.push((range.clone(), settlement));
+                }
+                _ => self.settle_range(range, settlement).await?,
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn allow(&mut self, prefetch: u32) {
+        self.prefetch = u64::from(prefetch.max(1));
+    }
+
+    pub(super) async fn flush(&mut self) -> Result<(), Failure> {
+        if self.no_ack {
+            self.ack_all().await?;
+        }
+        // The server hears settlements of a consumer in order, and answers this one.
+        let Some(settled) = self.settled.take() else { return Ok(()) };
+        let mut lost = self.lost.clone();
+        tokio::select! {
+            answer = tokio::time::timeout(ANSWER, self.client.request(settled, IN_PROGRESS)) => {
+                let answer = answer.map_err(|_| self.says.place.silent("settling", ANSWER))?;
+                answer.map(|_| ()).map_err(|error| self.says.failed("settle messages", &error))
+            }
+            _ = lost.wait_for(|lost| *lost) => Err(self.says.lost()),
+        }
+    }
+
+    pub(super) async fn finish(mut self) -> Result<(), Failure> {
+        if self.no_ack {
+            self.ack_all().await?;
+        }
+        // Without the inbox, requests that are still with the server come to nothing.
+        let ended = self.arriving.unsubscribe().await;
+        ended.map_err(|error| self.says.failed("end receiving", &error))?;
+        let flushed = tokio::time::timeout(ANSWER, self.client.flush()).await;
+        let flushed = flushed.map_err(|_| self.says.place.silent("ending", ANSWER))?;
+        flushed.map_err(|error| self.says.failed("end receiving", &error))?;
+        while let Some(message) = self.arriving.next().await {
+            self.arrived.push_back(message);
+        }
+        for (range, settlement) in self.end.take().map(|end| end.held).unwrap_or_default() {
+            self.settle_range(&range, settlement).await?;
+        }
+        let arrived = std::mem::take(&mut self.arrived).into_iter();
+        let unseen = arrived.filter_map(|message| message.reply);
+        let unseen = unseen.filter(|reply| Place::parse(reply).is_some());
+        let beyond = std::mem::take(&mut self.beyond);
+        let all: Vec<Subject> = self.open().all().into_iter().chain(beyond).chain(unseen).collect();
+        self.settled = all.last().cloned().or(self.settled.take());
+        for reply in all {
+            self.say(reply, Bytes::from_static(b"-NAK")).await?;
+        }
+        self.no_ack = false;
+        self.flush().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_of_old_and_new_servers_are_read() {
+        for reply in [
+            "$JS.ACK.jobs.default.2.17.20.1700000000123456789.3",
+            "$JS.ACK._.hash.jobs.default.2.17.20.1700000000123456789.3.token",
+            "$JS.ACK._.hash.jobs.default.2.17.20.1700000000123456789.3",
+        ] {
+            let place = Place::parse(reply).expect("a place");
+            assert_eq!((place.stream, place.delivered, place.sequence), ("jobs", 2, 17));
+            assert_eq!((place.published_us, place.pending), (1_700_000_000_123_456, 3));
+        }
+        assert!(Place::parse("_INBOX.x").is_none() && Place::parse("$JS.ACK.a.b").is_none());
+    }
+}
