@@ -1,0 +1,101 @@
+//! ActiveMQ, by STOMP.
+
+use mq::remote::engine::Consumer as _;
+use mq::remote::engine::{ConsumeWish, Engine as _, Settlement};
+use mq::remote::failure::Kind;
+use mq::remote::message::Facts;
+use mq::remote::stomp::Stomp;
+
+use super::contract::{self, Tried, connect, new_queue, number, numbered, run, to_receive};
+use super::servers::{self, Shared};
+
+impl Tried for Stomp {
+    fn shared() -> Option<u16> {
+        static SERVER: Shared = Shared::new();
+        servers::shared(&SERVER, servers::activemq)
+    }
+
+    fn url(port: u16, queue: &str) -> String {
+        format!("stomp://127.0.0.1:{port}/{queue}")
+    }
+
+    fn url_with_wrong_password(port: u16, queue: &str) -> Option<String> {
+        Some(format!("stomp://mq:s3cret@127.0.0.1:{port}/{queue}"))
+    }
+}
+
+crate::contracts! {
+    Stomp:
+    many_messages_come_through,
+    what_was_not_acked_comes_again,
+    what_is_released_comes_again,
+    the_end_is_where_it_was_at_the_start,
+    bodies_and_facts_stay_as_they_are,
+    the_prefetch_is_a_bound,
+    a_look_takes_nothing,
+    more_is_handed_out_once_it_is_allowed,
+    without_acks_each_comes_once,
+    each_mistake_has_its_own_words,
+}
+
+crate::survives_kills!(Stomp, servers::activemq);
+
+/// Each group of a virtual topic has a queue of its own.
+#[test]
+fn each_group_of_a_virtual_topic_sees_everything() {
+    let Some(port) = Stomp::shared() else { return };
+    run(async {
+        let queue = format!("VirtualTopic.{}", new_queue("groups"));
+        let engine: Stomp = connect(port, &queue).await;
+        let group = |name: &str| ConsumeWish { group: name.into(), ..to_receive(&queue) };
+        let mut audit = engine.consumer(&group("audit")).await.expect("a consumer");
+        let mut billing = engine.consumer(&group("billing")).await.expect("a consumer");
+        contract::send(&engine, &queue, numbered(0..100)).await;
+        for consumer in [&mut audit, &mut billing] {
+            let got = contract::receive(consumer, 100).await;
+            assert!(got.iter().map(number).eq(0..100));
+            consumer.settle(&[0..100], Settlement::Ack).await.expect("acked");
+        }
+        let plain = ConsumeWish { group: "audit".into(), ..to_receive("plain") };
+        let failure = engine.consumer(&plain).await.err().expect("refused");
+        assert_eq!(failure.kind, Kind::Unsupported, "{failure}");
+        assert!(failure.remedy.expect("a remedy").contains("VirtualTopic.plain"));
+    });
+}
+
+/// With `dead-letter=engine`, the broker has a queue for it.
+#[test]
+fn a_dead_letter_goes_to_the_brokers_own_queue() {
+    let Some(port) = Stomp::shared() else { return };
+    run(async {
+        let queue = new_queue("dead");
+        let engine: Stomp = connect(port, &queue).await;
+        contract::send(&engine, &queue, numbered(0..1)).await;
+        let mut consumer = engine.consumer(&to_receive(&queue)).await.expect("a consumer");
+        contract::receive(&mut consumer, 1).await;
+        consumer.settle(&[0..1], Settlement::Dead).await.expect("told");
+        consumer.finish().await.expect("an end");
+        let mut dead = engine.consumer(&to_receive("ActiveMQ.DLQ")).await.expect("a consumer");
+        let got = contract::receive(&mut dead, 1).await;
+        assert_eq!(number(&got[0]), 0);
+        dead.settle(&[0..1], Settlement::Ack).await.expect("acked");
+    });
+}
+
+/// What of a message is the broker's own is not shown as its headers.
+#[test]
+fn the_brokers_own_headers_are_not_the_messages() {
+    let Some(port) = Stomp::shared() else { return };
+    run(async {
+        let queue = new_queue("plain");
+        let engine: Stomp = connect(port, &queue).await;
+        contract::send(&engine, &queue, numbered(0..1)).await;
+        let mut consumer = engine.consumer(&to_receive(&queue)).await.expect("a consumer");
+        let got = contract::receive(&mut consumer, 1).await;
+        let facts = got[0].facts.as_deref().expect("an id");
+        assert!(facts.id.is_some() && facts.event_time.is_some());
+        let plain =
+            Facts { id: facts.id.clone(), event_time: facts.event_time, ..Facts::default() };
+        assert_eq!(facts, &plain);
+    });
+}
