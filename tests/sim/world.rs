@@ -405,7 +405,6 @@ impl World {
 
     pub fn hung_up(&mut self, connection: ConnectionId) {
         self.sockets.remove(&connection);
-        self.descriptors.remove(&connection);
         if self.is_up() {
             self.engine().hung_up(connection);
         }
