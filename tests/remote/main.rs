@@ -4,6 +4,7 @@
 #![allow(clippy::single_range_in_vec_init, reason = "ranges of messages, and often one")]
 
 mod contract;
+mod foreign;
 mod servers;
 
 #[cfg(feature = "kafka")]
