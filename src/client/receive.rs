@@ -298,6 +298,8 @@ pub struct Receiver<D, S> {
     pause: Micros,
     /// Whether the link's end was seen while there was no room to read up to it.
     is_hung_up: bool,
+    /// The engine behind the link is away.
+    waits_for_engine: bool,
     phase: Phase,
     /// Whether there is a signal to be taken.
     is_signalled: bool,
@@ -351,6 +353,7 @@ impl<D: Dial, S: Sink> Receiver<D, S> {
             adrift_since: Monotonic(0),
             pause: Micros(0),
             is_hung_up: false,
+            waits_for_engine: false,
             phase: Phase::Running,
             is_signalled: false,
             has_ended: false,

@@ -167,6 +167,28 @@ fn what_an_engine_lost_comes_again_and_nothing_is_missing() {
     assert_eq!(acked(&stand, "q"), all.into_iter().collect::<Vec<u64>>(), "each is acked once");
 }
 
+/// `-w` is about messages: while the engine was away, its time ran on, and the receiver ended as if the
+/// queue had been empty.
+#[test]
+fn an_engine_that_is_away_is_no_empty_queue() {
+    let stand = Stand::new("an_engine_that_is_away");
+    fill(&stand, 1, 1);
+    let mut receiver = stand.store.spawn("mq-recv", &["-w", "1s", "q"]);
+    assert_eq!(receiver.line(), Some("1".to_owned()));
+    eventually("it is acked", || (acked(&stand, "q") == [1]).then_some(()));
+    stand.broker.with(|state| state.is_down = true);
+    stand.broker.kill();
+    let began = std::time::Instant::now();
+    eventually("it is away for longer than that", || {
+        (began.elapsed() > Duration::from_secs(3)).then_some(())
+    });
+    assert!(!receiver.has_ended(), "it took the engine's absence for an empty queue");
+    stand.broker.with(|state| state.is_down = false);
+    fill(&stand, 2, 2);
+    assert_eq!(receiver.line(), Some("2".to_owned()));
+    receiver.finish().ok();
+}
+
 #[test]
 fn a_pool_outlives_its_engine() {
     let stand = Stand::new("a_pool_outlives_its_engine");

@@ -71,7 +71,8 @@ impl<D: Dial, S: Sink> Receiver<D, S> {
 
     pub(super) fn wait_deadline(&self) -> Option<Monotonic> {
         let wait = self.options.wait?;
-        if self.link.as_ref().is_some_and(|link| link.is_to_engine && !link.is_announced) {
+        let is_new = self.link.as_ref().is_some_and(|link| link.is_to_engine && !link.is_announced);
+        if is_new || self.waits_for_engine {
             return None;
         }
         self.sink.is_empty().then(|| self.waiting_since.plus(wait))

@@ -67,6 +67,8 @@ impl<D: Dial, S: Sink> Receiver<D, S> {
             }
             Event::Receiving(receiving) => return self.receiving(channel, receiving, caller),
             Event::End => self.has_ended = true,
+            // Nothing can come, so no time is counted in which nothing comes.
+            Event::Held => self.waits_for_engine = true,
             Event::Closed if channel == CHANNEL => self.is_closed = true,
             Event::Closed => {
                 if let Some(member) = self.members.by_channel(channel) {
@@ -107,6 +109,7 @@ impl<D: Dial, S: Sink> Receiver<D, S> {
     fn move_on(&mut self) {
         self.link = None;
         self.lost = None;
+        self.waits_for_engine = false;
         self.adrift_since = self.now();
         self.has_ended = false;
         self.members.lost();
@@ -193,6 +196,7 @@ impl<D: Dial, S: Sink> Receiver<D, S> {
         caller: &mut dyn Caller,
     ) {
         self.waiting_since = self.now();
+        self.waits_for_engine = false;
         self.members.announce(number, channel);
         let member = self.members.at_mut(number);
         member.epoch = receiving.epoch;

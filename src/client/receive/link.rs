@@ -29,6 +29,8 @@ pub(super) enum Event {
     Deliver(DeliverHead, Slice),
     End,
     Closed,
+    /// What is delivered comes from an engine, which is away; RECEIVING says that it is back.
+    Held,
     Fault(Fault),
     /// It ends; `true` when somebody wants it to.
     Goodbye(bool),
@@ -76,6 +78,7 @@ impl Link {
             Reply::Receiving(receiving) => Event::Receiving(receiving),
             Reply::End => Event::End,
             Reply::Closed => Event::Closed,
+            Reply::Held(_) => Event::Held,
             Reply::Error(fault) => Event::Fault(fault),
             Reply::Goodbye(goodbye) => Event::Goodbye(goodbye.orderly),
             other => return Err(unexpected(&other)),

@@ -51,6 +51,9 @@ pub struct Receiver<C, P> {
     /// A try is announced, and a failed one comes back here.
     has_tries: bool,
     has_ended: bool,
+    /// What it was told as it opened; again when a new consumer is there.
+    receiving: Receiving,
+    is_lost: bool,
     /// The client asked for the end while a consumer was being made.
     is_closing: bool,
     letters: Letters<P>,
@@ -101,6 +104,8 @@ impl<E: Engine> Session<E> {
             has_tries,
             has_ended: false,
             is_closing: false,
+            receiving: Receiving::default(),
+            is_lost: false,
             letters: Letters {
                 by_engine: to.as_deref() == Some("engine"),
                 wish: PublishWish {
@@ -127,12 +132,9 @@ impl<E: Engine> Session<E> {
         // That the engine is there, and knows us.
         let reached = self.link.attempt(async |_| Ok(()));
         unless(reached, self.frames.hung_up()).await.map_err(|()| Stop::Gone)?.map_err(failed)?;
-        let receiving = Receiving {
-            queue_id: Some(receiver.queue_id),
-            delivery_limit: limit,
-            ..Receiving::default()
-        };
-        self.out.push(channel, &Reply::Receiving(receiving));
+        receiver.receiving.queue_id = Some(receiver.queue_id);
+        receiver.receiving.delivery_limit = limit;
+        self.out.push(channel, &Reply::Receiving(receiver.receiving.clone()));
         self.at_most_once();
         let ended = self.run_receiver(&mut receiver).await;
         let settled = self.finish_receiver(&mut receiver).await;
@@ -288,6 +290,10 @@ impl<E: Engine> Session<E> {
             Ok(made) => {
                 receiver.consumer = Some(made.map_err(|failure| Stop::Failed(channel, failure))?);
                 receiver.base = receiver.next;
+                if std::mem::take(&mut receiver.is_lost) {
+                    let again = Reply::Receiving(receiver.receiving.clone());
+                    self.out.push(channel, &again);
+                }
                 Ok(())
             }
             Err(None) => {
@@ -304,6 +310,12 @@ impl<E: Engine> Session<E> {
         receiver: &mut Receiver<E::Consumer, E::Publisher>,
         failure: Failure,
     ) -> Result<(), Stop> {
+        if !std::mem::replace(&mut receiver.is_lost, true) {
+            let held = Reply::Held(self.fault(&failure));
+            self.out.push(receiver.channel, &held);
+            // Before anything is waited for: what the client makes of it depends on it.
+            self.out.flush().await?;
+        }
         receiver.consumer = None;
         receiver.letters.publisher = None;
         receiver.held = Held::default();
