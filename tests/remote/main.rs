@@ -3,9 +3,14 @@
 
 #![allow(clippy::single_range_in_vec_init, reason = "ranges of messages, and often one")]
 
+#[path = "../harness/mod.rs"]
+#[allow(dead_code, reason = "other tests use the rest of it")]
+mod harness;
+
 mod contract;
 mod foreign;
 mod servers;
+mod tools;
 
 #[cfg(feature = "kafka")]
 mod kafka;
