@@ -40,6 +40,8 @@ struct Piped {
     /// Times that the disk was full, and that a bit of it changed.
     filled: usize,
     spoilt: usize,
+    /// Power was lost since: what had changed above the durable mark was a torn end.
+    torn: bool,
 }
 
 /// Runs the history of a plan.
@@ -99,6 +101,7 @@ impl Piped {
             ended_by_itself: 0,
             filled: 0,
             spoilt: 0,
+            torn: false,
         };
         (piped, falls)
     }
@@ -152,7 +155,7 @@ impl Piped {
         }
     }
 
-    /// A bit changes in a segment that is sealed, of which nothing can be taken for a torn end.
+    /// A bit changes in a segment that is not the newest.
     fn spoil(&mut self) {
         let queues = [&self.source, &self.destination];
         let queue = queues[self.world.rng.below(2) as usize].clone();
@@ -247,6 +250,7 @@ impl Piped {
     fn fall(&mut self, how: Fall) {
         self.world.end(how);
         if how == Fall::Power {
+            self.torn |= self.spoilt > 0;
             self.queues.values_mut().for_each(QueueModel::lose_power);
         }
         self.senders.iter_mut().for_each(Sender::lost);
@@ -268,7 +272,7 @@ impl Piped {
     fn drain(&mut self) {
         self.draining = true;
         for round in 0..2_000 {
-            if round % 50 == 49 && self.spoilt > 0 && self.is_damaged() {
+            if round % 50 == 49 && self.spoilt > 0 && (self.torn || self.is_damaged()) {
                 return;
             }
             for sender in 0..self.senders.len() {
@@ -364,7 +368,10 @@ impl Piped {
         let is_damaged = self.spoilt > 0 && self.is_damaged();
         let mut happened = Happened::default();
         happened.count("pipes that met damage", usize::from(is_damaged));
-        if is_damaged {
+        if self.torn {
+            // Nothing tells a change by itself from a write that was broken off: what was confirmed may
+            // be gone, and with it what the pipe had let go of.
+        } else if is_damaged {
             self.check_beginning(&there);
         } else {
             assert!(self.is_through, "nothing is damaged, and the pipe stands still");
