@@ -372,7 +372,10 @@ impl World {
             assert!(excused, "a segment cannot be read: {why}");
             // As the event loop does: the rest of that frame can never come.
             self.engine().unreadable(queue, &why);
+            // What came with the bytes in front of that is there already.
+            let came = self.descriptors.remove(&connection).unwrap_or_default();
             self.hung_up(connection);
+            self.descriptors.insert(connection, came);
             self.cut.insert(connection);
         }
         received
