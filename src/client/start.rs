@@ -5,7 +5,7 @@
 //! it cannot unlink that of a server which is just coming up. Readiness is told over a pipe: the
 //! child's stdout, on which it writes `ready` and a newline, or why it cannot run.
 //!
-//! Where a queue lives at an engine elsewhere, it is a [`helper`](super::helper) that is started, on a
+//! Where a queue lives at an engine elsewhere, it is a [`helper`] that is started, on a
 //! socket pair, and nothing is connected to.
 //!
 //! Called by every tool that talks to a server. It never ends a server.

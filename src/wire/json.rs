@@ -359,7 +359,7 @@ pub enum Admin {
         reason: Option<String>,
     },
     /// Settles leased messages by their receipts. Answered by a list: `null` for each that is
-    /// done, else the [`Fault`] that says why not.
+    /// done, else the [`Fault`](super::Fault) that says why not.
     Settle {
         /// The receipts, at most
         /// [`RECEIPTS_PER_REQUEST_MAX`](crate::limits::RECEIPTS_PER_REQUEST_MAX).
