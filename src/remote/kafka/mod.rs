@@ -12,7 +12,7 @@
 //!
 //! librdkafka goes on by itself when a broker goes and another takes over, and sends again what was not
 //! acknowledged, as the brokers know the records of an idempotent producer again. Only when no broker is
-//! left, or when it gives up ([`publisher::DELIVERY`]), does the session begin anew.
+//! left, or when it gives up (`publisher::DELIVERY`), does the session begin anew.
 
 mod consumer;
 mod failure;

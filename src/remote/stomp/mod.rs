@@ -7,7 +7,7 @@
 //!                                   is there
 //! ```
 //!
-//! The codec is our own ([`frame`]), about as long as what a crate for it would have to be told. Of the
+//! The codec is our own (`frame`), about as long as what a crate for it would have to be told. Of the
 //! crates there are, none has heart-beats and TLS by ring under a licence that everybody can take; and
 //! AMQP 1.0 (fe2o3-amqp) needs a module of ActiveMQ that the packages of distributions leave out.
 //!
