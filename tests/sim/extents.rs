@@ -228,7 +228,7 @@ impl Extents {
                 let far = 1 + self.world.rng.below(60);
                 let fault = [Fault::Kill, Fault::Eio][self.world.rng.below(2) as usize];
                 self.world.may_fail |= fault == Fault::Eio;
-                self.world.disk.fail_in(far, fault);
+                self.world.plant(far, fault);
             }
             _ => {}
         }
@@ -515,9 +515,10 @@ impl Extents {
         if how == Fall::Power && self.policy != SyncPolicy::Always {
             self.seen.forget(&self.sender);
         }
-        if std::mem::take(&mut self.cut) {
+        if std::mem::take(&mut self.cut) || (how == Fall::Power && self.is_spoilt()) {
             // What a file system took off the end of a file, a start cannot tell from what was never
-            // written: its offsets are given anew.
+            // written; nor, after a loss of power, what changed by itself above the durable mark from
+            // a torn end. Offsets behind it are given anew.
             self.seen.at.clear();
         }
         self.sender.connection = None;

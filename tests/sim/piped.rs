@@ -143,10 +143,10 @@ impl Piped {
         match what {
             0 | 1 if self.weather.errors => {
                 self.world.may_fail = true;
-                self.world.disk.fail_in(far, Fault::Eio);
+                self.world.plant(far, Fault::Eio);
             }
-            2 | 3 if self.weather.kills => self.world.disk.fail_in(far, Fault::Kill),
-            4 if self.weather.full => self.world.disk.fail_in(far, Fault::Enospc),
+            2 | 3 if self.weather.kills => self.world.plant(far, Fault::Kill),
+            4 if self.weather.full => self.world.plant(far, Fault::Enospc),
             5 | 6 if self.weather.full => {
                 self.filled += usize::from(self.world.fill());
             }

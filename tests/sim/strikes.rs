@@ -30,6 +30,13 @@ pub fn segments_of(disk: &SimDisk, queue: &Name) -> Vec<(PathBuf, usize)> {
 }
 
 impl World {
+    /// The call that is `far` calls from now goes wrong. What a fault before it left undone in this
+    /// life of the server stays so.
+    pub fn plant(&mut self, far: u64, fault: Fault) {
+        self.was_tight |= self.disk.faulted().is_some();
+        self.disk.fail_in(far, fault);
+    }
+
     /// The disk is full from now on, or there is room again; whether it is full.
     pub fn fill(&mut self) -> bool {
         let left = self.rng.below(4) * 4096;
@@ -52,18 +59,18 @@ impl Wide {
             0..3 if self.weather.errors => {
                 self.world.may_fail = true;
                 let far = 1 + self.world.rng.below(60);
-                self.world.disk.fail_in(far, Fault::Eio);
+                self.world.plant(far, Fault::Eio);
             }
             3 | 4 if self.weather.full => {
                 let far = 1 + self.world.rng.below(40);
-                self.world.disk.fail_in(far, Fault::Enospc);
+                self.world.plant(far, Fault::Enospc);
             }
             5 | 6 if self.weather.full => {
                 self.world.fill();
             }
             7 | 8 if self.weather.kills => {
                 let far = 1 + self.world.rng.below(60);
-                self.world.disk.fail_in(far, Fault::Kill);
+                self.world.plant(far, Fault::Kill);
             }
             9 if self.weather.rot => self.spoil(),
             _ => {}
