@@ -309,8 +309,8 @@ impl Engine for RabbitMq {
              from there: mq-recv -J QUEUE --batch 1000 -- mq-send -J URL",
         ),
         producers: Ability::No(
-            "RabbitMQ does not know a sender again, so --producer would promise nothing; use Kafka, \
-             NATS, or a queue of mq itself",
+            "RabbitMQ does not know a sender again, so --producer would promise nothing; use NATS, or a \
+             queue of mq itself",
         ),
         groups: Ability::Partly("a queue for each group, from its making on"),
         from: Ability::Partly("newest, to make a group"),

@@ -114,7 +114,7 @@ impl Engine for Stomp {
         ),
         groups: Ability::Partly("queues named VirtualTopic.NAME, from a group's first use on"),
         from: Ability::Partly("newest, where a group is made"),
-        end: Ability::Partly("when nothing has come for half a second"),
+        end: Ability::Partly("when nothing has come for a second"),
         peek: Ability::Partly("the first few hundred messages, as many as the broker shows"),
         acks: Ability::Yes,
         delays_retries: false,
