@@ -192,6 +192,29 @@ pub struct Backoff {
     pub max: Micros,
 }
 
+impl Backoff {
+    /// The pause after so many attempts: the first one, doubled with each up to the longest.
+    #[must_use]
+    pub fn after(&self, attempts: u32) -> Micros {
+        let doubled = self.first.0.saturating_mul(1 << attempts.saturating_sub(1).min(40));
+        Micros(doubled.min(self.max.0))
+    }
+
+    /// How long a message rests after so many attempts: that pause, at most
+    /// [`limits::BACKOFF_LONGEST`], and up to a quarter more, so that what failed together does not
+    /// come again together. The quarter depends on the message and the attempt only.
+    #[must_use]
+    pub fn rest(&self, offset: Offset, attempts: u32) -> Micros {
+        let whole = self.after(attempts).min(limits::BACKOFF_LONGEST).0;
+        // splitmix64: every bit of the input reaches every bit of the outcome.
+        let mut mixed = offset.0 ^ (u64::from(attempts) << 48);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let share = (mixed ^ (mixed >> 31)) >> 32;
+        Micros(whole + ((u128::from(whole / 4) * u128::from(share)) >> 32) as u64)
+    }
+}
+
 impl Default for Backoff {
     fn default() -> Backoff {
         Backoff { first: limits::BACKOFF_FIRST, max: limits::BACKOFF_MAX }
@@ -330,5 +353,20 @@ mod tests {
         assert_eq!(limited.max_messages, Some(7));
         let without = Wanted { max_messages: Some(0), ..Wanted::default() };
         assert_eq!(without.applied_to(&limited), Settings::default());
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_differ_by_a_quarter() {
+        let backoff = Backoff { first: Micros(1_000), max: Micros(6_000) };
+        for (attempts, whole) in [(1, 1_000), (2, 2_000), (3, 4_000), (4, 6_000), (200, 6_000)] {
+            let pauses: Vec<u64> =
+                (0..1_000).map(|n| backoff.rest(Offset(n), attempts).0).collect();
+            assert!(pauses.iter().all(|pause| (whole..=whole + whole / 4).contains(pause)));
+            let (low, high) = (pauses.iter().min().unwrap(), pauses.iter().max().unwrap());
+            assert!(high - low > whole / 5, "{low} to {high} after {attempts}");
+        }
+        let endless = Backoff { first: Micros(u64::MAX), max: Micros(u64::MAX) };
+        let longest = limits::BACKOFF_LONGEST.0;
+        assert!(endless.rest(Offset(1), 9).0 <= longest + longest / 4);
     }
 }

@@ -17,7 +17,7 @@ use super::order::Origin;
 use super::report::{Host, Note, PipeError};
 use super::run::{Failure, Pipe, Session};
 use super::source::{Letter, Word};
-use super::trial::{self, Ran};
+use super::trial::Ran;
 use super::window::{Closed, Extent};
 use super::windowed::CLOCK_PAUSE;
 use crate::client::envelope::TimeText;
@@ -106,7 +106,7 @@ impl<H: Host> Pipe<'_, H> {
             if wave.iter().all(|run| run.output.is_some()) {
                 break;
             }
-            let pause = trial::pause_after(self.order.backoff, attempts).to_duration();
+            let pause = self.order.backoff.after(attempts).to_duration();
             let count = wave.iter().filter(|run| run.output.is_none()).count() as u64;
             let reason = self.failure.reason.as_str();
             self.host.note(Note::WindowsFailed { first, count, reason, pause });

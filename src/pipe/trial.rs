@@ -366,7 +366,7 @@ impl Trial {
         }
         let longest = self.parts.iter().filter_map(Part::failures).max().unwrap_or(0);
         let failures = if self.rounds > 0 { self.rounds } else { longest };
-        Some(Step::Pause(pause_after(self.rules.backoff, failures)))
+        Some(Step::Pause(self.rules.backoff.after(failures)))
     }
 
     /// Halves parts, and gives up those that are due. Whether any was halved.
@@ -439,11 +439,4 @@ impl Trial {
         let least = if is_whole { WHOLE_RUNS } else { 1 };
         self.splits(part) && part.failures().is_some_and(|failures| failures >= least)
     }
-}
-
-/// The pause after so many failures in a row.
-#[must_use]
-pub fn pause_after(backoff: Backoff, failures: u32) -> Micros {
-    let doubled = backoff.first.0.saturating_mul(1 << failures.saturating_sub(1).min(40));
-    Micros(doubled.min(backoff.max.0))
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::limits;
 use crate::remote::message::Incoming;
 use crate::settings::Backoff;
-use crate::units::WallTime;
+use crate::units::{Offset, WallTime};
 
 /// A message that a command is run for, from its delivery until it is settled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl Retrying {
         if dead || self.limit.is_some_and(|limit| tried.attempt >= limit) {
             return Fate::Dead;
         }
-        Fate::Again(pause(self.backoff, offset, tried.attempt))
+        Fate::Again(self.backoff.rest(Offset(offset), tried.attempt).to_duration())
     }
 
     /// It rests until then.
@@ -150,17 +150,6 @@ pub fn first_attempt(message: &Incoming) -> u32 {
         (0, true) => 2,
         (attempt, _) => attempt,
     }
-}
-
-/// How long a message rests after a failed attempt: as in a store, the first pause, doubled with each
-/// attempt up to the longest, and up to a quarter more, which depends on the message.
-fn pause(backoff: Backoff, offset: u64, attempt: u32) -> Duration {
-    let doubled = backoff.first.0.saturating_mul(1 << attempt.saturating_sub(1).min(40));
-    let whole = doubled.min(backoff.max.0).min(limits::BACKOFF_LONGEST.0);
-    let hash =
-        xxhash_rust::xxh3::xxh3_64_with_seed(&offset.to_le_bytes(), u64::from(attempt)) >> 32;
-    let more = (u128::from(whole / 4) * u128::from(hash)) >> 32;
-    Duration::from_micros(whole + more as u64)
 }
 
 #[cfg(test)]

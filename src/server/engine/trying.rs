@@ -1,28 +1,13 @@
 //! Tries: BEGIN counts one, NACK ends one that failed, and the pause before the next.
 
 use crate::broker::{ConsumerKey, GroupKey, Pause};
-use crate::limits;
 use crate::log::storage::Storage;
 use crate::settings::Backoff;
-use crate::units::{Attempts, Micros, Moment, Monotonic, Offset, OffsetRange};
+use crate::units::{Attempts, Moment, Monotonic, Offset, OffsetRange};
 use crate::wire::{Begun, Nack};
 
 use super::groups::tried_facts;
 use super::{ConnectionId, Engine, QueueNumber, Trouble, protocol};
-
-/// How long a message rests after a failed attempt: the first pause, doubled with each attempt up
-/// to the longest, and up to a quarter more, so that what failed together does not come again
-/// together. The quarter depends on the message and the attempt only.
-fn pause(backoff: Backoff, offset: Offset, attempts: Attempts) -> Micros {
-    let doubled = backoff.first.0.saturating_mul(1 << (attempts.0.saturating_sub(1)).min(40));
-    let whole = doubled.min(backoff.max.0).min(limits::BACKOFF_LONGEST.0);
-    // splitmix64: every bit of the input reaches every bit of the outcome.
-    let mut mixed = offset.0 ^ (u64::from(attempts.0) << 48);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    let share = (mixed ^ (mixed >> 31)) >> 32;
-    Micros(whole + ((u128::from(whole / 4) * u128::from(share)) >> 32) as u64)
-}
 
 /// When a message that fails now is ready again.
 pub(super) fn rests(
@@ -30,7 +15,7 @@ pub(super) fn rests(
     clock: Moment,
 ) -> impl FnMut(Offset, Attempts) -> Monotonic {
     let backoff = backoff.unwrap_or_default();
-    move |offset, attempts| clock.now.plus(pause(backoff, offset, attempts))
+    move |offset, attempts| clock.now.plus(backoff.rest(offset, attempts.0))
 }
 
 impl<S: Storage> Engine<S> {
@@ -94,25 +79,5 @@ impl<S: Storage> Engine<S> {
         self.count_failed(receiver.queue, group, &failed);
         self.note(receiver.queue, group, &tried_facts(&known, self.journal_clock(receiver.queue)));
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_double_up_to_the_longest_and_differ_by_a_quarter() {
-        let backoff = Backoff { first: Micros(1_000), max: Micros(6_000) };
-        for (attempts, whole) in [(1, 1_000), (2, 2_000), (3, 4_000), (4, 6_000), (200, 6_000)] {
-            let pauses: Vec<u64> =
-                (0..1_000).map(|n| pause(backoff, Offset(n), Attempts(attempts)).0).collect();
-            assert!(pauses.iter().all(|pause| (whole..=whole + whole / 4).contains(pause)));
-            let (low, high) = (pauses.iter().min().unwrap(), pauses.iter().max().unwrap());
-            assert!(high - low > whole / 5, "{low} to {high} after {attempts}");
-        }
-        let endless = Backoff { first: Micros(u64::MAX), max: Micros(u64::MAX) };
-        let longest = limits::BACKOFF_LONGEST.0;
-        assert!(pause(endless, Offset(1), Attempts(9)).0 <= longest + longest / 4);
     }
 }
