@@ -349,26 +349,33 @@ impl BatchHeader {
     /// # Errors
     /// [`BatchError::Messages`] when the annex does not fit.
     pub fn messages_part<'a>(&self, payload: &'a [u8]) -> Result<&'a [u8], BatchError> {
-        if !self.has(flags::ANNEX) {
-            return Ok(payload);
-        }
-        self.split_annex(payload)
-            .map(|(_, messages)| messages)
-            .ok_or(BatchError::Messages("the annex does not fit"))
+        messages_part(self.flags, payload)
     }
 
     /// The annex that the payload begins with, if there is one and it fits.
     #[must_use]
     pub fn annex<'a>(&self, payload: &'a [u8]) -> Option<&'a [u8]> {
-        self.has(flags::ANNEX).then(|| self.split_annex(payload))?.map(|(annex, _)| annex)
+        self.has(flags::ANNEX).then(|| split_annex(payload))?.map(|(annex, _)| annex)
     }
+}
 
-    fn split_annex<'a>(&self, payload: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
-        if payload.len() < 4 {
-            return None;
-        }
-        payload[4..].split_at_checked(u32_at(payload, 0) as usize)
+/// The annex that a payload with [`flags::ANNEX`] begins with, and the messages behind it; none when it
+/// does not fit.
+fn split_annex(payload: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = payload.split_first_chunk::<4>()?;
+    rest.split_at_checked(u32::from_le_bytes(*length) as usize)
+}
+
+/// The part of the payload of a batch with these flags that holds messages.
+///
+/// # Errors
+/// [`BatchError::Messages`] when the annex does not fit.
+pub fn messages_part(batch_flags: u16, payload: &[u8]) -> Result<&[u8], BatchError> {
+    if batch_flags & flags::ANNEX == 0 {
+        return Ok(payload);
     }
+    let split = split_annex(payload).ok_or(BatchError::Messages("the annex does not fit"));
+    split.map(|(_, messages)| messages)
 }
 
 /// Appends an annex, as a payload with [`flags::ANNEX`] begins with it.
@@ -464,6 +471,28 @@ impl<'a> Record<'a> {
             Some(Ok((tag, value)))
         })
     }
+}
+
+/// Appends a header as an attribute of a record.
+///
+/// # Errors
+/// [`BatchError::Messages`] when its name is too long for one.
+pub fn push_header(out: &mut Vec<u8>, name: &str, value: &str) -> Result<(), BatchError> {
+    let long = BatchError::Messages("a header with a name over 65535 bytes");
+    let name_bytes = u16::try_from(name.len()).map_err(|_| long)?;
+    out.push(tags::HEADER);
+    out.extend_from_slice(&((2 + name.len() + value.len()) as u32).to_le_bytes());
+    out.extend_from_slice(&name_bytes.to_le_bytes());
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(value.as_bytes());
+    Ok(())
+}
+
+/// Name and value of an attribute with [`tags::HEADER`]; none when the name does not fit.
+#[must_use]
+pub fn split_header(value: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = value.split_first_chunk::<2>()?;
+    rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))
 }
 
 /// Appends an attribute to a record's attribute bytes.

@@ -1,6 +1,8 @@
 //! The names of the headers by which a dead letter says where it is from and why it is dead; mq(7)
 //! explains them. Those who write letters, in a store or at an engine elsewhere, use the same.
 
+use crate::units::WallTime;
+
 /// What begins the names of all these headers.
 pub const PREFIX: &str = "mq-dead-";
 /// The queue that the message died in.
@@ -21,3 +23,12 @@ pub const TIME: &str = "mq-dead-time";
 pub const EXPIRES: &str = "mq-dead-expires";
 /// What its command said last on stderr.
 pub const STDERR: &str = "mq-dead-stderr";
+
+/// A time as it stands in these headers: RFC 3339, UTC. What lies behind the year 9999 is shown as its
+/// end.
+#[must_use]
+pub fn time_text(time: WallTime) -> String {
+    let micros = i64::try_from(time.0).unwrap_or(i64::MAX);
+    let shown = jiff::Timestamp::from_microsecond(micros);
+    format!("{:.6}", shown.unwrap_or(jiff::Timestamp::MAX))
+}

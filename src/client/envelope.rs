@@ -24,7 +24,7 @@ pub use time::{TimeReader, TimeText, parse_time};
 pub use write::{Writer, push_number, push_text};
 
 use super::delivery::Origin;
-use crate::batch::{BatchHeader, Framing, Record, tags};
+use crate::batch::{BatchHeader, Framing, Record, split_header, tags};
 use crate::units::{Offset, WallTime};
 use crate::wire::Receipt;
 
@@ -71,10 +71,8 @@ impl<'a> Attributes<'a> {
 
     /// The headers, each as name and value, in the order in which they were given.
     pub fn headers(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
-        in_order(self.all).filter_map(|(tag, value)| {
-            let length = value.first_chunk::<2>().filter(|_| tag == tags::HEADER)?;
-            value[2..].split_at_checked(usize::from(u16::from_le_bytes(*length)))
-        })
+        in_order(self.all)
+            .filter_map(|(tag, value)| (tag == tags::HEADER).then(|| split_header(value))?)
     }
 }
 

@@ -10,7 +10,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use super::{Attributes, TimeReader};
-use crate::batch::{push_attribute, tags};
+use crate::batch::{self, push_attribute, tags};
 use crate::limits;
 use crate::units::WallTime;
 
@@ -78,14 +78,8 @@ impl Envelope<'_> {
 /// # Errors
 /// A name that is too long for one.
 pub fn push_header(name: &str, value: &str, out: &mut Vec<u8>) -> Result<(), EnvelopeError> {
-    let name_bytes = u16::try_from(name.len())
-        .map_err(|_| EnvelopeError("has a header with a name over 65535 bytes".to_owned()))?;
-    out.push(tags::HEADER);
-    out.extend_from_slice(&((2 + name.len() + value.len()) as u32).to_le_bytes());
-    out.extend_from_slice(&name_bytes.to_le_bytes());
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(value.as_bytes());
-    Ok(())
+    batch::push_header(out, name, value)
+        .map_err(|_| EnvelopeError("has a header with a name over 65535 bytes".to_owned()))
 }
 
 /// Reads envelopes.

@@ -1,7 +1,7 @@
 //! A piece of a window: one PUBLISH frame with what it stands for in the input.
 
 use super::{BODY_AT, CHANNEL, PIECE_COST};
-use crate::batch::{self, Framing, flags};
+use crate::batch::{self, Framing};
 use crate::units::Sequence;
 use crate::wire::{FRAME_HEADER_BYTES, FrameHeader, PublishHead, Request};
 
@@ -87,11 +87,8 @@ impl Piece {
     pub(super) fn split(self, last: Sequence) -> (Piece, Piece) {
         let kept = last.0 - self.first.0 + 1;
         let (head, payload) = self.decode();
-        let behind_annex = match head.batch_flags & flags::ANNEX {
-            0 => 0,
-            _ => payload.len() - messages_part(payload).len(),
-        };
-        let (annex, messages) = payload.split_at(behind_annex);
+        let messages = batch::messages_part(head.batch_flags, payload).expect("an annex of ours");
+        let annex = &payload[..payload.len() - messages.len()];
         let at = batch::bytes_of_messages(head.framing, messages, kept)
             .expect("a batch of ours holds its messages");
         let (front, rest) = messages.split_at(at);
@@ -125,12 +122,6 @@ impl Piece {
             _ => unreachable!("a piece is a PUBLISH"),
         }
     }
-}
-
-/// What of a payload that begins with an annex stands behind it.
-fn messages_part(payload: &[u8]) -> &[u8] {
-    let length = payload.first_chunk().expect("an annex has a length");
-    &payload[4 + u32::from_le_bytes(*length) as usize..]
 }
 
 /// Messages that were in the input as they are sent.

@@ -4,11 +4,11 @@
 //! What is no more than a body is delivered in lines; a body that holds a newline, or a message with
 //! facts, makes records of the batch that it is in.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::batch::{
-    BatchHeader, Framing, HEADER_BYTES, Place, RECORD_HEADER_BYTES, checksum, flags,
-    push_attribute, tags,
+    BatchHeader, Framing, HEADER_BYTES, Place, RECORD_HEADER_BYTES, Record, checksum, flags,
+    push_attribute, push_header, tags,
 };
 use crate::limits;
 use crate::remote::message::{Facts, Incoming};
@@ -52,16 +52,13 @@ impl Written<'_> {
         self.attributes.is_empty() && memchr::memchr(b'\n', self.body).is_none()
     }
 
-    fn push(&self, framing: Framing, out: &mut BytesMut) {
+    fn push(&self, framing: Framing, out: &mut Vec<u8>) {
         if let Framing::Delimited(delimiter) = framing {
             out.extend_from_slice(self.body);
-            out.extend_from_slice(&[delimiter]);
+            out.push(delimiter);
             return;
         }
-        out.extend_from_slice(&(self.attributes.len() as u32).to_le_bytes());
-        out.extend_from_slice(&(self.body.len() as u32).to_le_bytes());
-        out.extend_from_slice(&self.attributes);
-        out.extend_from_slice(self.body);
+        Record { attribute_bytes: &self.attributes, body: self.body }.encode(out);
     }
 }
 
@@ -72,12 +69,8 @@ fn attributes(facts: &Facts) -> Vec<u8> {
         text.iter().for_each(|text| push_attribute(&mut out, tag, text.as_bytes()));
     }
     for (name, value) in &facts.headers {
-        // A name of more bytes is none of mq's.
-        let Ok(length) = u16::try_from(name.len()) else { continue };
-        let mut header = length.to_le_bytes().to_vec();
-        header.extend_from_slice(name.as_bytes());
-        header.extend_from_slice(value.as_bytes());
-        push_attribute(&mut out, tags::HEADER, &header);
+        // A name that is too long is none of mq's, and left out.
+        let _ = push_header(&mut out, name, value);
     }
     let times = [
         (tags::EVENT_TIME, facts.event_time),
@@ -139,7 +132,7 @@ impl Delivery {
 
     /// A message that does not fit one batch.
     fn large(&self, offset: u64, written: &Written<'_>, frames: &mut Vec<Bytes>) {
-        let mut record = BytesMut::with_capacity(written.bytes());
+        let mut record = Vec::with_capacity(written.bytes());
         written.push(Framing::Records, &mut record);
         let parts = record.len().div_ceil(PART_BYTES);
         for (n, part) in record.chunks(PART_BYTES).enumerate() {
@@ -153,15 +146,15 @@ impl Delivery {
     }
 
     /// A frame with room for its heads, and for so many bytes behind them.
-    fn room(&self, bytes: usize) -> BytesMut {
-        let mut out = BytesMut::with_capacity(HEAD_BYTES + HEADER_BYTES + bytes);
+    fn room(&self, bytes: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEAD_BYTES + HEADER_BYTES + bytes);
         out.resize(HEAD_BYTES + HEADER_BYTES, 0);
         out
     }
 
     fn complete(
         &self,
-        mut out: BytesMut,
+        mut out: Vec<u8>,
         framing: Framing,
         flags: u16,
         first: u64,
@@ -196,14 +189,14 @@ impl Delivery {
         out[..HEAD_BYTES].copy_from_slice(&head.encode(self.channel, batch_bytes));
         let place = Place::cut(self.queue);
         out[HEAD_BYTES..HEAD_BYTES + HEADER_BYTES].copy_from_slice(&header.encode(&place));
-        out.freeze()
+        out.into()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Record, bodies};
+    use crate::batch::bodies;
     use crate::wire::{FrameHeader, Reply};
 
     const QUEUE: [u8; 16] = *b"0123456789abcdef";

@@ -41,24 +41,17 @@ pub fn letter(
     let reason = if nack.reason.is_empty() { "delivery limit" } else { &nack.reason };
     add(dead::REASON, reason.to_owned());
     if let Some(first) = tried.failed_first {
-        add(dead::FIRST, time_text(first));
+        add(dead::FIRST, dead::time_text(first));
     }
-    add(dead::TIME, time_text(now));
+    add(dead::TIME, dead::time_text(now));
     if let Some(expires) = expires {
-        add(dead::EXPIRES, time_text(expires));
+        add(dead::EXPIRES, dead::time_text(expires));
     }
     let taken: usize = facts.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
     if !nack.stderr.is_empty() && taken + nack.stderr.len() + 64 <= limits::ATTRIBUTE_BYTES_MAX {
         facts.headers.push((dead::STDERR.to_owned(), nack.stderr.clone()));
     }
     Outgoing { body: tried.message.body.clone(), facts: Some(Box::new(facts)), number }
-}
-
-/// RFC 3339, UTC. What lies behind the year 9999 is shown as its end.
-fn time_text(time: WallTime) -> String {
-    let micros = i64::try_from(time.0).unwrap_or(i64::MAX);
-    let shown = jiff::Timestamp::from_microsecond(micros).unwrap_or(jiff::Timestamp::MAX);
-    format!("{shown:.6}")
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use crate::batch::{Framing, Record, flags, tags};
+use crate::batch::{self, Framing, Record, tags};
 use crate::limits;
 use crate::remote::failure::{Failure, Kind};
 use crate::remote::message::{Facts, Outgoing};
@@ -47,10 +47,7 @@ impl Published {
     /// # Errors
     /// A payload that does not hold what its head announces.
     pub fn messages(&self) -> Result<Vec<Outgoing>, Failure> {
-        let mut payload = self.payload.clone();
-        if self.head.batch_flags & flags::ANNEX != 0 {
-            payload = behind_annex(&payload)?;
-        }
+        let payload = messages_part(self.head.batch_flags, &self.payload)?;
         let count = self.head.count as usize;
         let mut messages = Vec::with_capacity(count);
         let first = self.head.sequence.0 + 1 - u64::from(self.head.count);
@@ -87,12 +84,10 @@ impl Published {
     }
 }
 
-fn behind_annex(payload: &Bytes) -> Result<Bytes, Failure> {
-    let length = payload.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes) as usize);
-    match length {
-        Some(length) if payload.len() - 4 >= length => Ok(payload.slice(4 + length..)),
-        _ => Err(malformed("the annex does not fit")),
-    }
+/// The part of a payload that holds messages.
+fn messages_part(batch_flags: u16, payload: &Bytes) -> Result<Bytes, Failure> {
+    let messages = batch::messages_part(batch_flags, payload);
+    messages.map(|part| payload.slice_ref(part)).map_err(|error| malformed(&error.to_string()))
 }
 
 fn text(value: &[u8]) -> Result<String, Failure> {
@@ -127,10 +122,8 @@ fn facts_of(record: &Record<'_>) -> Result<Option<Facts>, Failure> {
 }
 
 fn header(value: &[u8]) -> Result<(String, String), Failure> {
-    let bad = || malformed("a header that does not fit");
-    let (length, rest) = value.split_first_chunk::<2>().ok_or_else(bad)?;
-    let (name, value) =
-        rest.split_at_checked(u16::from_le_bytes(*length).into()).ok_or_else(bad)?;
+    let split = batch::split_header(value);
+    let (name, value) = split.ok_or_else(|| malformed("a header that does not fit"))?;
     Ok((text(name)?, text(value)?))
 }
 
@@ -152,11 +145,8 @@ impl Parts {
             return Ok(Some(Published::new(head, payload)));
         }
         // The annex stands in front of the last part, and nobody here wants it.
-        let (head, payload) = if head.batch_flags & flags::ANNEX != 0 {
-            (PublishHead { batch_flags: 0, ..head }, behind_annex(&payload)?)
-        } else {
-            (head, payload)
-        };
+        let payload = messages_part(head.batch_flags, &payload)?;
+        let head = PublishHead { batch_flags: 0, ..head };
         if self.0.len() + payload.len() > LARGE_BYTES_MAX {
             return Err(malformed("a message over the limit"));
         }
@@ -171,7 +161,7 @@ impl Parts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{push_annex, push_attribute};
+    use crate::batch::{flags, push_annex, push_attribute};
     use crate::units::{Monotonic, Sequence};
 
     fn head(sequence: u64, count: u32, framing: Framing) -> PublishHead {

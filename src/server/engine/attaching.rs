@@ -63,7 +63,6 @@ impl<S: Storage> Engine<S> {
         if let Some(elsewhere) = self.lives_elsewhere(number) {
             return Err(elsewhere);
         }
-        let hosted = &self.hosted[&number];
         let (id, key) = (hosted.log.id(), hosted.key);
         let resumed = resume.queue_id == Some(id);
         let found = self.group_of_receiver(number, open, (connection, channel))?;

@@ -344,12 +344,10 @@ impl<S: Storage> Gathering<S> {
 fn take_apart<'a>(head: &CommitHead, payload: &'a [u8]) -> Result<Frame<'a>, Trouble> {
     let malformed =
         |what: &dyn std::fmt::Display| protocol(format!("malformed Commit frame: {what}"));
-    let (annex, messages) = if head.batch_flags & flags::ANNEX != 0 {
-        let messages = annexed(payload).map_err(|wrong| malformed(&wrong))?;
-        (Some(&payload[4..payload.len() - messages.len()]), messages)
-    } else {
-        (None, payload)
-    };
+    let messages =
+        batch::messages_part(head.batch_flags, payload).map_err(|wrong| malformed(&wrong))?;
+    let is_annexed = head.batch_flags & flags::ANNEX != 0;
+    let annex = is_annexed.then(|| &payload[4..payload.len() - messages.len()]);
     if annex.is_some_and(|annex| annex.len() > limits::ANNEX_BYTES_MAX) {
         return Err(malformed(&"the annex is too large"));
     }
@@ -378,12 +376,4 @@ fn take_apart<'a>(head: &CommitHead, payload: &'a [u8]) -> Result<Frame<'a>, Tro
         return Err(malformed(&"a message with an id, a key, or a time to go by"));
     }
     Ok(Frame { annex, messages })
-}
-
-/// The messages behind the annex that a payload begins with.
-fn annexed(payload: &[u8]) -> Result<&[u8], batch::BatchError> {
-    let none = batch::BatchError::Messages("the annex does not fit");
-    let (length, rest) = payload.split_at_checked(4).ok_or(none)?;
-    let length = u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
-    rest.get(length..).ok_or(none)
 }

@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::batch::{Framing, NotBefore, Record, Traits, check_messages, flags};
+use crate::batch::{Framing, NotBefore, Record, Traits, check_messages, flags, messages_part};
 use crate::limits;
 use crate::log::storage::Storage;
 use crate::log::{
@@ -25,7 +25,6 @@ use crate::units::{
 };
 
 use super::hosting::{Awaiting, Hosted};
-use super::portion::messages_part;
 use super::sending::Source;
 use super::session::{Channel, Sender};
 use super::{ConnectionId, Engine, QueueNumber, Trouble, Work, fault_with, protocol};
@@ -312,7 +311,7 @@ pub(super) fn delayed_large(name: &Name, head: &PublishHead, payload: &[u8]) -> 
     if payload.len() <= max {
         return None;
     }
-    let mut rest = messages_part(head, payload).ok()?;
+    let mut rest = messages_part(head.batch_flags, payload).ok()?;
     while let Ok((_, behind)) = Record::decode(rest) {
         if rest.len() - behind.len() > max {
             return Some(fault_with(

@@ -3,7 +3,7 @@
 //! Called by `sending` for parts of a message that does not fit one frame, and when the job that
 //! copies one is done.
 
-use crate::batch::{Framing, RECORD_HEADER_BYTES, Record, Traits, flags, push_annex};
+use crate::batch::{self, Framing, RECORD_HEADER_BYTES, Record, Traits, flags, push_annex};
 use crate::limits;
 use crate::log::storage::Storage;
 use crate::log::{AppendError, Judgement, NewBatch, NewChain};
@@ -13,7 +13,7 @@ use crate::wire::{ErrorCode, PublishHead};
 use super::counting::Origin;
 use super::delaying::too_large_to_wait;
 use super::hosting::{Awaiting, ChainOwner, Say};
-use super::portion::{self, Room, Verdict, batch_bytes};
+use super::portion::{Room, Verdict, batch_bytes};
 use super::sending::{Source, append_fault, refusal};
 use super::session::{Channel, Large};
 use super::uniqueness::{self, Doorkeeper};
@@ -281,7 +281,7 @@ fn annex_of<'a>(
     if !named || head.more || record_bytes <= limits::CHAIN_PART_BYTES {
         return Err(protocol("an annex where a large message has none"));
     }
-    let part = portion::messages_part(head, payload)
+    let part = batch::messages_part(head.batch_flags, payload)
         .map_err(|wrong| protocol(format!("malformed Publish frame: {wrong}")))?;
     let annex = &payload[4..payload.len() - part.len()];
     if annex.len() > limits::LARGE_ANNEX_BYTES_MAX {

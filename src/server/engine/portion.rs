@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use crate::batch::{self, BatchError, BatchHeader, Framing, Record};
+use crate::batch::{self, BatchError, Framing, Record};
 use crate::wire::{Fault, PublishHead};
 
 /// Messages and bytes that a queue still takes.
@@ -82,7 +82,7 @@ impl<'a> Portion<'a> {
         room: Room,
         verdict: Option<&mut dyn FnMut(&Record<'_>) -> Verdict>,
     ) -> Result<Portion<'a>, BatchError> {
-        let messages = messages_part(head, payload)?;
+        let messages = batch::messages_part(head.batch_flags, payload)?;
         let annex = &payload[..payload.len() - messages.len()];
         if skip > 0 && !annex.is_empty() {
             return Err(BatchError::Messages("a part of a batch with an annex"));
@@ -110,27 +110,6 @@ impl<'a> Portion<'a> {
         }
         Ok(portion)
     }
-}
-
-/// The part of a PUBLISH that holds messages.
-pub(super) fn messages_part<'a>(
-    head: &PublishHead,
-    payload: &'a [u8],
-) -> Result<&'a [u8], BatchError> {
-    let header = BatchHeader {
-        payload_bytes: payload.len() as u32,
-        framing: head.framing,
-        flags: head.batch_flags,
-        offset: crate::units::Offset(0),
-        count: head.count,
-        payload_crc: 0,
-        mark: crate::units::Offset(0),
-        time: crate::units::WallTime(0),
-        producer: crate::units::ProducerId(0),
-        sequence: head.sequence,
-        epoch: crate::units::Epoch(0),
-    };
-    header.messages_part(payload)
 }
 
 /// As many of the first messages as there is room for.

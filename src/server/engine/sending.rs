@@ -11,7 +11,7 @@ use super::counting::Origin;
 use super::delaying::{Delay, delayed_large, must_wait};
 use super::figures::Share;
 use super::hosting::{Awaiting, Place, Say, being_removed, damaged};
-use super::portion::{self, Portion, Rest};
+use super::portion::{Portion, Rest};
 use super::session::{Channel, Sender};
 use super::uniqueness::{self, Doorkeeper};
 use super::{ConnectionId, Engine, QueueNumber, Trouble, fault, fault_with, protocol};
@@ -443,7 +443,7 @@ pub(super) fn append_fault(doing: &str, error: &AppendError) -> Fault {
 }
 
 fn check_payload(head: &PublishHead, payload: &[u8]) -> Result<Traits, Trouble> {
-    portion::messages_part(head, payload)
+    batch::messages_part(head.batch_flags, payload)
         .and_then(|messages| batch::check_messages(head.framing, messages, head.count))
         .map_err(|wrong| protocol(format!("malformed Publish frame: {wrong}")))
 }

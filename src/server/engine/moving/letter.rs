@@ -3,9 +3,9 @@
 //! A letter is the message with headers that say where it is from and why it is dead. Pure.
 //! Called by the movers; what the headers are called stands in `mq.7`.
 
-use crate::batch::dead::{self, PREFIX};
+use crate::batch::dead::{self, PREFIX, time_text};
 pub use crate::batch::dead::{GROUP, QUEUE, REASON};
-use crate::batch::{Record, push_attribute, tags};
+use crate::batch::{self, Record, push_attribute, split_header, tags};
 use crate::limits;
 use crate::units::{Attempts, Name, Offset, WallTime};
 
@@ -97,27 +97,12 @@ fn sound(attributes: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     Record { attribute_bytes: attributes, body: &[] }.attributes().map_while(Result::ok)
 }
 
-fn split_header(value: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = value.split_first_chunk::<2>()?;
-    rest.split_at_checked(u16::from_le_bytes(*length) as usize)
-}
-
 fn is_dead_header(value: &[u8]) -> bool {
     split_header(value).is_some_and(|(name, _)| name.starts_with(PREFIX.as_bytes()))
 }
 
 fn push_header(out: &mut Vec<u8>, name: &str, value: &str) {
-    let mut bytes = (name.len() as u16).to_le_bytes().to_vec();
-    bytes.extend_from_slice(name.as_bytes());
-    bytes.extend_from_slice(value.as_bytes());
-    push_attribute(out, tags::HEADER, &bytes);
-}
-
-/// RFC 3339, UTC. What lies behind the year 9999 is shown as its end.
-fn time_text(time: WallTime) -> String {
-    let micros = i64::try_from(time.0).unwrap_or(i64::MAX);
-    let shown = jiff::Timestamp::from_microsecond(micros);
-    format!("{:.6}", shown.unwrap_or(jiff::Timestamp::MAX))
+    batch::push_header(out, name, value).expect("a short name");
 }
 
 #[cfg(test)]
