@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::lock::{self, Lock};
+use super::lock::{self, Locked};
 use super::mark::{Mark, MarkError};
 use crate::client::wait::Patience;
 use crate::limits;
@@ -119,11 +119,11 @@ impl Journalled {
         }
         let held = open(&lock_path).map_err(doing("open", &lock_path))?;
         let patience = Patience::lasting(limits::FILE_LOCK_WAIT.to_duration(), interrupt);
-        match lock::take(&held, patience).map_err(doing("lock", &lock_path))? {
-            Lock::Taken => {}
-            Lock::Busy => return Err(FileError::Busy(path.to_owned())),
-            Lock::Interrupted => return Err(FileError::Interrupted),
-        }
+        let lock = match lock::take(held, patience).map_err(doing("lock", &lock_path))? {
+            Locked::Taken(lock) => lock,
+            Locked::Busy => return Err(FileError::Busy(path.to_owned())),
+            Locked::Interrupted => return Err(FileError::Interrupted),
+        };
         let known = if reset { None } else { read_journal(&journal)? };
         let file = open(path).map_err(doing("open", path))?;
         let found = file.metadata().map_err(doing("look at", path))?.len();
@@ -141,7 +141,7 @@ impl Journalled {
             }
         };
         sync_dir(path).map_err(doing("sync the directory of", path))?;
-        Ok(Journalled { path: path.to_owned(), journal, file, length, mark, _lock: held })
+        Ok(Journalled { path: path.to_owned(), journal, file, length, mark, _lock: lock })
     }
 
     /// The file.

@@ -15,11 +15,11 @@ use crate::client::wait::Patience;
 /// How often a lock that another has is tried: nothing tells when it is free.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// What came of it.
+/// What came of locking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lock {
-    /// It lasts as long as the file is open.
-    Taken,
+pub enum Locked<L> {
+    /// It lasts as long as this lives.
+    Taken(L),
     /// Another still has it.
     Busy,
     /// A signal came.
@@ -30,14 +30,14 @@ pub enum Lock {
 ///
 /// # Errors
 /// What the system says.
-pub fn take(file: &File, patience: Patience<'_>) -> io::Result<Lock> {
+pub fn take(file: File, patience: Patience<'_>) -> io::Result<Locked<File>> {
     loop {
-        match flock(file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(Lock::Taken),
-            Err(Errno::WOULDBLOCK) if patience.is_over() => return Ok(Lock::Busy),
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(Locked::Taken(file)),
+            Err(Errno::WOULDBLOCK) if patience.is_over() => return Ok(Locked::Busy),
             Err(Errno::WOULDBLOCK) => {
                 if patience.sleep(PAUSE).is_err() {
-                    return Ok(Lock::Interrupted);
+                    return Ok(Locked::Interrupted);
                 }
             }
             Err(Errno::INTR) => {}

@@ -18,7 +18,7 @@ use rustix::fs::{OFlags, ioctl_ficlone};
 use rustix::io::Errno;
 
 use crate::client::wait::Patience;
-use crate::pipe::lock::{self, Lock};
+use crate::pipe::lock::{self, Locked};
 
 /// The bits of a mode that are kept.
 pub(super) const MODE: u32 = 0o7777;
@@ -34,17 +34,6 @@ pub enum Kind {
     Link,
     /// What means nothing without its process: a socket, a FIFO, a device.
     Other,
-}
-
-/// What came of locking.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Locked<L> {
-    /// It lasts as long as this lives.
-    Taken(L),
-    /// Another still has it.
-    Busy,
-    /// A signal came.
-    Interrupted,
 }
 
 impl From<FileType> for Kind {
@@ -127,12 +116,7 @@ impl Files for System {
         patience: Duration,
         interrupt: Option<BorrowedFd<'_>>,
     ) -> io::Result<Locked<File>> {
-        let file = File::open(dir)?;
-        Ok(match lock::take(&file, Patience::lasting(patience, interrupt))? {
-            Lock::Taken => Locked::Taken(file),
-            Lock::Busy => Locked::Busy,
-            Lock::Interrupted => Locked::Interrupted,
-        })
+        lock::take(File::open(dir)?, Patience::lasting(patience, interrupt))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<(OsString, Kind)>> {

@@ -36,7 +36,8 @@ use serde::{Deserialize, Serialize};
 use crate::limits;
 use crate::units::{Epoch, QueueId};
 
-pub use files::{Files, Kind, Locked, System};
+pub use super::lock::Locked;
+pub use files::{Files, Kind, System};
 
 const OWNER: &str = "owner";
 const OWNER_NEW: &str = "owner.new";
