@@ -41,6 +41,9 @@ const BLIND_BYTES: usize = 256 << 10;
 /// How long a server that accepts connections has to answer at least.
 pub(super) const ANSWER_LEAST: Duration = Duration::from_secs(1);
 
+/// So much later than it should have given up, a helper is not waited for any more.
+const HELPER_GRACE: Duration = Duration::from_secs(10);
+
 /// What is asked for as the socket's send buffer.
 const SEND_BUFFER_BYTES: usize = 2 * limits::SEND_BATCH_BYTES;
 
@@ -122,6 +125,13 @@ impl Connection {
     #[must_use]
     pub fn is_to_engine(&self) -> bool {
         self.helper.is_some()
+    }
+
+    /// How long an answer may take where `patience` is what a user grants: a helper gives up by itself
+    /// when that is over, and says why.
+    #[must_use]
+    pub fn patience<'p>(&self, patience: Patience<'p>) -> Patience<'p> {
+        if self.is_to_engine() { patience.longer(HELPER_GRACE) } else { patience }
     }
 
     fn over(stream: OwnedFd) -> Connection {

@@ -64,6 +64,17 @@ pub enum Places {
     Elsewhere(Url),
 }
 
+impl Places {
+    /// The name or the pattern; for a queue at an engine, what stands for its name.
+    #[must_use]
+    pub fn pattern(&self) -> QueuePattern {
+        match self {
+            Places::Here(pattern) => pattern.clone(),
+            Places::Elsewhere(url) => QueuePattern(url.name().to_string()),
+        }
+    }
+}
+
 impl fmt::Display for Places {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 pub use report::{Host, Notice, SendError};
 use rustix::event::{PollFd, PollFlags};
 
-use super::connection::{Connection, Filled, PAUSES, unexpected};
+use super::connection::{ANSWER_LEAST, Connection, Filled, PAUSES, unexpected};
 use super::cut::Misfit;
 use super::intake::Intake;
 use super::rerun;
@@ -259,15 +259,15 @@ impl<'a, H: Host> Sender<'a, H> {
             Some(_) => self.dialer.redial(self.orderly, patience)?,
         };
         let mut orderly = false;
-        let answer =
-            connection.answer(self.dialer.answer_patience(patience), |_, reply| match reply {
-                Reply::Sending(sending) => Ok(Some(sending)),
-                Reply::Goodbye(goodbye) => {
-                    orderly = goodbye.orderly;
-                    Err(ClientError::Lost)
-                }
-                other => Err(unexpected(&other)),
-            });
+        let granted = connection.patience(patience.at_least(ANSWER_LEAST));
+        let answer = connection.answer(granted, |_, reply| match reply {
+            Reply::Sending(sending) => Ok(Some(sending)),
+            Reply::Goodbye(goodbye) => {
+                orderly = goodbye.orderly;
+                Err(ClientError::Lost)
+            }
+            other => Err(unexpected(&other)),
+        });
         self.orderly = orderly;
         let sending = answer?;
         self.there_before += std::mem::take(&mut self.there);

@@ -16,12 +16,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::event::PollFlags;
 use rustix::pipe::PipeFlags;
 
-use super::connection::{ANSWER_LEAST, PAUSES};
+use super::connection::PAUSES;
 use super::helper::{self, Ended, find_program};
 use super::place::Peer;
 use super::wait::Patience;
@@ -42,9 +42,6 @@ const KILLED_MAX: u32 = 20;
 
 /// How often it is looked whether a server that has closed its pipe has ended.
 const REAP_TRIES: usize = 100;
-
-/// A helper gives up by itself when the patience is over; so much later it is not waited for.
-const HELPER_GRACE: Duration = Duration::from_secs(10);
 
 /// Reaches the server of one store, again and again if need be; or starts a helper, once.
 #[derive(Debug)]
@@ -131,14 +128,6 @@ impl Dialer {
     #[must_use]
     pub fn quiet(self, is_quiet: bool) -> Dialer {
         Dialer { is_quiet, ..self }
-    }
-
-    /// How long to wait for the answer to what opens a channel: a helper decides itself when it has
-    /// tried for long enough.
-    #[must_use]
-    pub fn answer_patience<'p>(&self, patience: Patience<'p>) -> Patience<'p> {
-        let patience = patience.at_least(ANSWER_LEAST);
-        if self.url.is_some() { patience.longer(HELPER_GRACE) } else { patience }
     }
 
     /// The tool runs this program on messages: told to the server, for those who watch.

@@ -24,9 +24,6 @@ use mq::wire::{Admin, ErrorCode, QueueInfo, Settlement};
 
 const TOOL: &str = "mq-admin";
 
-/// So much longer than what it was given a helper is waited for.
-const HELPER_GRACE: Duration = Duration::from_secs(10);
-
 /// A queue that does not exist yet is asked for this often.
 const WAIT_STEP: Duration = Duration::from_millis(100);
 
@@ -190,13 +187,6 @@ impl Flags {
         Patience::lasting(wait.to_duration(), None)
     }
 
-    /// As long as whoever is behind a connection may take: a helper gives up by itself when it has
-    /// tried for long enough.
-    fn answer_patience(&self, connection: &Connection) -> Patience<'static> {
-        let patience = self.patience();
-        if connection.is_to_engine() { patience.longer(HELPER_GRACE) } else { patience }
-    }
-
     /// The same for what may take however long it needs.
     fn long_patience(&self) -> Patience<'static> {
         match self.wait {
@@ -237,6 +227,11 @@ fn watch(flags: &Flags) -> Result<Slow, Failure> {
     }))
 }
 
+/// The same where a helper may be behind the connection, which tells by itself what it waits for.
+fn watch_peer(connection: &Connection, flags: &Flags) -> Result<Option<Slow>, Failure> {
+    (!connection.is_to_engine()).then(|| watch(flags)).transpose()
+}
+
 /// One request to the server that runs.
 fn ask<T: serde::de::DeserializeOwned>(
     request: Admin,
@@ -257,23 +252,17 @@ fn ask_about<T: serde::de::DeserializeOwned>(
     flags: &Flags,
     doing: &str,
 ) -> Result<T, Failure> {
-    let peer = place.peer(|| flags.shared.store())?;
-    let mut connection = reach_peer(peer, flags, doing)?;
-    let fail = |error: ClientError| Failure::from(error).while_doing(doing);
-    let asked = {
-        let _slow = if connection.is_to_engine() { None } else { Some(watch(flags)?) };
-        let patience = flags.answer_patience(&connection);
-        admin::call(&mut connection, request.clone(), patience)
+    let ask = |peer| {
+        let mut connection = reach_peer(peer, flags, doing)?;
+        let _slow = watch_peer(&connection, flags)?;
+        let patience = connection.patience(flags.patience());
+        Ok::<_, Failure>(admin::call(&mut connection, request.clone(), patience))
     };
-    match asked {
-        Err(error) if error.elsewhere().is_some() && !connection.is_to_engine() => {
-            let url = error.elsewhere().expect("just looked at").clone();
-            let mut connection = reach_peer(Peer::Engine(url), flags, doing)?;
-            let patience = flags.answer_patience(&connection);
-            admin::call(&mut connection, request, patience).map_err(fail)
-        }
-        asked => asked.map_err(fail),
+    let mut asked = ask(place.peer(|| flags.shared.store())?)?;
+    if let Some(url) = asked.as_ref().err().and_then(ClientError::elsewhere) {
+        asked = ask(Peer::Engine(url.clone()))?;
     }
+    asked.map_err(|error| Failure::from(error).while_doing(doing))
 }
 
 fn say(flags: &Flags, text: &str) {
@@ -289,8 +278,8 @@ fn list(url: Option<Url>, long: bool, flags: &Flags) -> Outcome {
         Some(url) => reach_peer(Peer::Engine(url), flags, doing)?,
         None => reach(flags, doing)?,
     };
-    let slow = if connection.is_to_engine() { None } else { Some(watch(flags)?) };
-    let patience = flags.answer_patience(&connection);
+    let slow = watch_peer(&connection, flags)?;
+    let patience = connection.patience(flags.patience());
     let queues = admin::list(&mut connection, patience)
         .map_err(|error| Failure::from(error).while_doing(doing))?;
     drop(slow);

@@ -268,16 +268,10 @@ impl Args {
             [Places::Here(QueuePattern(text))] if Name::new(text).is_ok() => {
                 Queues::One(Name::new(text).expect("just looked at"))
             }
-            several => {
-                let pattern = |queue: &Places| match queue {
-                    Places::Here(pattern) => pattern.clone(),
-                    Places::Elsewhere(url) => QueuePattern(url.name().to_string()),
-                };
-                Queues::Several {
-                    patterns: several.iter().map(pattern).collect(),
-                    strict: self.strict,
-                }
-            }
+            several => Queues::Several {
+                patterns: several.iter().map(Places::pattern).collect(),
+                strict: self.strict,
+            },
         };
         Options {
             group: self.group(),

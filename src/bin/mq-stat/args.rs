@@ -125,11 +125,7 @@ impl Args {
 
     /// The names and patterns; for a queue at an engine, what stands for its name.
     pub fn patterns(&self) -> Vec<QueuePattern> {
-        let pattern = |queue: &Places| match queue {
-            Places::Here(pattern) => pattern.clone(),
-            Places::Elsewhere(url) => QueuePattern(url.name().to_string()),
-        };
-        self.queues.iter().map(pattern).collect()
+        self.queues.iter().map(Places::pattern).collect()
     }
 
     /// Whom to ask.
