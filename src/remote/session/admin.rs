@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Session, Stop, unless};
+use super::{Session, Stop, or_gone};
 use crate::remote::engine::{Engine, QueueFigures};
 use crate::remote::failure::{Failure, Kind};
 use crate::settings::Settings;
@@ -24,7 +24,7 @@ impl<E: Engine> Session<E> {
     pub(super) async fn administer(&mut self, channel: u16, request: Admin) -> Result<(), Stop> {
         match self.answer(request).await? {
             Ok(json) => self.out.push(channel, &Reply::Reply(&json)),
-            Err(failure) => self.out.push(channel, &Reply::Error(self.fault(&failure))),
+            Err(failure) => self.out.push(channel, &Reply::Error(super::fault(&failure))),
         }
         Ok(())
     }
@@ -48,14 +48,11 @@ impl<E: Engine> Session<E> {
             }
             Admin::Purge { .. } => {
                 let purge = self.link.attempt(async |engine| engine.purge(&queue).await);
-                let purged = unless(purge, self.frames.hung_up()).await.map_err(|()| Stop::Gone)?;
-                purged.map(|count| json(&count.map(Count)))
+                or_gone(purge, &self.frames).await?.map(|count| json(&count.map(Count)))
             }
             Admin::Remove { .. } => {
                 let remove = self.link.attempt(async |engine| engine.remove(&queue).await);
-                let removed =
-                    unless(remove, self.frames.hung_up()).await.map_err(|()| Stop::Gone)?;
-                removed.map(|()| json(&()))
+                or_gone(remove, &self.frames).await?.map(|()| json(&()))
             }
             _ => Err(Failure::new(
                 Kind::Unsupported,
@@ -73,7 +70,7 @@ impl<E: Engine> Session<E> {
         queue: &str,
     ) -> Result<Result<Option<QueueFigures>, Failure>, Stop> {
         let ask = self.link.attempt(async |engine| engine.figures(queue).await);
-        unless(ask, self.frames.hung_up()).await.map_err(|()| Stop::Gone)
+        or_gone(ask, &self.frames).await
     }
 
     fn no_queue(&self, queue: &str) -> Failure {

@@ -153,7 +153,7 @@ pub async fn serve<E: Engine>(stream: UnixStream, opening: Opening) -> Result<()
     let url = opening.url;
     let mut session = Session::<E> { frames, out, link, url, options, is_told: false };
     let stopped = session.run().await;
-    session.end(stopped).await
+    tell(&mut session.out, stopped).await
 }
 
 /// Tells a client, whatever it asks for, that there is nothing to be had.
@@ -195,6 +195,11 @@ async fn welcome(frames: &mut Frames, out: &mut Outbox, cannot: Vec<String>) -> 
     };
     out.push(0, &Reply::Welcome(newest.min(wire::VERSION), info));
     Ok(())
+}
+
+/// What comes of `work`, unless the client is gone before.
+async fn or_gone<T>(work: impl Future<Output = T>, frames: &Frames) -> Result<T, Stop> {
+    unless(work, frames.hung_up()).await.map_err(|()| Stop::Gone)
 }
 
 /// The last words.
@@ -252,20 +257,12 @@ impl<E: Engine> Session<E> {
         }
     }
 
-    async fn end(&mut self, stopped: Result<(), Stop>) -> Result<(), String> {
-        tell(&mut self.out, stopped).await
-    }
-
     /// The queue that the URL names.
     fn queue(&self) -> Result<String, Failure> {
         let queue = self.link.address().queue().map(str::to_owned);
         queue
             .or_else(|| E::ABILITIES.is_nameless().then(String::new))
             .ok_or_else(|| sending::nameless(&self.url.to_string()))
-    }
-
-    fn fault(&self, failure: &Failure) -> Fault {
-        fault(failure)
     }
 
     /// Says once that an engine without acks may lose messages.

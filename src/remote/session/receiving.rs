@@ -18,7 +18,7 @@ use super::delivery::Delivery;
 use super::held::Held;
 use super::letter::{self, letter};
 use super::retrying::{Fate, Retrying};
-use super::{Session, Stop, refusals, unless};
+use super::{Session, Stop, or_gone, refusals, unless};
 use crate::limits;
 use crate::remote::engine::{
     Ability, ConsumeWish, Consumer, Engine, PublishWish, Publisher, Received, Settlement,
@@ -131,7 +131,7 @@ impl<E: Engine> Session<E> {
         };
         // That the engine is there, and knows us.
         let reached = self.link.attempt(async |_| Ok(()));
-        unless(reached, self.frames.hung_up()).await.map_err(|()| Stop::Gone)?.map_err(failed)?;
+        or_gone(reached, &self.frames).await?.map_err(failed)?;
         receiver.receiving.queue_id = Some(receiver.queue_id);
         receiver.receiving.delivery_limit = limit;
         self.out.push(channel, &Reply::Receiving(receiver.receiving.clone()));
@@ -311,7 +311,7 @@ impl<E: Engine> Session<E> {
         failure: Failure,
     ) -> Result<(), Stop> {
         if !std::mem::replace(&mut receiver.is_lost, true) {
-            let held = Reply::Held(self.fault(&failure));
+            let held = Reply::Held(super::fault(&failure));
             self.out.push(receiver.channel, &held);
             // Before anything is waited for: what the client makes of it depends on it.
             self.out.flush().await?;
@@ -320,8 +320,8 @@ impl<E: Engine> Session<E> {
         receiver.letters.publisher = None;
         receiver.held = Held::default();
         receiver.retrying.clear();
-        let waited = unless(self.link.failed(failure), self.frames.hung_up()).await;
-        waited.map_err(|()| Stop::Gone)?.map_err(|failure| Stop::Failed(receiver.channel, failure))
+        let waited = or_gone(self.link.failed(failure), &self.frames).await?;
+        waited.map_err(|failure| Stop::Failed(receiver.channel, failure))
     }
 
     /// Hands messages that came to the client, in runs of the same attempt.

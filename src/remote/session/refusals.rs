@@ -4,15 +4,14 @@
 use crate::remote::engine::{Abilities, Ability};
 use crate::remote::failure::{Failure, Kind};
 use crate::remote::message::Outgoing;
+use crate::units::Name;
 use crate::wire::{OpenReceive, OpenSend, ReceiveMode};
 
 /// Refuses `flag` when the ability is not there.
 fn need(abilities: &Abilities, flag: &str, ability: Ability) -> Result<(), Failure> {
     match ability {
         Ability::Yes | Ability::Partly(_) => Ok(()),
-        Ability::No(why) => {
-            Err(Failure::new(Kind::Unsupported, format!("{flag} with {}: {why}", abilities.name)))
-        }
+        Ability::No(why) => Err(never(abilities, flag, why)),
     }
 }
 
@@ -81,7 +80,7 @@ pub fn check_receive(abilities: &Abilities, open: &OpenReceive) -> Result<(), Fa
     } else if open.until_end {
         need(abilities, "-e", abilities.end)?;
     }
-    if open.group.as_str() != "default" {
+    if open.group != Name::default() {
         need(abilities, "-g", abilities.groups)?;
     }
     if open.from.is_some() {

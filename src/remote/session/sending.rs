@@ -15,7 +15,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 
 use super::payload::{Parts, Published};
-use super::{Broken, Frame, Frames, Session, Stop, refusals, unless};
+use super::{Broken, Frame, Frames, Session, Stop, or_gone, refusals};
 use crate::limits;
 use crate::remote::engine::{Confirmation, Engine, PublishWish, Publisher};
 use crate::remote::failure::{Failure, Kind};
@@ -127,7 +127,7 @@ impl<E: Engine> Session<E> {
     async fn make_publisher(&mut self, sender: &mut Sender<E::Publisher>) -> Result<(), Stop> {
         let wish = &sender.wish;
         let made = self.link.attempt(async |engine| engine.publisher(wish).await);
-        let made = unless(made, self.frames.hung_up()).await.map_err(|()| Stop::Gone)?;
+        let made = or_gone(made, &self.frames).await?;
         let publisher = made.map_err(|failure| Stop::Failed(sender.channel, failure))?;
         sender.publisher = Some(publisher);
         Ok(())
@@ -233,8 +233,8 @@ impl<E: Engine> Session<E> {
         sender.publisher = None;
         sender.pending = FuturesOrdered::new();
         sender.handed = 0;
-        let waited = unless(self.link.failed(failure), self.frames.hung_up()).await;
-        waited.map_err(|()| Stop::Gone)?.map_err(|failure| Stop::Failed(sender.channel, failure))
+        let waited = or_gone(self.link.failed(failure), &self.frames).await?;
+        waited.map_err(|failure| Stop::Failed(sender.channel, failure))
     }
 
     /// There is no going on. What can still be confirmed is, so that the count that the user is told
