@@ -10,8 +10,3 @@ mod memory;
 mod receiving;
 mod sending;
 mod stand;
-
-/// The numbers from `first` to `last`, each on a line, as `seq` writes them.
-fn seq(first: u64, last: u64) -> Vec<u8> {
-    (first..=last).flat_map(|number| format!("{number}\n").into_bytes()).collect()
-}

@@ -9,8 +9,8 @@ use mq::remote::message::Facts;
 use rustix::process::Signal;
 
 use crate::harness::eventually;
+use crate::harness::seq;
 use crate::memory::Stored;
-use crate::seq;
 use crate::stand::Stand;
 
 fn fill(stand: &Stand, first: u64, last: u64) {

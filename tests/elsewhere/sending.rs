@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use mq::remote::failure::{Failure, Kind};
 
+use crate::harness::seq;
 use crate::memory::Stored;
-use crate::seq;
 use crate::stand::Stand;
 
 fn bodies(lines: &[u8]) -> Vec<Vec<u8>> {

@@ -9,7 +9,7 @@ mod facts;
 mod sim;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mq::batch::{Framing, Record};
 use mq::log::storage::Storage;
@@ -24,6 +24,12 @@ use mq::units::{
 use sim::bench::{Bench, CLEAN, KILLED, REBOOTED, create, name, small};
 use sim::disk::{Fault, SimDisk};
 use sim::lives::{self, Figures};
+
+/// The segments on the disk, the oldest first, with their lengths.
+fn segments(disk: &SimDisk) -> Vec<(PathBuf, usize)> {
+    let is_one = |path: &Path| path.extension().is_some_and(|end| end == "seg");
+    disk.files().into_iter().filter(|(path, _)| is_one(path)).collect()
+}
 
 fn numbered(texts: &[&str]) -> Vec<(u64, String)> {
     texts.iter().enumerate().map(|(n, text)| (n as u64, (*text).to_owned())).collect()
@@ -145,9 +151,7 @@ fn missing_segments_are_found_together() {
     use mq::log::storage::Storage;
     let (disk, _) = store(Left::Closed);
     let dir = Path::new("queues/q");
-    let is_segment = |path: &Path| path.extension().is_some_and(|end| end == "seg");
-    let segments: Vec<_> =
-        disk.files().into_iter().map(|(path, _)| path).filter(|path| is_segment(path)).collect();
+    let segments: Vec<_> = segments(&disk).into_iter().map(|(path, _)| path).collect();
     assert!(segments.len() >= 3);
     let found = |disk: &SimDisk| -> Vec<String> {
         let report = check(disk, &name(), CheckBound::All, &mut |_| {}).unwrap();
@@ -953,9 +957,7 @@ fn what_an_orderly_stop_left_is_never_taken_for_a_torn_end() {
     bench.close();
     let disk = bench.disk.clone();
     drop(bench);
-    let segment =
-        disk.files().into_iter().find(|(path, _)| path.extension().is_some_and(|end| end == "seg"));
-    let (segment, length) = segment.unwrap();
+    let (segment, length) = segments(&disk).remove(0);
     disk.tamper(&segment, |bytes| bytes[64..].fill(0));
     for boot in [CLEAN, KILLED, REBOOTED] {
         let opened = Bench::open(disk.clone(), boot, &small());
@@ -976,9 +978,7 @@ fn a_mark_that_a_snapshot_covers_is_never_taken_for_a_torn_end() {
     bench.close();
     let disk = bench.disk.clone();
     drop(bench);
-    let segment =
-        disk.files().into_iter().find(|(path, _)| path.extension().is_some_and(|end| end == "seg"));
-    let (segment, length) = segment.unwrap();
+    let (segment, length) = segments(&disk).remove(0);
     disk.tamper(&segment, |bytes| bytes[length - 1] ^= 1);
     for boot in [CLEAN, KILLED, REBOOTED] {
         let opened = Bench::open(disk.clone(), boot, &small());
@@ -1015,8 +1015,7 @@ fn annex_is_known_though_the_mark_that_opened_its_producer_is_lost() {
     let committed = bench.log.append_internal(bench.now, WallTime(1), &internal).unwrap();
     assert_eq!(committed.range.start, Offset(8), "it is the first of the next segment");
     drop(bench);
-    let mut segments = disk.files().into_iter().map(|(path, _)| path);
-    let first = segments.find(|path| path.ends_with("0000000000000001.seg")).unwrap();
+    let (first, _) = segments(&disk).remove(0);
     disk.tamper(&first, |bytes| {
         let mark = bytes.len() - 64;
         bytes[mark..].fill(0);

@@ -34,7 +34,7 @@ struct Guarded {
 }
 
 impl Guarded {
-    fn start(mut command: Command, log: &Path) -> Guarded {
+    fn start(command: Command, log: &Path) -> Guarded {
         let mut guard = Command::new("sh");
         guard.arg("-c").arg(GUARD).arg("guard").arg(command.get_program()).args(command.get_args());
         for (name, value) in command.get_envs() {
@@ -50,7 +50,6 @@ impl Guarded {
         BufReader::new(output).read_line(&mut pid).expect("the id of the process");
         assert!(pid.trim().parse::<u32>().is_ok(), "the guard says {pid:?}");
         let input = guard.stdin.take();
-        let _ = &mut command;
         Guarded { guard, input }
     }
 

@@ -2,17 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use super::harness::Store;
 #[cfg(feature = "nats")]
 use super::harness::{Running, eventually};
+use super::harness::{Store, seq};
 #[cfg(feature = "nats")]
 use super::servers::Server;
 
 const LINES: u64 = 100_000;
-
-fn seq(first: u64, last: u64) -> Vec<u8> {
-    (first..=last).flat_map(|number| format!("{number}\n").into_bytes()).collect()
-}
 
 fn numbers(text: &[u8]) -> Vec<u64> {
     let text = std::str::from_utf8(text).expect("digits");
