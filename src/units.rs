@@ -379,10 +379,13 @@ impl Name {
     }
 }
 
+/// The group of receivers that name none: the one that is made by being used.
+pub const DEFAULT_GROUP: &str = "default";
+
 impl Default for Name {
     /// The name of the group that is made by being used.
     fn default() -> Name {
-        Name(Arc::from("default"))
+        Name(Arc::from(DEFAULT_GROUP))
     }
 }
 

@@ -64,7 +64,7 @@ pub struct Address {
 
 fn bad(text: &str, why: &str) -> Failure {
     let message = format!("{} is no address of a queue: {why}", without_password(text));
-    Failure::new(Kind::Unsupported, message)
+    Failure::unsupported(message)
         .with_remedy("an address is SCHEME://[USER[:PASSWORD]@]HOST[:PORT]/QUEUE; see mq-remote(1)")
 }
 

@@ -41,6 +41,12 @@ impl Failure {
         Failure { kind, message: message.into(), remedy: None }
     }
 
+    /// The engine, or mq on it, cannot do what is asked for: why.
+    #[must_use]
+    pub fn unsupported(why: impl Into<String>) -> Failure {
+        Failure::new(Kind::Unsupported, why)
+    }
+
     /// The same, with what to do about it.
     #[must_use]
     pub fn with_remedy(self, remedy: impl Into<String>) -> Failure {

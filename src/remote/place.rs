@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::address::{Address, Host};
 use super::failure::{Failure, Kind};
+use crate::settings::Start;
 
 /// Options that are the session's or were taken as the address was read, with every engine.
 const OF_THE_SESSION: [&str; 3] = ["dead-letter", "delivery-limit", "password-file"];
@@ -53,7 +54,7 @@ impl TlsFiles {
             (None, None) => None,
             _ => {
                 let message = "?cert= and ?key= come together: a certificate and its key";
-                return Err(Failure::new(Kind::Unsupported, message));
+                return Err(Failure::unsupported(message));
             }
         };
         Ok(TlsFiles { ca, identity })
@@ -93,8 +94,28 @@ impl Place {
         let mut known: Vec<_> =
             known.iter().chain(&OF_THE_SESSION).map(|n| format!("?{n}")).collect();
         known.sort();
-        Err(Failure::new(Kind::Unsupported, message)
+        Err(Failure::unsupported(message)
             .with_remedy(format!("it knows {}; see mq-remote(1)", known.join(", "))))
+    }
+
+    /// Refuses to begin elsewhere than at the newest message: for an engine in which what was taken is
+    /// gone.
+    ///
+    /// # Errors
+    /// Another start.
+    pub fn only_newest(&self, from: Option<Start>) -> Result<(), Failure> {
+        match from {
+            None | Some(Start::Newest) => Ok(()),
+            Some(_) => {
+                let why = format!(
+                    "{} keeps nothing that was taken, so --from can only be newest",
+                    self.engine
+                );
+                Err(Failure::unsupported(why).with_remedy(
+                    "to read from elsewhere, use Kafka or NATS, or a queue of mq itself",
+                ))
+            }
+        }
     }
 
     /// Nobody answers, or the connection ended.

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use tokio::net::UnixStream;
 
 use super::engine::{Abilities, Ability};
-use super::failure::{Failure, Kind};
+use super::failure::Failure;
 use super::session::{self, Opening};
 use crate::url::Url;
 
@@ -69,14 +69,14 @@ fn scheme_of(url: &Url) -> String {
 fn unknown(scheme: &str) -> Failure {
     if let Some((_, feature)) = FEATURES.iter().find(|(known, _)| *known == scheme) {
         let message = format!("this mq-remote was built without the engine for {scheme}://");
-        return Failure::new(Kind::Unsupported, message).with_remedy(format!(
+        return Failure::unsupported(message).with_remedy(format!(
             "cargo install mq --features {feature}, or --features remote for all"
         ));
     }
     let all = abilities();
     let schemes = all.iter().flat_map(|engine| engine.schemes);
     let known: Vec<String> = schemes.map(|scheme| format!("{scheme}://")).collect();
-    Failure::new(Kind::Unsupported, format!("no engine has addresses that begin with {scheme}://"))
+    Failure::unsupported(format!("no engine has addresses that begin with {scheme}://"))
         .with_remedy(format!("one of {}", known.join(", ")))
 }
 
@@ -149,6 +149,7 @@ fn push(text: &mut String, name: &str, said: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::remote::failure::Kind;
 
     #[test]
     fn what_is_said_of_an_engine_is_broken_into_lines() {

@@ -38,6 +38,7 @@ use super::engine::{Abilities, Ability, ConsumeWish, Engine, PublishWish, QueueF
 use super::failure::{Failure, Kind};
 use super::place::{Place, look_up, of_io};
 use crate::settings::Start;
+use crate::units::DEFAULT_GROUP;
 
 /// The largest message, with what stands beside it: that of mq itself.
 const MESSAGE_MAX_BYTES: &str = "68157440";
@@ -64,20 +65,17 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.expect("it does not panic, and is not cancelled")
 }
 
-fn unsupported(why: impl Into<String>) -> Failure {
-    Failure::new(Kind::Unsupported, why)
-}
-
 fn number_option(address: &mut Address, name: &str) -> Result<i32, Failure> {
     let Some(text) = address.take_option(name) else { return Ok(-1) };
     let number = text.parse().ok().filter(|number| *number > 0);
-    number
-        .ok_or_else(|| unsupported(format!("?{name}= is a number above 0 with Kafka, not {text}")))
+    number.ok_or_else(|| {
+        Failure::unsupported(format!("?{name}= is a number above 0 with Kafka, not {text}"))
+    })
 }
 
 /// The name that a group has in the cluster.
 fn group_id(group: &str, topic: &str) -> String {
-    if group == "default" { format!("mq-{topic}") } else { group.to_owned() }
+    if group == DEFAULT_GROUP { format!("mq-{topic}") } else { group.to_owned() }
 }
 
 /// All partitions of a topic, and what stands for each.
@@ -271,7 +269,7 @@ impl Kafka {
         }
         let from = match &wish.from {
             Some(from) => *from,
-            None if wish.group == "default" => Start::Oldest,
+            None if wish.group == DEFAULT_GROUP => Start::Oldest,
             None => {
                 let why = format!("topic {topic} has no group {group} at {}", self.says.place);
                 return Err(Failure::new(Kind::Missing, why)
@@ -353,7 +351,9 @@ impl Engine for Kafka {
             user: address.user.clone(),
         };
         if address.hosts.is_empty() || address.path.len() != 1 {
-            return Err(unsupported("an address of Kafka is kafka://HOST[,HOST...]/TOPIC"));
+            return Err(Failure::unsupported(
+                "an address of Kafka is kafka://HOST[,HOST...]/TOPIC",
+            ));
         }
         let partitions = number_option(&mut address, "partitions")?;
         let replication = number_option(&mut address, "replication")?;
@@ -404,7 +404,7 @@ impl Engine for Kafka {
         let topic = &wish.queue;
         let group = group_id(&wish.group, topic);
         let config = self.with_group(&group);
-        let count = match wish.peek || (wish.group != "default" && wish.from.is_none()) {
+        let count = match wish.peek || (wish.group != DEFAULT_GROUP && wish.from.is_none()) {
             true => self.existing(topic).await?,
             false => self.make_topic(topic).await?,
         };
@@ -428,7 +428,7 @@ impl Engine for Kafka {
             return Ok(None);
         }
         let ends = self.ends(queue, count).await?;
-        let asking = self.asking_as(&group_id("default", queue))?;
+        let asking = self.asking_as(&group_id(DEFAULT_GROUP, queue))?;
         let committed = self.committed(&asking, queue, count).await?;
         let ready = ends.high.iter().map(|(partition, high)| {
             let low = ends.low[partition];

@@ -45,6 +45,7 @@ use super::engine::{
 use super::failure::{Failure, Kind};
 use super::place::{Place, TlsFiles, look_up};
 use crate::settings::Start;
+use crate::units::DEFAULT_GROUP;
 
 /// How long a receiver has for a message before the server gives it to another. While one is held
 /// here, the server is told so again and again; so it is the time after which what a receiver that
@@ -83,10 +84,6 @@ struct Wanted {
     replicas: usize,
 }
 
-fn unsupported(why: impl Into<String>) -> Failure {
-    Failure::new(Kind::Unsupported, why)
-}
-
 impl Wanted {
     fn take(address: &mut Address) -> Result<Wanted, Failure> {
         let retention = match address.take_option("retention").as_deref() {
@@ -97,16 +94,16 @@ impl Wanted {
             Some(other) => {
                 let why =
                     format!("?retention= is limits, interest or workqueue with NATS, not {other}");
-                return Err(unsupported(why));
+                return Err(Failure::unsupported(why));
             }
         };
         let replicas = match address.take_option("replicas") {
             None => 1,
-            Some(text) => text
-                .parse()
-                .ok()
-                .filter(|count| (1..=5).contains(count))
-                .ok_or_else(|| unsupported("?replicas= is a number from 1 to 5 with NATS"))?,
+            Some(text) => {
+                text.parse().ok().filter(|count| (1..=5).contains(count)).ok_or_else(|| {
+                    Failure::unsupported("?replicas= is a number from 1 to 5 with NATS")
+                })?
+            }
         };
         Ok(Wanted { stream: address.take_option("stream"), retention, replicas })
     }
@@ -196,7 +193,7 @@ impl Nats {
         if subject.is_empty() || subject.contains(['*', '>', ' ', '\t', '\r', '\n']) {
             let why =
                 format!("NATS has no subject {subject:?}: a queue there is one without wildcards");
-            return Err(unsupported(why));
+            return Err(Failure::unsupported(why));
         }
         if let Some(stream) = self.find_stream(subject).await? {
             return Ok(stream);
@@ -233,7 +230,7 @@ impl Nats {
             Start::Time(time) => {
                 let nanos = i128::from(time.0) * 1000;
                 let start_time = async_nats::datetime::from_nanos(nanos)
-                    .map_err(|error| unsupported(format!("--from: {error}")))?;
+                    .map_err(|error| Failure::unsupported(format!("--from: {error}")))?;
                 DeliverPolicy::ByStartTime { start_time }
             }
         })
@@ -248,7 +245,7 @@ impl Nats {
             Err(error) if failure::is_no_consumer(&error.to_string()) => (),
             Err(error) => return Err(self.says.failed(&doing, error.as_ref())),
         }
-        let is_default = wish.group == "default";
+        let is_default = wish.group == DEFAULT_GROUP;
         let from = match &wish.from {
             Some(from) => *from,
             None if is_default => Start::Oldest,
@@ -265,7 +262,7 @@ impl Nats {
                 "stream {} at {} is a work queue, whose messages go to one group only, and it has one",
                 info.config.name, self.says.place
             );
-            return Err(unsupported(why).with_remedy(
+            return Err(Failure::unsupported(why).with_remedy(
                 "for several groups, make the first one before anything is sent: mq-recv -g G --from \
                  oldest; or make the stream with ?retention=limits",
             ));
@@ -370,7 +367,9 @@ impl Engine for Nats {
         let place = Place::new(Self::ABILITIES.name, hosts.clone());
         let mut address = address.clone();
         if address.hosts.is_empty() || address.path.len() != 1 {
-            return Err(unsupported("an address of NATS is nats://HOST[,HOST...]/SUBJECT"));
+            return Err(Failure::unsupported(
+                "an address of NATS is nats://HOST[,HOST...]/SUBJECT",
+            ));
         }
         let (sender, lost) = watch::channel(false);
         let wanted = Wanted::take(&mut address)?;
@@ -421,10 +420,10 @@ impl Engine for Nats {
             return Ok(Receiver::Looking(Box::new(peek)));
         }
         let retention = match wish.group.as_str() {
-            "default" => RetentionPolicy::WorkQueue,
+            DEFAULT_GROUP => RetentionPolicy::WorkQueue,
             _ => RetentionPolicy::Limits,
         };
-        let may_make = wish.group == "default" || wish.from.is_some();
+        let may_make = wish.group == DEFAULT_GROUP || wish.from.is_some();
         let stream = match self.find_stream(&wish.queue).await? {
             Some(stream) => stream,
             None if may_make => self.stream(&wish.queue, retention).await?,
@@ -458,7 +457,7 @@ impl Engine for Nats {
             let group =
                 group.map_err(|error| self.says.failed("list the groups of a stream", &error))?;
             let ready = group.num_pending + group.num_redelivered as u64;
-            if group.name == "default" {
+            if group.name == DEFAULT_GROUP {
                 figures.ready = Some(ready);
             }
             figures.unacked = figures.unacked.map(|all| all + group.num_ack_pending as u64);
@@ -486,9 +485,8 @@ impl Engine for Nats {
                 self.says.place,
                 config.subjects.join(", ")
             );
-            return Err(
-                unsupported(why).with_remedy("purge the queue, or remove the stream with nats(1)")
-            );
+            return Err(Failure::unsupported(why)
+                .with_remedy("purge the queue, or remove the stream with nats(1)"));
         }
         let removed = self.jetstream.delete_stream(&config.name).await;
         removed.map(|_| ()).map_err(|error| self.says.failed(&format!("remove {queue}"), &error))

@@ -40,14 +40,11 @@ use super::address::{Address, Host};
 use super::engine::{Abilities, Ability, ConsumeWish, Engine, PublishWish, QueueFigures};
 use super::failure::{Failure, Kind};
 use super::place::{Place, TlsFiles, look_up};
-use crate::settings::Start;
+use crate::units::DEFAULT_GROUP;
 
 /// Both sides say something at least so often, in seconds, or the connection counts as lost after
 /// twice that.
 const HEARTBEAT_S: u16 = 20;
-
-/// The group of those who do not name one.
-const DEFAULT_GROUP: &str = "default";
 
 /// A connection to RabbitMQ.
 pub struct RabbitMq {
@@ -74,7 +71,7 @@ impl Wanted {
         let files = TlsFiles::take(&mut address)?;
         let queue_type = address.take_option("type");
         place.refuse_other_options(&address, &["ca", "cert", "key", "type"])?;
-        let refuse = |why: &str| Err(Failure::new(Kind::Unsupported, why));
+        let refuse = |why: &str| Err(Failure::unsupported(why));
         if address.hosts.is_empty() {
             return refuse("an address of RabbitMQ names a host: amqp://HOST/VHOST/QUEUE");
         }
@@ -228,19 +225,11 @@ impl RabbitMq {
     /// The queue that a group reads, made where that is called for.
     async fn queue_of_group(&self, wish: &ConsumeWish) -> Result<String, Failure> {
         let queue = &wish.queue;
-        match wish.from {
-            None | Some(Start::Newest) => (),
-            Some(_) => {
-                let why = "RabbitMQ keeps nothing that was taken, so --from can only be newest";
-                return Err(Failure::new(Kind::Unsupported, why).with_remedy(
-                    "to read from elsewhere, use Kafka or NATS, or a queue of mq itself",
-                ));
-            }
-        }
+        self.says.place.only_newest(wish.from)?;
         if wish.group == DEFAULT_GROUP {
             if wish.from.is_some() {
                 let why = "--from makes a group, and needs -g GROUP with RabbitMQ";
-                return Err(Failure::new(Kind::Unsupported, why));
+                return Err(Failure::unsupported(why));
             }
             if wish.peek {
                 return self.found(queue).await;

@@ -54,13 +54,10 @@ impl<E: Engine> Session<E> {
                 let remove = self.link.attempt(async |engine| engine.remove(&queue).await);
                 or_gone(remove, &self.frames).await?.map(|()| json(&()))
             }
-            _ => Err(Failure::new(
-                Kind::Unsupported,
-                format!(
-                    "mq-admin can show, purge and remove a queue at {}, no more",
-                    E::ABILITIES.name
-                ),
-            )
+            _ => Err(Failure::unsupported(format!(
+                "mq-admin can show, purge and remove a queue at {}, no more",
+                E::ABILITIES.name
+            ))
             .with_remedy("the engine's own tools")),
         })
     }

@@ -5,14 +5,14 @@ use super::retrying::Tried;
 use crate::batch::dead;
 use crate::limits;
 use crate::remote::message::Outgoing;
-use crate::units::WallTime;
+use crate::units::{DEFAULT_GROUP, WallTime};
 use crate::wire::Nack;
 
 /// Where the dead letters of a group go, unless the URL says it.
 #[must_use]
 pub fn queue_of(queue: &str, group: &str) -> String {
     match group {
-        "default" => format!("{queue}.dead"),
+        DEFAULT_GROUP => format!("{queue}.dead"),
         group => format!("{queue}.{group}.dead"),
     }
 }

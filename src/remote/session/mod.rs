@@ -65,7 +65,7 @@ impl Options {
             None => limits::DELIVERY_LIMIT_DEFAULT,
             Some(text) => text.parse().map_err(|_| {
                 let message = format!("delivery-limit={text} is no number of attempts; 0 is none");
-                Failure::new(Kind::Unsupported, message)
+                Failure::unsupported(message)
             })?,
         };
         let dead_letter = address.take_option("dead-letter").filter(|to| !to.is_empty());

@@ -2,7 +2,7 @@
 //! the engine and what to use instead. Pure.
 
 use crate::remote::engine::{Abilities, Ability};
-use crate::remote::failure::{Failure, Kind};
+use crate::remote::failure::Failure;
 use crate::remote::message::Outgoing;
 use crate::units::Name;
 use crate::wire::{OpenReceive, OpenSend, ReceiveMode};
@@ -16,7 +16,7 @@ fn need(abilities: &Abilities, flag: &str, ability: Ability) -> Result<(), Failu
 }
 
 fn never(abilities: &Abilities, flag: &str, why: &str) -> Failure {
-    Failure::new(Kind::Unsupported, format!("{flag} with {}: {why}", abilities.name))
+    Failure::unsupported(format!("{flag} with {}: {why}", abilities.name))
 }
 
 /// What a sender asks for.

@@ -18,7 +18,7 @@ use super::payload::{Parts, Published};
 use super::{Broken, Frame, Frames, Session, Stop, or_gone, refusals};
 use crate::limits;
 use crate::remote::engine::{Confirmation, Engine, PublishWish, Publisher};
-use crate::remote::failure::{Failure, Kind};
+use crate::remote::failure::Failure;
 use crate::units::{Count, Epoch, Offset, Sequence, WallTime};
 use crate::wire::{OpenSend, Reply, Request, Sending};
 
@@ -299,6 +299,6 @@ fn take<P>(sender: &mut Sender<P>, frame: &Frame) -> Result<(), Stop> {
 
 /// A queue that has no name.
 pub(super) fn nameless(url: &str) -> Failure {
-    Failure::new(Kind::Unsupported, format!("{url} names no queue"))
+    Failure::unsupported(format!("{url} names no queue"))
         .with_remedy("an address is SCHEME://[USER[:PASSWORD]@]HOST[:PORT]/QUEUE; see mq-remote(1)")
 }

@@ -222,7 +222,7 @@ async fn log_in(
         if let Some(value) = value {
             if value.contains(['\n', '\r']) {
                 let why = "STOMP has user and password on one line";
-                return Err(Failure::new(Kind::Unsupported, why));
+                return Err(Failure::unsupported(why));
             }
             out.plain_header(name, value);
         }

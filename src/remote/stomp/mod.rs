@@ -30,8 +30,9 @@ use super::address::{Address, Host};
 use super::engine::{
     Abilities, Ability, ConsumeWish, Consumer as _, Engine, PublishWish, QueueFigures, Received,
 };
-use super::failure::{Failure, Kind};
+use super::failure::Failure;
 use super::place::{Place, TlsFiles};
+use crate::units::DEFAULT_GROUP;
 
 /// How queues that hand on to several groups are called there.
 const VIRTUAL: &str = "VirtualTopic.";
@@ -48,10 +49,6 @@ pub struct Stomp {
     patience: Duration,
     /// The connection by which it was tried whether there can be one: the first who needs one has it.
     first: Mutex<Option<(Frames, Outlet)>>,
-}
-
-fn unsupported(why: impl Into<String>) -> Failure {
-    Failure::new(Kind::Unsupported, why)
 }
 
 impl Stomp {
@@ -80,10 +77,10 @@ impl Stomp {
 fn destination(queue: &str, group: &str) -> Result<String, Failure> {
     match (queue.starts_with(VIRTUAL), group) {
         (true, group) => Ok(format!("/queue/Consumer.{group}.{queue}")),
-        (false, "default") => Ok(format!("/queue/{queue}")),
+        (false, DEFAULT_GROUP) => Ok(format!("/queue/{queue}")),
         (false, _) => {
             let why = format!("ActiveMQ gives a queue to one group, and {queue} is one");
-            Err(unsupported(why).with_remedy(format!(
+            Err(Failure::unsupported(why).with_remedy(format!(
                 "name it {VIRTUAL}{queue}, for senders and receivers: then each -g GROUP has a queue"
             )))
         }
@@ -131,7 +128,7 @@ impl Engine for Stomp {
         let port = if secure { 61_614 } else { 61_613 };
         let place = Place::new(Self::ABILITIES.name, address.hosts_with(port));
         if address.hosts.is_empty() || address.path.len() != 1 {
-            return Err(unsupported("an address of ActiveMQ is stomp://HOST/QUEUE"));
+            return Err(Failure::unsupported("an address of ActiveMQ is stomp://HOST/QUEUE"));
         }
         let files = TlsFiles::take(&mut address)?;
         let vhost = address.take_option("vhost");
@@ -156,15 +153,7 @@ impl Engine for Stomp {
     }
 
     async fn consumer(&self, wish: &ConsumeWish) -> Result<StompConsumer, Failure> {
-        match wish.from {
-            None | Some(crate::settings::Start::Newest) => (),
-            Some(_) => {
-                let why = "ActiveMQ keeps nothing that was taken, so --from can only be newest";
-                return Err(unsupported(why).with_remedy(
-                    "to read from elsewhere, use Kafka or NATS, or a queue of mq itself",
-                ));
-            }
-        }
+        self.place.only_newest(wish.from)?;
         let from = destination(&wish.queue, &wish.group)?;
         self.consume(wish, from).await
     }
@@ -176,14 +165,14 @@ impl Engine for Stomp {
     async fn purge(&self, queue: &str) -> Result<Option<u64>, Failure> {
         let wish = ConsumeWish {
             queue: queue.to_owned(),
-            group: "default".to_owned(),
+            group: DEFAULT_GROUP.to_owned(),
             from: None,
             until_end: true,
             peek: false,
             no_ack: true,
             prefetch: PURGE,
         };
-        let mut consumer = self.consume(&wish, destination(queue, "default")?).await?;
+        let mut consumer = self.consume(&wish, destination(queue, DEFAULT_GROUP)?).await?;
         let mut count = 0;
         while let Received::Messages(messages) = consumer.receive(PURGE as usize).await? {
             count += messages.len() as u64;
@@ -193,6 +182,7 @@ impl Engine for Stomp {
     }
 
     async fn remove(&self, _: &str) -> Result<(), Failure> {
-        Err(unsupported("ActiveMQ removes no queue by STOMP").with_remedy("use its console"))
+        Err(Failure::unsupported("ActiveMQ removes no queue by STOMP")
+            .with_remedy("use its console"))
     }
 }

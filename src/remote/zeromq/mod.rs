@@ -30,6 +30,7 @@ use super::engine::{
 use super::failure::{Failure, Kind};
 use super::message::{Incoming, Outgoing};
 use super::place::{Place, look_up, of_io};
+use crate::units::DEFAULT_GROUP;
 
 /// Where events of a socket come.
 type Events = Box<dyn futures_util::Stream<Item = SocketEvent> + Send + Unpin>;
@@ -49,10 +50,6 @@ pub struct ZeroMq {
     bind: bool,
     topic: Option<String>,
     patience: Duration,
-}
-
-fn unsupported(why: impl Into<String>) -> Failure {
-    Failure::new(Kind::Unsupported, why)
 }
 
 impl ZeroMq {
@@ -275,7 +272,9 @@ impl Engine for ZeroMq {
         let place = Place::new(Self::ABILITIES.name, at_of(&address)?);
         place.refuse_other_options(&address, &["bind", "topic"])?;
         if address.user.is_some() {
-            return Err(unsupported("ZeroMQ has no users: its URL is zmq+tcp://HOST:PORT"));
+            return Err(Failure::unsupported(
+                "ZeroMQ has no users: its URL is zmq+tcp://HOST:PORT",
+            ));
         }
         let endpoint = match address.hosts.first() {
             None => format!("ipc://{}", place.at),
@@ -309,11 +308,11 @@ impl Engine for ZeroMq {
             (wish.until_end, Self::ABILITIES.end),
             (wish.peek, Self::ABILITIES.peek),
             (wish.from.is_some(), Self::ABILITIES.from),
-            (wish.group != "default", Self::ABILITIES.groups),
+            (wish.group != DEFAULT_GROUP, Self::ABILITIES.groups),
         ];
         for (asked, ability) in refused {
             if let (true, Ability::No(why)) = (asked, ability) {
-                return Err(unsupported(why));
+                return Err(Failure::unsupported(why));
             }
         }
         let (socket, events) = match &self.topic {
@@ -334,15 +333,15 @@ impl Engine for ZeroMq {
     }
 
     async fn figures(&self, _: &str) -> Result<Option<QueueFigures>, Failure> {
-        Err(unsupported("ZeroMQ keeps nothing to count"))
+        Err(Failure::unsupported("ZeroMQ keeps nothing to count"))
     }
 
     async fn purge(&self, _: &str) -> Result<Option<u64>, Failure> {
-        Err(unsupported("ZeroMQ keeps nothing to purge"))
+        Err(Failure::unsupported("ZeroMQ keeps nothing to purge"))
     }
 
     async fn remove(&self, _: &str) -> Result<(), Failure> {
-        Err(unsupported("ZeroMQ has no queues to remove"))
+        Err(Failure::unsupported("ZeroMQ has no queues to remove"))
     }
 }
 
@@ -350,9 +349,13 @@ impl Engine for ZeroMq {
 fn at_of(address: &Address) -> Result<String, Failure> {
     match (&*address.scheme, &*address.hosts) {
         ("zmq+ipc", []) if !address.path.is_empty() => Ok(format!("/{}", address.path.join("/"))),
-        ("zmq+ipc", _) => Err(unsupported("an address of ZeroMQ by a file is zmq+ipc:///PATH")),
+        ("zmq+ipc", _) => {
+            Err(Failure::unsupported("an address of ZeroMQ by a file is zmq+ipc:///PATH"))
+        }
         (_, [host]) if host.port.is_some() => Ok(address.hosts_with(0)),
-        _ => Err(unsupported("an address of ZeroMQ is zmq+tcp://HOST:PORT, or zmq+ipc:///PATH")),
+        _ => Err(Failure::unsupported(
+            "an address of ZeroMQ is zmq+tcp://HOST:PORT, or zmq+ipc:///PATH",
+        )),
     }
 }
 

@@ -7,13 +7,12 @@ use crate::broker::GroupKey;
 use crate::limits;
 use crate::log::storage::Storage;
 use crate::server::findings;
-use crate::units::{Count, Ending, Moment, Name, OffsetRange, WallTime};
+use crate::units::{Count, DEFAULT_GROUP, Ending, Moment, Name, OffsetRange, WallTime};
 use crate::wire::{
     Admin, CheckReport, ClockInfo, ErrorCode, Fault, GroupInfo, PipeInfo, QueueInfo, Reply,
     StoreInfo,
 };
 
-use super::groups::DEFAULT_GROUP;
 use super::hosting::Place;
 use super::session::{Channel, RequeueWanted};
 use super::{ConnectionId, Engine, QueueNumber, Trouble, Work, fault, protocol};

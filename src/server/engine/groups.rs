@@ -12,15 +12,14 @@ use crate::log::{
     AccountStart, GroupAccount, GroupFact, GroupFile, GroupPosition, LeasedRange, Log, TriedRange,
 };
 use crate::planted::{self, Bug};
-use crate::units::{Ending, Micros, Moment, Monotonic, Name, Offset, OffsetRange, Tally, WallTime};
+use crate::units::{
+    DEFAULT_GROUP, Ending, Micros, Moment, Monotonic, Name, Offset, OffsetRange, Tally, WallTime,
+};
 use crate::wire::{ErrorCode, Fault, Receiving};
 
 use super::hosting::log_fault;
 use super::turns::Turn;
 use super::{ConnectionId, Engine, QueueNumber, fault, fault_with};
-
-/// The group that is made by being used.
-pub(super) const DEFAULT_GROUP: &str = "default";
 
 /// What the engine keeps of the groups of one queue beside the broker.
 #[derive(Default)]

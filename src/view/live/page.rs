@@ -3,7 +3,7 @@
 
 use super::{Line, Screen, alarm};
 use crate::cli;
-use crate::units::{Micros, WallTime};
+use crate::units::{DEFAULT_GROUP, Micros, WallTime};
 use crate::view::canvas::{Colour, Style};
 use crate::view::columns::trend_style;
 use crate::view::format;
@@ -206,7 +206,7 @@ impl Screen {
         if !client.command.is_empty() {
             what.push_str(&format!(" -- {}", format::printable(&client.command, is_utf8)));
         }
-        if let Some(group) = client.group.as_ref().filter(|group| group.as_str() != "default") {
+        if let Some(group) = client.group.as_ref().filter(|group| group.as_str() != DEFAULT_GROUP) {
             what.push_str(&format!(", {group}"));
         }
         line.push(

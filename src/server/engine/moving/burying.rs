@@ -6,7 +6,7 @@ use crate::broker::GroupKey;
 use crate::limits;
 use crate::log::storage::Storage;
 use crate::settings::Settings;
-use crate::units::{Moment, Name, Offset, OffsetRange, Sequence};
+use crate::units::{DEFAULT_GROUP, Moment, Name, Offset, OffsetRange, Sequence};
 use crate::wire::Nack;
 
 use super::large::Change;
@@ -14,7 +14,6 @@ use super::letter::Death;
 use super::parcel::{Packed, Parcel};
 use super::waybill::{Mover, Purpose};
 use super::{Cargo, Engine, Hitch, Lane, Large, Look, QueueNumber, only_at, record_of};
-use crate::server::engine::groups::DEFAULT_GROUP;
 use crate::server::engine::hosting::Place;
 
 /// What is said of a message of which nothing else is known.
