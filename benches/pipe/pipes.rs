@@ -2,7 +2,7 @@
 //! message alone.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -23,82 +23,101 @@ const PARALLEL_GOAL: f64 = 1.7;
 /// One message alone beyond the start of its filter, and through one that stays.
 const ALONE_GOAL: Duration = Duration::from_millis(1);
 
+/// `gzip`, which takes ten times as long, gets one line in so many.
+const GZIP_PART: u64 = 10;
+
 /// Messages that go alone.
 const ALONE: usize = 200;
+
+/// What each took in one round, in seconds.
+struct Round {
+    cat: f64,
+    dd: f64,
+    grep: f64,
+    piped_grep: f64,
+    gzip: f64,
+    two_gzips: f64,
+    through_cat: f64,
+    through_grep: f64,
+    through_gzip: f64,
+    through_two_gzips: f64,
+}
+
+impl Round {
+    fn measure(rig: &mut Rig, halves: &[PathBuf; 2]) -> Round {
+        let (input, output) = (rig.input.clone(), rig.beside("output"));
+        let (from, to) = (input.display(), output.display());
+        let [first, second] = halves.each_ref().map(|half| half.display());
+        let (lines, part) = (rig.lines, rig.lines / GZIP_PART);
+        let shell = |script: &str| {
+            rig.settle_disk();
+            let took = seconds(|| {
+                let status = Command::new("sh").args(["-c", script]).status();
+                assert!(status.expect("there is a shell").success(), "{script}");
+            });
+            std::fs::remove_file(&output).expect("the output");
+            took
+        };
+        Round {
+            cat: shell(&format!("cat {from} | cat > {to}")),
+            dd: shell(&format!("dd if={from} of={to} bs=1M conv=fdatasync 2>/dev/null")),
+            grep: shell(&format!("grep 77 {from} > {to}")),
+            piped_grep: shell(&format!("cat {from} | grep 77 > {to}")),
+            gzip: shell(&format!("gzip -c {first} > {to}; gzip -c {second} >/dev/null")),
+            two_gzips: shell(&format!(
+                "gzip -c {first} > {to} & gzip -c {second} >/dev/null; wait"
+            )),
+            through_cat: once(rig, &input, lines, &[], &["cat"]),
+            through_grep: once(rig, &input, lines, &["--ok", "0,1"], &["grep", "77"]),
+            through_gzip: once(rig, &input, part, &["--out", "whole"], &["gzip", "-c"]),
+            through_two_gzips: once(rig, &input, part, &["-P2", "--out", "whole"], &["gzip", "-c"]),
+        }
+    }
+}
 
 /// `cat`, `grep`, `gzip -P2`, and single messages.
 pub fn through_filters(rig: &mut Rig, table: &mut Table) {
     table.heading("pipes: a backlog through a filter, into a queue");
-    let lines = rig.lines;
-    let input = rig.input.clone();
-    let output = rig.beside("output");
-    let shell = |script: &str| {
-        let status = Command::new("sh").args(["-c", script]).status();
-        assert!(status.expect("there is a shell").success(), "{script}");
-    };
-    let (from, to) = (input.display(), output.display());
-    let yardsticks = [
-        format!("cat {from} | cat > {to}"),
-        format!("dd if={from} of={to} bs=1M conv=fdatasync 2>/dev/null"),
-        format!("grep 77 {from} > {to}"),
-    ];
-    let mut samples: [Vec<f64>; 7] = Default::default();
-    let [mut cats, mut dds, mut greps, mut parallel]: [Vec<f64>; 4] = Default::default();
-    for _ in 0..rig.pairs {
-        let mut round = [0.0; 7];
-        for (n, script) in yardsticks.iter().enumerate() {
-            rig.settle_disk();
-            round[n] = seconds(|| shell(script));
-            std::fs::remove_file(&output).expect("the output");
-        }
-        let pipes: [(&[&str], &[&str]); 4] = [
-            (&[], &["cat"]),
-            (&["--ok", "0,1"], &["grep", "77"]),
-            (&["--out", "whole"], &["gzip", "-c"]),
-            (&["-P2", "--out", "whole"], &["gzip", "-c"]),
-        ];
-        for (n, (flags, filter)) in pipes.into_iter().enumerate() {
-            // A tenth for what takes ten times as long.
-            let part = if filter[0] == "gzip" { lines / 10 } else { lines };
-            round[3 + n] = once(rig, &input, part, flags, filter);
-        }
-        cats.push(round[0] / round[3]);
-        dds.push(round[1] / round[3]);
-        greps.push(round[2] / round[4]);
-        parallel.push(round[5] / round[6]);
-        for (samples, sample) in samples.iter_mut().zip(round) {
-            samples.push(sample);
-        }
+    let (lines, part) = (rig.lines, rig.lines / GZIP_PART);
+    let halves = ["first", "second"].map(|name| rig.file_of(name, part / 2));
+    let rounds: Vec<Round> = (0..rig.pairs).map(|_| Round::measure(rig, &halves)).collect();
+    for half in halves {
+        std::fs::remove_file(half).expect("a half");
     }
-    let figures: Vec<String> = samples
-        .iter_mut()
-        .enumerate()
-        .map(|(n, samples)| rate(if n > 4 { lines / 10 } else { lines }, median(samples)))
-        .collect();
-    for (n, what) in ["cat FILE | cat > FILE2", "dd conv=fdatasync", "grep 77 FILE > FILE2"]
-        .into_iter()
-        .enumerate()
-    {
-        table.row(what, &figures[n], "", Goal::None);
-    }
-    let (cat, dd) = (median(&mut cats), median(&mut dds));
+    let of = |what: fn(&Round) -> f64| median(&mut rounds.iter().map(what).collect::<Vec<_>>());
+    let all = |what: fn(&Round) -> f64| rate(lines, of(what));
+    let tenth = |what: fn(&Round) -> f64| rate(part, of(what));
+
+    table.row("cat FILE | cat > FILE2", &all(|round| round.cat), "", Goal::None);
+    table.row("dd conv=fdatasync", &all(|round| round.dd), "", Goal::None);
+    let (cat, dd) =
+        (of(|round| round.cat / round.through_cat), of(|round| round.dd / round.through_cat));
     let goal = Goal::Is(
         cat >= CAT_GOAL || dd >= DD_GOAL,
         format!("at least {CAT_GOAL} of cat, or {DD_GOAL} of dd"),
     );
-    table.row(
-        "mq-pipe -e a b -- cat",
-        &figures[3],
-        &format!("{cat:.2} of cat, {dd:.2} of dd"),
-        goal,
-    );
-    let grep = median(&mut greps);
+    let relation = format!("{cat:.2} of cat, {dd:.2} of dd");
+    table.row("mq-pipe -e a b -- cat", &all(|round| round.through_cat), &relation, goal);
+
+    table.row("grep 77 FILE > FILE2", &all(|round| round.grep), "", Goal::None);
+    table.row("cat FILE | grep 77 > FILE2", &all(|round| round.piped_grep), "", Goal::None);
+    let grep = of(|round| round.grep / round.through_grep);
+    let piped = of(|round| round.piped_grep / round.through_grep);
     let goal = Goal::Is(grep >= GREP_GOAL, format!("at least {GREP_GOAL}"));
-    table.row("mq-pipe --ok 0,1 ... grep 77", &figures[4], &format!("{grep:.2} of grep"), goal);
-    table.row("mq-pipe --out whole ... gzip -c", &figures[5], "", Goal::None);
-    let gain = median(&mut parallel);
+    let relation = format!("{grep:.2} of grep, {piped:.2} of cat | grep");
+    table.row("mq-pipe --ok 0,1 ... grep 77", &all(|round| round.through_grep), &relation, goal);
+
+    let ideal = of(|round| round.gzip / round.two_gzips);
+    table.row("gzip, one half after the other", &tenth(|round| round.gzip), "", Goal::None);
+    let relation = format!("{ideal:.2} of that");
+    table.row("gzip, both at once", &tenth(|round| round.two_gzips), &relation, Goal::None);
+    let one = tenth(|round| round.through_gzip);
+    table.row("mq-pipe --out whole ... gzip -c", &one, "", Goal::None);
+    let gain = of(|round| round.through_gzip / round.through_two_gzips);
     let goal = Goal::Is(gain >= PARALLEL_GOAL, format!("at least {PARALLEL_GOAL}"));
-    table.row("mq-pipe -P2 --out whole ... gzip", &figures[6], &format!("{gain:.2} of -P1"), goal);
+    let two = tenth(|round| round.through_two_gzips);
+    let relation = format!("{gain:.2} of -P1");
+    table.row("mq-pipe -P2 --out whole ... gzip", &two, &relation, goal);
     alone(rig, table);
 }
 
