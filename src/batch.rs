@@ -355,7 +355,7 @@ impl BatchHeader {
     /// The annex that the payload begins with, if there is one and it fits.
     #[must_use]
     pub fn annex<'a>(&self, payload: &'a [u8]) -> Option<&'a [u8]> {
-        self.has(flags::ANNEX).then(|| split_annex(payload))?.map(|(annex, _)| annex)
+        annex(self.flags, payload)
     }
 }
 
@@ -364,6 +364,13 @@ impl BatchHeader {
 fn split_annex(payload: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = payload.split_first_chunk::<4>()?;
     rest.split_at_checked(u32::from_le_bytes(*length) as usize)
+}
+
+/// The annex that the payload of a batch with these flags begins with, if there is one and it fits.
+#[must_use]
+pub fn annex(batch_flags: u16, payload: &[u8]) -> Option<&[u8]> {
+    let has_one = batch_flags & flags::ANNEX != 0;
+    has_one.then(|| split_annex(payload))?.map(|(annex, _)| annex)
 }
 
 /// The part of the payload of a batch with these flags that holds messages.

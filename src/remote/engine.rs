@@ -48,6 +48,15 @@ pub struct ConsumeWish {
     pub prefetch: u32,
 }
 
+/// How far a sender with a name has come, as its engine knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The number of its last message that is stored; 0: none is.
+    pub last: u64,
+    /// What it said with that message ([`Publisher::note`]), where the engine keeps such.
+    pub annex: Option<Vec<u8>>,
+}
+
 /// Resolves when the whole batch is confirmed as the engine's guarantee has it, or fails.
 pub type Confirmation = BoxFuture<'static, Result<(), Failure>>;
 
@@ -62,6 +71,18 @@ pub trait Publisher: Send + 'static {
         &mut self,
         batch: Vec<Outgoing>,
     ) -> impl Future<Output = Result<Confirmation, Failure>> + Send;
+
+    /// How far its sender had come before this publisher was made: what is numbered up to there is not
+    /// handed over again. `None`: it has no name, or the engine does not know.
+    fn progress(&self) -> Option<Progress> {
+        None
+    }
+
+    /// What its sender says with the batch that is published next, to be kept with how far it has
+    /// come: at most [`ANNEX_BYTES_MAX`](crate::limits::ANNEX_BYTES_MAX).
+    fn note(&mut self, annex: &[u8]) {
+        let _ = annex;
+    }
 
     /// The end: all that was handed over is with the engine, or at least with the kernel; closes.
     ///

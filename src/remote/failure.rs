@@ -18,6 +18,8 @@ pub enum Kind {
     Unsupported,
     /// The message cannot be stored there as it is (too large, a header that does not fit): 65.
     BadInput,
+    /// A newer sender of the same name has taken over: 1.
+    Fenced,
     /// Anything else: 1.
     Other,
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use mq::remote::address::Address;
 use mq::remote::engine::{
-    Abilities, Ability, Confirmation, ConsumeWish, Consumer, Engine, PublishWish, Publisher,
-    QueueFigures, Received, Settlement,
+    Abilities, Ability, Confirmation, ConsumeWish, Consumer, Engine, Progress, PublishWish,
+    Publisher, QueueFigures, Received, Settlement,
 };
 use mq::remote::failure::{Failure, Kind};
 use mq::remote::message::{Facts, Incoming, Outgoing};
@@ -34,6 +34,8 @@ pub struct Queue {
     /// Messages that came again under a number that was stored already.
     pub repeated: u64,
     seen: HashSet<(u64, u64)>,
+    /// How far senders with a name have come.
+    pub progress: HashMap<u64, Progress>,
     /// The most messages that were unsettled at once.
     pub unsettled_max: usize,
 }
@@ -134,7 +136,7 @@ impl Engine for Memory {
         ids: Ability::Yes,
         ttl: Ability::Yes,
         delay: Ability::No("it forgets what it was told to wait for; use a queue of the store"),
-        producers: Ability::No("it knows nobody by name; use a queue of the store"),
+        producers: Ability::Yes,
         groups: Ability::No("it has one group; use a queue for each"),
         from: Ability::No("it has no positions"),
         end: Ability::Yes,
@@ -165,8 +167,11 @@ impl Engine for Memory {
 
     async fn publisher(&self, wish: &PublishWish) -> Result<MemoryPublisher, Failure> {
         let (broker, life) = (self.broker.clone(), self.life);
-        broker.with(|state| state.queues.entry(wish.queue.clone()).or_default().seen.len());
-        Ok(MemoryPublisher { broker, life, wish: wish.clone() })
+        let progress = broker.with(|state| {
+            let queue = state.queues.entry(wish.queue.clone()).or_default();
+            wish.named.then(|| queue.progress.get(&wish.sender).cloned().unwrap_or_default())
+        });
+        Ok(MemoryPublisher { broker, life, wish: wish.clone(), progress, annex: None })
     }
 
     async fn consumer(&self, wish: &ConsumeWish) -> Result<MemoryConsumer, Failure> {
@@ -208,9 +213,19 @@ pub struct MemoryPublisher {
     broker: Broker,
     life: u64,
     wish: PublishWish,
+    progress: Option<Progress>,
+    annex: Option<Vec<u8>>,
 }
 
 impl Publisher for MemoryPublisher {
+    fn progress(&self) -> Option<Progress> {
+        self.progress.clone()
+    }
+
+    fn note(&mut self, annex: &[u8]) {
+        self.annex = Some(annex.to_vec());
+    }
+
     async fn publish(&mut self, batch: Vec<Outgoing>) -> Result<Confirmation, Failure> {
         let life = self.life;
         let stored = self.broker.with(|state| {
@@ -221,6 +236,10 @@ impl Publisher for MemoryPublisher {
                 return Err(lost());
             }
             let queue = state.queues.get_mut(&self.wish.queue).expect("it was made");
+            if let (true, Some(last)) = (self.wish.named, batch.last()) {
+                let progress = Progress { last: last.number, annex: self.annex.take() };
+                queue.progress.insert(self.wish.sender, progress);
+            }
             for Outgoing { body, facts, number } in batch {
                 if queue.seen.insert((self.wish.sender, number)) {
                     queue.ready.push_back(Stored { body: body.to_vec(), facts, attempt: 1 });

@@ -54,6 +54,59 @@ fn what_is_not_confirmed_is_sent_again_in_order_and_stored_once() {
     }
 }
 
+/// With a name, what the engine has is not even sent again: neither by the session, when the connection
+/// was lost behind what was stored, nor by a rerun.
+#[test]
+fn what_a_sender_with_a_name_has_stored_is_not_sent_again() {
+    let stand = Stand::new("what_a_sender_with_a_name_has_stored");
+    let send = |lines: &[u8]| stand.store.run("mq-send", &["--producer", "p", "-v", "q"], lines);
+    let repeated = || stand.broker.with(|state| state.queues["q"].repeated);
+    let lines = seq(1, 200_000);
+    stand.broker.with(|state| state.dies_after = Some(2));
+    send(&lines).ok().says("200000 messages");
+    assert!(stand.broker.with(|state| state.dies_after.is_none()), "it did not die");
+    assert_eq!((stand.broker.ready("q"), repeated()), (bodies(&lines), 0));
+    send(&lines).ok().says("0 messages").says("after 200000 that an earlier run had stored");
+    assert_eq!((stand.broker.ready("q").len(), repeated()), (200_000, 0));
+    let more = seq(1, 200_005);
+    send(&more).ok().says("5 messages").says("after 200000");
+    assert_eq!((stand.broker.ready("q"), repeated()), (bodies(&more), 0));
+    send(&seq(2, 200_005)).exits(65).says("not the input that was sent under this name before");
+    send(&seq(1, 3)).exits(65).says("it has 3 messages, and 200005 are stored");
+    assert_eq!(stand.broker.ready("q").len(), 200_005);
+}
+
+/// A newer sender of the same name ends an older one, and that does not try again.
+#[test]
+fn a_sender_whose_name_another_took_ends() {
+    let stand = Stand::new("a_sender_whose_name_another_took");
+    let mut sender = stand.store.spawn("mq-send", &["--producer", "p", "q"]);
+    sender.write(b"a\n");
+    crate::harness::eventually("it is there", || {
+        (stand.broker.ready("q").len() == 1).then_some(())
+    });
+    let fenced = Failure::new(Kind::Fenced, "a newer mq-send of this name is there");
+    stand.broker.with(|state| state.fails = Some(fenced));
+    sender.write(b"b\n");
+    sender.finish().exits(1).says("a newer mq-send").says("confirmed: 1 leading messages");
+}
+
+/// What was confirmed and is not there any more is no reason to send the rest as if it were.
+#[test]
+fn a_queue_that_was_removed_under_a_name_is_not_gone_on_with() {
+    let stand = Stand::new("a_queue_removed_under_a_name");
+    let mut sender = stand.store.spawn("mq-send", &["--producer", "p", "q"]);
+    sender.write(b"a\n");
+    crate::harness::eventually("it is there", || {
+        (stand.broker.ready("q").len() == 1).then_some(())
+    });
+    stand.broker.with(|state| state.queues.clear());
+    stand.broker.kill();
+    sender.write(b"b\n");
+    sender.finish().exits(1).says("had confirmed 1 messages of this producer").says("knows of 0");
+    assert!(stand.broker.ready("q").is_empty());
+}
+
 #[test]
 fn an_engine_that_comes_back_is_waited_for() {
     let stand = Stand::new("an_engine_that_comes_back_is_waited_for");
@@ -108,7 +161,6 @@ fn what_the_engine_cannot_do_is_refused_in_words() {
     let stand = Stand::new("what_the_engine_cannot_do_is_refused");
     for (args, part) in [
         (&["q", "-m", "x", "--delay", "1h"][..], "--delay with Memory: it forgets"),
-        (&["q", "-m", "x", "--producer", "p"], "--producer with Memory: it knows nobody"),
         (&["q", "-m", "x", "-k", "k", "--unless-pending"], "--unless-pending with Memory"),
     ] {
         stand.store.run("mq-send", args, b"").exits(2).says(part);

@@ -229,6 +229,7 @@ fn fault(failure: &Failure) -> Fault {
         Kind::Missing => ErrorCode::NotFound,
         Kind::Unsupported => ErrorCode::Usage,
         Kind::BadInput => ErrorCode::BadInput,
+        Kind::Fenced => ErrorCode::Fenced,
         Kind::Other => ErrorCode::Unknown,
     };
     Fault { remedy: failure.remedy.clone(), ..Fault::new(code, failure.message.clone()) }

@@ -17,6 +17,8 @@ const LARGE_BYTES_MAX: usize = limits::MESSAGE_BYTES_MAX + limits::BATCH_PAYLOAD
 pub struct Published {
     head: PublishHead,
     payload: Bytes,
+    /// What stood in front of the last part of a large message.
+    annex_of_parts: Option<Bytes>,
 }
 
 fn malformed(what: &str) -> Failure {
@@ -27,7 +29,7 @@ impl Published {
     /// A batch, or a large message whose parts are joined.
     #[must_use]
     pub fn new(head: PublishHead, payload: Bytes) -> Published {
-        Published { head, payload }
+        Published { head, payload, annex_of_parts: None }
     }
 
     /// The sequence of the last message.
@@ -40,6 +42,14 @@ impl Published {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.payload.len()
+    }
+
+    /// What its sender said with it.
+    #[must_use]
+    pub fn annex(&self) -> Option<&[u8]> {
+        self.annex_of_parts
+            .as_deref()
+            .or_else(|| batch::annex(self.head.batch_flags, &self.payload))
     }
 
     /// Its messages. Each is numbered with its sequence.
@@ -77,7 +87,7 @@ impl Published {
                 }
             }
         }
-        if messages.len() != count {
+        if messages.len() != count || count == 0 {
             return Err(malformed("the count of messages differs"));
         }
         Ok(messages)
@@ -144,7 +154,8 @@ impl Parts {
         if !head.more && self.0.is_empty() {
             return Ok(Some(Published::new(head, payload)));
         }
-        // The annex stands in front of the last part, and nobody here wants it.
+        // The annex stands in front of the last part.
+        let annex = batch::annex(head.batch_flags, &payload).map(|annex| payload.slice_ref(annex));
         let payload = messages_part(head.batch_flags, &payload)?;
         let head = PublishHead { batch_flags: 0, ..head };
         if self.0.len() + payload.len() > LARGE_BYTES_MAX {
@@ -154,7 +165,8 @@ impl Parts {
         if head.more {
             return Ok(None);
         }
-        Ok(Some(Published::new(head, std::mem::take(&mut self.0).freeze())))
+        let payload = std::mem::take(&mut self.0).freeze();
+        Ok(Some(Published { annex_of_parts: annex, ..Published::new(head, payload) }))
     }
 }
 
@@ -184,7 +196,7 @@ mod tests {
         assert_eq!(bodies, [b"a".as_slice(), b"", b"bc"]);
         assert_eq!(messages.iter().map(|m| m.number).collect::<Vec<_>>(), [7, 8, 9]);
         assert_eq!(messages[2].body.as_ptr(), payload[3..].as_ptr(), "nothing is copied");
-        for (count, text) in [(2, "a\n\nbc\n"), (3, "a\n\nbc"), (1, "")] {
+        for (count, text) in [(2, "a\n\nbc\n"), (3, "a\n\nbc"), (1, ""), (0, "")] {
             let bytes = Bytes::copy_from_slice(text.as_bytes());
             let wrong = Published::new(head(9, count, Framing::Delimited(b'\n')), bytes);
             assert!(wrong.messages().is_err(), "{text:?} is not {count}");
@@ -202,12 +214,14 @@ mod tests {
     }
 
     #[test]
-    fn attributes_become_facts_and_an_annex_is_passed_over() {
+    fn attributes_become_facts_and_an_annex_is_none() {
         let mut payload = Vec::new();
         push_annex(&mut payload, b"xyz");
         payload.extend(record(b"b\nb"));
         let head = PublishHead { batch_flags: flags::ANNEX, ..head(1, 1, Framing::Records) };
-        let messages = Published::new(head, payload.into()).messages().expect("one");
+        let published = Published::new(head, payload.into());
+        assert_eq!(published.annex(), Some(&b"xyz"[..]));
+        let messages = published.messages().expect("one");
         assert_eq!(&messages[0].body[..], b"b\nb");
         let facts = messages[0].facts.as_ref().expect("facts");
         assert_eq!(facts.key.as_deref(), Some("k"));
@@ -222,11 +236,20 @@ mod tests {
         let chunks: Vec<&[u8]> = record.chunks(7).collect();
         let mut whole = None;
         for (n, chunk) in chunks.iter().enumerate() {
-            let head = PublishHead { more: n + 1 < chunks.len(), ..head(5, 1, Framing::Records) };
+            let mut part = Vec::new();
+            let mut head =
+                PublishHead { more: n + 1 < chunks.len(), ..head(5, 1, Framing::Records) };
+            if !head.more {
+                head.batch_flags = flags::ANNEX;
+                push_annex(&mut part, b"xyz");
+            }
+            part.extend_from_slice(chunk);
             assert!(whole.is_none());
-            whole = parts.push(head, Bytes::copy_from_slice(chunk)).expect("a part");
+            whole = parts.push(head, part.into()).expect("a part");
         }
-        let messages = whole.expect("whole").messages().expect("one");
+        let whole = whole.expect("whole");
+        assert_eq!(whole.annex(), Some(&b"xyz"[..]));
+        let messages = whole.messages().expect("one");
         assert_eq!((&messages[0].body[..], messages[0].number), (b"0123456789".as_slice(), 5));
     }
 }

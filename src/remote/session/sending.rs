@@ -6,7 +6,8 @@
 //! ```
 //!
 //! All per batch. What is not confirmed is kept as the frame that it came in, and handed over again, in
-//! order and under the same numbers, when the connection to the engine was lost.
+//! order and under the same numbers, when the connection to the engine was lost. Where the engine knows
+//! how far a sender with a name has come, what it has is confirmed without it.
 
 use std::collections::VecDeque;
 
@@ -17,8 +18,8 @@ use futures_util::stream::FuturesOrdered;
 use super::payload::{Parts, Published};
 use super::{Broken, Frame, Frames, Session, Stop, or_gone, refusals};
 use crate::limits;
-use crate::remote::engine::{Confirmation, Engine, PublishWish, Publisher};
-use crate::remote::failure::Failure;
+use crate::remote::engine::{Abilities, Confirmation, Engine, Progress, PublishWish, Publisher};
+use crate::remote::failure::{Failure, Kind};
 use crate::units::{Count, Epoch, Offset, Sequence, WallTime};
 use crate::wire::{OpenSend, Reply, Request, Sending};
 
@@ -37,6 +38,8 @@ pub struct Sender<P> {
     /// The sequence of the last message that came, and of the last that is confirmed.
     last: u64,
     confirmed: u64,
+    /// Up to there the engine has all, as it said when the publisher was made.
+    stored: u64,
     is_closing: bool,
 }
 
@@ -49,7 +52,7 @@ impl<E: Engine> Session<E> {
         refusals::check_send(&E::ABILITIES, &open)
             .map_err(|failure| Stop::Failed(channel, failure))?;
         let queue = self.queue().map_err(|failure| Stop::Failed(channel, failure))?;
-        let last = open.resume.map_or(0, |resume| resume.confirmed.0);
+        let last = open.resume.as_ref().map_or(0, |resume| resume.confirmed.0);
         let mut sender = Sender {
             channel,
             wish: PublishWish { queue, sender: open.producer.0, named: open.named },
@@ -61,15 +64,21 @@ impl<E: Engine> Session<E> {
             parts: Parts::default(),
             last,
             confirmed: last,
+            stored: last,
             is_closing: false,
         };
-        self.make_publisher(&mut sender).await?;
+        let progress = self.make_publisher(&mut sender).await?;
+        sender.last = sender.stored;
+        if open.resume.is_none() {
+            // The client counts what an earlier run has stored without being told again.
+            sender.confirmed = sender.stored;
+        }
         let sending = Sending {
             queue_id: super::random_queue(),
-            last: Sequence(last),
+            last: Sequence(sender.last),
             epoch: Epoch(1),
             opened: WallTime(0),
-            annex: None,
+            annex: progress.annex,
         };
         self.out.push(channel, &Reply::Sending(sending));
         self.at_most_once();
@@ -124,13 +133,23 @@ impl<E: Engine> Session<E> {
         Err(Stop::Gone)
     }
 
-    async fn make_publisher(&mut self, sender: &mut Sender<E::Publisher>) -> Result<(), Stop> {
+    /// Makes a publisher; how far the engine says that the sender has come.
+    async fn make_publisher(
+        &mut self,
+        sender: &mut Sender<E::Publisher>,
+    ) -> Result<Progress, Stop> {
         let wish = &sender.wish;
         let made = self.link.attempt(async |engine| engine.publisher(wish).await);
         let made = or_gone(made, &self.frames).await?;
         let publisher = made.map_err(|failure| Stop::Failed(sender.channel, failure))?;
+        let progress = publisher.progress();
         sender.publisher = Some(publisher);
-        Ok(())
+        let Some(progress) = progress else { return Ok(Progress::default()) };
+        if progress.last < sender.confirmed {
+            return Err(Stop::Failed(sender.channel, forgotten(&E::ABILITIES, &progress, sender)));
+        }
+        sender.stored = progress.last;
+        Ok(progress)
     }
 
     /// Gives the publisher what it was not given yet.
@@ -139,7 +158,13 @@ impl<E: Engine> Session<E> {
             if sender.publisher.is_none() {
                 self.make_publisher(sender).await?;
             }
-            let messages = sender.kept[sender.handed].messages();
+            let published = &sender.kept[sender.handed];
+            if published.last() <= sender.stored {
+                sender.pending.push_back(Box::pin(std::future::ready(Ok(()))));
+                sender.handed += 1;
+                continue;
+            }
+            let messages = published.messages();
             let checked = messages.and_then(|messages| {
                 refusals::check_messages(&E::ABILITIES, &messages).map(|()| messages)
             });
@@ -150,6 +175,9 @@ impl<E: Engine> Session<E> {
             let mut heard = Vec::new();
             let handed = {
                 let publisher = sender.publisher.as_mut().expect("just made");
+                if let Some(annex) = sender.kept[sender.handed].annex() {
+                    publisher.note(annex);
+                }
                 let mut publishing = std::pin::pin!(publisher.publish(messages));
                 // It may hold back until what it has is confirmed, and somebody heard of it.
                 loop {
@@ -295,6 +323,15 @@ fn take<P>(sender: &mut Sender<P>, frame: &Frame) -> Result<(), Stop> {
         _ => return Err(Stop::protocol("a frame that is none of a sender's")),
     }
     Ok(())
+}
+
+/// An engine knows less of a sender with a name than it had confirmed.
+fn forgotten<P>(abilities: &Abilities, progress: &Progress, sender: &Sender<P>) -> Failure {
+    let message = format!(
+        "{} had confirmed {} messages of this producer to {}, and now knows of {}: was it removed?",
+        abilities.name, sender.confirmed, sender.wish.queue, progress.last
+    );
+    Failure::new(Kind::Missing, message).with_remedy("another name with --producer, to send it all")
 }
 
 /// A queue that has no name.
