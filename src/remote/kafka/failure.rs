@@ -70,7 +70,11 @@ impl ClientContext for Ears {
 impl Says {
     /// Why a call failed.
     pub(super) fn failed(&self, doing: &str, error: &KafkaError) -> Failure {
-        match error.rdkafka_error_code() {
+        let of_admin = match error {
+            KafkaError::AdminOp(code) => Some(*code),
+            _ => None,
+        };
+        match error.rdkafka_error_code().or(of_admin) {
             Some(code) => self.refused(doing, code),
             None => self.place.other(doing, error),
         }
@@ -80,6 +84,11 @@ impl Says {
     pub(super) fn refused(&self, doing: &str, code: RDKafkaErrorCode) -> Failure {
         use RDKafkaErrorCode as Code;
         let kind = match code {
+            Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch => {
+                let why = "a newer sender of the same name is there";
+                let message = format!("cannot {doing} with {}: {why}", self.place);
+                return Failure::new(Kind::Fenced, message);
+            }
             Code::TopicAuthorizationFailed
             | Code::GroupAuthorizationFailed
             | Code::ClusterAuthorizationFailed
@@ -103,7 +112,9 @@ impl Says {
             | Code::QueueFull
             | Code::ThrottlingQuotaExceeded
             | Code::RebalanceInProgress => Kind::Busy,
-            Code::UnsupportedFeature | Code::UnsupportedVersion => Kind::Unsupported,
+            Code::UnsupportedFeature | Code::UnsupportedVersion | Code::InvalidTopic => {
+                Kind::Unsupported
+            }
             Code::BrokerTransportFailure
             | Code::AllBrokersDown
             | Code::MessageTimedOut
@@ -118,6 +129,46 @@ impl Says {
             | Code::IllegalGeneration => Kind::Unreachable,
             _ => Kind::Other,
         };
-        Failure::new(kind, format!("cannot {doing} with {}: {code}", self.place))
+        let failure = Failure::new(kind, format!("cannot {doing} with {}: {code}", self.place));
+        match code {
+            Code::InvalidTopic => failure.with_remedy(
+                "a topic's name is of at most 249 letters, digits, dots, underscores and hyphens",
+            ),
+            _ => failure,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn says() -> Says {
+        Says { place: Place::new("Kafka", "b1:9092"), user: None }
+    }
+
+    #[test]
+    fn what_an_administrator_is_told_is_told_apart_as_all_else() {
+        let late = KafkaError::AdminOp(RDKafkaErrorCode::OperationTimedOut);
+        let failure = says().failed("make topic x", &late);
+        assert_eq!(failure.kind, Kind::Unreachable, "{failure}");
+        let refused = KafkaError::AdminOp(RDKafkaErrorCode::TopicAuthorizationFailed);
+        assert_eq!(says().failed("make topic x", &refused).kind, Kind::Denied);
+    }
+
+    #[test]
+    fn a_name_that_no_topic_has_is_refused_in_words() {
+        let failure = says().refused("ask about topic a b", RDKafkaErrorCode::InvalidTopic);
+        assert_eq!(failure.kind, Kind::Unsupported);
+        assert!(failure.remedy.expect("a remedy").contains("249 letters"));
+    }
+
+    #[test]
+    fn a_newer_sender_is_told_as_such() {
+        for code in [RDKafkaErrorCode::Fenced, RDKafkaErrorCode::ProducerFenced] {
+            let failure = says().refused("send to topic x", code);
+            assert!(failure.kind == Kind::Fenced && !failure.passes(), "{failure}");
+            assert!(failure.message.ends_with("a newer sender of the same name is there"));
+        }
     }
 }

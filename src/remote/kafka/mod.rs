@@ -19,6 +19,7 @@ mod failure;
 mod partitions;
 mod publisher;
 mod records;
+mod transactions;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -32,7 +33,8 @@ use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use self::consumer::KafkaConsumer;
 use self::failure::{Ears, Says};
-use self::publisher::KafkaPublisher;
+use self::publisher::{KafkaPublisher, Producing};
+use self::transactions::Transactions;
 use super::address::Address;
 use super::engine::{Abilities, Ability, ConsumeWish, Engine, PublishWish, QueueFigures};
 use super::failure::{Failure, Kind};
@@ -326,9 +328,9 @@ impl Engine for Kafka {
             "Kafka has no delayed messages; send with --delay to a queue of mq itself, and forward \
              from there: mq-recv -J QUEUE --batch 1000 -- mq-send -J URL",
         ),
-        producers: Ability::No(
-            "Kafka cannot tell where a sender that comes back had stopped, so --producer would promise \
-             nothing; use NATS, or a queue of mq itself",
+        producers: Ability::Partly(
+            "by transactions, each of which holds messages and how far their sender has come; known \
+             for as long as the cluster keeps a group's offsets, a week as a rule",
         ),
         groups: Ability::Partly("each partition goes to one receiver of a group at a time"),
         from: Ability::Yes,
@@ -338,7 +340,9 @@ impl Engine for Kafka {
         delays_retries: false,
         purge: Ability::Yes,
         remove: Ability::Yes,
-        figures: Ability::Partly("what is ready, and the end of a topic with one partition"),
+        figures: Ability::Partly(
+            "what is ready, marks of transactions included, and the end of a topic with one partition",
+        ),
     };
     type Publisher = KafkaPublisher;
     type Consumer = KafkaConsumer;
@@ -396,8 +400,20 @@ impl Engine for Kafka {
     }
 
     async fn publisher(&self, wish: &PublishWish) -> Result<KafkaPublisher, Failure> {
-        self.make_topic(&wish.queue).await?;
-        KafkaPublisher::new(&self.config, self.says.clone(), &wish.queue)
+        let topic = &wish.queue;
+        self.make_topic(topic).await?;
+        if !wish.named {
+            let producing = Producing::new(&self.config, self.says.clone(), topic)?;
+            return Ok(KafkaPublisher::nameless(producing));
+        }
+        let id = transactions::id_of(topic, wish.sender);
+        let mut config = self.config.clone();
+        config
+            .set("transactional.id", &id)
+            .set("transaction.timeout.ms", transactions::OPEN.as_millis().to_string());
+        let producing = Producing::new(&config, self.says.clone(), topic)?;
+        let transactions = Transactions::open(producing, self.asking_as(&id)?).await?;
+        Ok(KafkaPublisher::named(transactions))
     }
 
     async fn consumer(&self, wish: &ConsumeWish) -> Result<KafkaConsumer, Failure> {

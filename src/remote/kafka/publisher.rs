@@ -13,8 +13,9 @@ use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProd
 use tokio::sync::{Notify, oneshot};
 
 use super::failure::{Ears, Says};
+use super::transactions::Transactions;
 use super::{blocking, records};
-use crate::remote::engine::{Confirmation, Publisher};
+use crate::remote::engine::{Confirmation, Progress, Publisher};
 use crate::remote::failure::Failure;
 use crate::remote::message::Outgoing;
 
@@ -25,7 +26,7 @@ pub(super) const DELIVERY: Duration = Duration::from_secs(30);
 /// How long a full queue is waited for before it is looked at again, if no report says that it is not.
 const FULL: Duration = Duration::from_millis(50);
 
-/// A batch that is not confirmed yet.
+/// A batch that is not reported yet.
 pub(super) struct Batch {
     left: AtomicUsize,
     done: Mutex<Option<oneshot::Sender<Result<(), Failure>>>>,
@@ -71,20 +72,22 @@ impl ProducerContext for Reports {
     }
 }
 
-/// Sends to one topic.
-pub struct KafkaPublisher {
-    producer: ThreadedProducer<Reports>,
-    says: Says,
-    topic: String,
+/// An idempotent producer, and the topic that it produces to.
+#[derive(Clone)]
+pub(super) struct Producing {
+    pub(super) producer: ThreadedProducer<Reports>,
+    pub(super) says: Says,
+    pub(super) topic: String,
     room: Arc<Notify>,
 }
 
-impl KafkaPublisher {
+impl Producing {
+    /// `config` is that of the connection, with what is special to this producer.
     pub(super) fn new(
         config: &ClientConfig,
         says: Says,
         topic: &str,
-    ) -> Result<KafkaPublisher, Failure> {
+    ) -> Result<Producing, Failure> {
         let mut config = config.clone();
         config
             .set("acks", "all")
@@ -100,7 +103,7 @@ impl KafkaPublisher {
             Reports { ears: Ears::new(says.clone()), says: says.clone(), room: Arc::clone(&room) };
         let producer = ThreadedProducer::from_config_and_context(&config, reports);
         let producer = producer.map_err(|error| says.failed("make a producer", &error))?;
-        Ok(KafkaPublisher { producer, says, topic: topic.to_owned(), room })
+        Ok(Producing { producer, says, topic: topic.to_owned(), room })
     }
 
     /// Gives a message to librdkafka; false: its queue is full.
@@ -120,14 +123,13 @@ impl KafkaPublisher {
             },
         }
     }
-}
 
-impl Publisher for KafkaPublisher {
-    async fn publish(&mut self, messages: Vec<Outgoing>) -> Result<Confirmation, Failure> {
+    /// Gives messages to librdkafka; the confirmation comes when all are reported as stored.
+    pub(super) async fn send(&self, messages: &[Outgoing]) -> Result<Confirmation, Failure> {
         let (done, confirmed) = oneshot::channel();
         let left = AtomicUsize::new(messages.len());
         let batch = Arc::new(Batch { left, done: Mutex::new(Some(done)) });
-        for message in &messages {
+        for message in messages {
             while !self.try_send(message, &batch)? {
                 // A report may have come between the two: then it is only a moment longer.
                 let _ = tokio::time::timeout(FULL, self.room.notified()).await;
@@ -140,9 +142,57 @@ impl Publisher for KafkaPublisher {
     }
 
     async fn finish(self) -> Result<(), Failure> {
-        let says = self.says.clone();
-        let producer = self.producer;
+        let (says, producer) = (self.says, self.producer);
         let flushed = blocking(move || producer.flush(DELIVERY)).await;
         flushed.map_err(|error| says.failed("end sending", &error))
+    }
+}
+
+/// Sends to one topic.
+pub struct KafkaPublisher(By);
+
+enum By {
+    Producing(Producing),
+    Transactions(Transactions),
+}
+
+impl KafkaPublisher {
+    /// Sends as nobody in particular.
+    pub(super) fn nameless(producing: Producing) -> KafkaPublisher {
+        KafkaPublisher(By::Producing(producing))
+    }
+
+    /// Sends under a name.
+    pub(super) fn named(transactions: Transactions) -> KafkaPublisher {
+        KafkaPublisher(By::Transactions(transactions))
+    }
+}
+
+impl Publisher for KafkaPublisher {
+    async fn publish(&mut self, messages: Vec<Outgoing>) -> Result<Confirmation, Failure> {
+        match &mut self.0 {
+            By::Producing(producing) => producing.send(&messages).await,
+            By::Transactions(transactions) => transactions.publish(messages),
+        }
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        match &self.0 {
+            By::Producing(_) => None,
+            By::Transactions(transactions) => Some(transactions.progress().clone()),
+        }
+    }
+
+    fn note(&mut self, annex: &[u8]) {
+        if let By::Transactions(transactions) = &mut self.0 {
+            transactions.note(annex);
+        }
+    }
+
+    async fn finish(self) -> Result<(), Failure> {
+        match self.0 {
+            By::Producing(producing) => producing.finish().await,
+            By::Transactions(transactions) => transactions.finish().await,
+        }
     }
 }
