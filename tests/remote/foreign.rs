@@ -1,9 +1,14 @@
-//! Programs that are not ours, on the other side of an engine: a few lines of Python with pika, stomp.py
-//! and pyzmq, and amqp-tools. What they send comes out of mq-recv, and what mq-send sends comes to them,
-//! bodies and headers intact.
+//! Programs that are not ours, on the other side of an engine: a few lines of Python with pika, stomp.py,
+//! pyzmq and confluent-kafka, and amqp-tools. What they send comes out of mq-recv, and what mq-send sends
+//! comes to them, bodies and headers intact.
 
+#[cfg(any(feature = "kafka", feature = "zeromq"))]
+use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+#[cfg(feature = "kafka")]
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde_json::Value;
 
 use super::contract::new_queue;
@@ -79,11 +84,41 @@ socket.close()
 context.term()
 "#;
 
+#[cfg(feature = "kafka")]
+const CONFLUENT: &str = r#"
+import base64, sys
+from confluent_kafka import Consumer, Producer
+at, topic, what = sys.argv[1], sys.argv[2], sys.argv[3]
+bodies = [b'Hello, World! %d' % i for i in range(8)] + [b'', bytes(range(256))]
+if what == 'send':
+    producer = Producer({'bootstrap.servers': at})
+    for i, body in enumerate(bodies):
+        producer.produce(topic, body, key='k%d' % i, headers=[('n', str(i)), ('m', b'\xc3\xbc')])
+    assert producer.flush(60) == 0
+else:
+    consumer = Consumer({'bootstrap.servers': at, 'group.id': 'confluent-' + topic,
+        'auto.offset.reset': 'earliest'})
+    consumer.subscribe([topic])
+    left = 10
+    while left:
+        message = consumer.poll(60)
+        assert message is not None and message.error() is None, message and message.error()
+        headers = dict(message.headers())
+        print(message.key().decode(), headers['a'].decode(),
+            base64.b64encode(message.value()).decode(), flush=True)
+        left -= 1
+    consumer.close()
+"#;
+
 fn has_python(module: &str) -> bool {
-    let tried = Command::new(PYTHON).arg("-c").arg(format!("import {module}")).output();
+    has_module(Path::new(PYTHON), module)
+}
+
+fn has_module(python: &Path, module: &str) -> bool {
+    let tried = Command::new(python).arg("-c").arg(format!("import {module}")).output();
     let has = tried.is_ok_and(|tried| tried.status.success());
     if !has {
-        skipped(&format!("{PYTHON} has no module {module}"));
+        skipped(&format!("{} has no module {module}", python.display()));
     }
     has
 }
@@ -183,6 +218,76 @@ fn stomp_py_is_a_partner() {
     both_ways(STOMP, port, &queue, &format!("stomp://localhost:{port}/{queue}"));
 }
 
+/// Both ways through a topic at this broker. `MQ_CONFLUENT` names a Python that has confluent-kafka, as no
+/// package of Debian's has it.
+#[cfg(feature = "kafka")]
+fn confluent_kafka_both_ways(port: u16) {
+    let python = std::env::var_os("MQ_CONFLUENT").unwrap_or_else(|| PYTHON.into());
+    if !has_module(Path::new(&python), "confluent_kafka") {
+        return;
+    }
+    let theirs = |topic: &str, what: &str| {
+        let mut command = Command::new(&python);
+        command.arg("-c").arg(CONFLUENT).args([&format!("127.0.0.1:{port}"), topic, what]);
+        command
+    };
+    let url = |topic: &str| format!("kafka://127.0.0.1:{port}/{topic}");
+    let mut bodies: Vec<Vec<u8>> =
+        (0..8).map(|number| format!("Hello, World! {number}").into_bytes()).collect();
+    bodies.extend([Vec::new(), (0..=255).collect()]);
+    let topic = new_queue("confluent");
+    done(send(&["-m", "first", &url(&topic)]));
+    assert_eq!(done(recv(&["-n1", "-w60s", &url(&topic)])), "first\n");
+    done(theirs(&topic, "send"));
+    let got = done(recv(&["-J", "-n10", "-w60s", &url(&topic)]));
+    let mut got: Vec<Value> =
+        got.lines().map(|line| serde_json::from_str(line).expect("an envelope")).collect();
+    got.sort_by_key(|envelope| envelope["key"].as_str().map(str::to_owned));
+    for (number, (envelope, body)) in got.iter().zip(&bodies).enumerate() {
+        assert_eq!(envelope["key"], format!("k{number}"));
+        assert_eq!(envelope["headers"], serde_json::json!({"n": number.to_string(), "m": "ü"}));
+        match std::str::from_utf8(body) {
+            Ok(text) => assert_eq!(envelope["data"], text),
+            Err(_) => assert_eq!(envelope["data_base64"], BASE64_STANDARD.encode(body)),
+        }
+    }
+    assert_eq!(got.len(), 10);
+    let topic = new_queue("confluent");
+    let envelopes = bodies.iter().enumerate().map(|(number, body)| {
+        let data = BASE64_STANDARD.encode(body);
+        format!("{{\"key\":\"k{number}\",\"headers\":{{\"a\":\"b{number}\"}},\"data_base64\":\"{data}\"}}\n")
+    });
+    let mut ours = send(&["-J", &url(&topic)]);
+    let mut ours = ours.stdin(Stdio::piped()).spawn().expect("mq-send");
+    let text: String = envelopes.collect();
+    ours.stdin.take().expect("piped").write_all(text.as_bytes()).expect("written");
+    assert!(ours.wait().expect("its end").success());
+    let got = done(theirs(&topic, "recv"));
+    let mut got: Vec<&str> = got.lines().collect();
+    got.sort_unstable();
+    let wanted = bodies
+        .iter()
+        .enumerate()
+        .map(|(number, body)| format!("k{number} b{number} {}", BASE64_STANDARD.encode(body)));
+    assert_eq!(got, wanted.collect::<Vec<_>>());
+}
+
+#[cfg(feature = "kafka")]
+#[test]
+fn confluent_kafka_is_a_partner_on_the_mock_cluster() {
+    use super::contract::Tried as _;
+    confluent_kafka_both_ways(mq::remote::kafka::Kafka::shared().expect("in this process"));
+}
+
+#[cfg(feature = "kafka")]
+#[test]
+fn confluent_kafka_is_a_partner_on_tansu() {
+    use super::contract::Tried as _;
+    if let Some(port) = super::kafka::OnTansu::shared() {
+        confluent_kafka_both_ways(port);
+    }
+}
+
 #[cfg(feature = "zeromq")]
 #[test]
 fn pyzmq_is_a_partner() {
@@ -202,7 +307,6 @@ fn pyzmq_is_a_partner() {
         } else {
             let mut ours = send(&[&url]);
             let mut ours = ours.stdin(Stdio::piped()).spawn().expect("mq-send");
-            use std::io::Write as _;
             ours.stdin.take().expect("piped").write_all(wanted.as_bytes()).expect("written");
             assert!(ours.wait().expect("its end").success());
             let theirs = theirs.wait_with_output().expect("its end");

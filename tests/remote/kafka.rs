@@ -1,13 +1,28 @@
-//! Kafka: librdkafka's own mock cluster, in this process.
+//! Kafka: librdkafka's own mock cluster, in this process, and the broker tansu, which is a program.
+//!
+//! The mock cluster keeps nothing of what a transaction commits for a group, and tansu nothing of the
+//! metadata beside an offset.
 
+use std::ops::Range;
 use std::sync::OnceLock;
+use std::time::Duration;
 
-use mq::remote::engine::{ConsumeWish, Consumer as _, Engine as _, Received, Settlement};
+use mq::remote::address::Address;
+use mq::remote::engine::{
+    Abilities, ConsumeWish, Consumer as _, Engine, Progress, PublishWish, Publisher as _,
+    QueueFigures, Received, Settlement,
+};
+use mq::remote::failure::{Failure, Kind};
 use mq::remote::kafka::Kafka;
 use mq::remote::message::{Facts, Outgoing};
 use mq::settings::Start;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-use super::contract::{self, Tried, connect, new_queue, number, numbered, run, to_receive};
+use super::contract::{
+    self, Tried, connect, new_queue, number, numbered, run, to_receive, to_send,
+};
+use super::servers;
 
 impl Tried for Kafka {
     const ACKS_ONE_BY_ONE: bool = false;
@@ -38,19 +53,80 @@ impl Tried for Kafka {
     }
 }
 
-crate::contracts! {
-    Kafka:
-    many_messages_come_through,
-    what_was_not_acked_comes_again,
-    what_is_released_comes_again,
-    the_end_is_where_it_was_at_the_start,
-    bodies_and_facts_stay_as_they_are,
-    each_group_sees_everything,
-    a_look_takes_nothing,
-    more_is_handed_out_once_it_is_allowed,
-    without_acks_each_comes_once,
-    each_mistake_has_its_own_words,
+/// The same engine on tansu.
+pub struct OnTansu(Kafka);
+
+impl Engine for OnTansu {
+    const ABILITIES: Abilities = Kafka::ABILITIES;
+    type Publisher = <Kafka as Engine>::Publisher;
+    type Consumer = <Kafka as Engine>::Consumer;
+
+    async fn connect(address: &Address, patience: Duration) -> Result<OnTansu, Failure> {
+        Kafka::connect(address, patience).await.map(OnTansu)
+    }
+
+    async fn publisher(&self, wish: &PublishWish) -> Result<Self::Publisher, Failure> {
+        self.0.publisher(wish).await
+    }
+
+    async fn consumer(&self, wish: &ConsumeWish) -> Result<Self::Consumer, Failure> {
+        self.0.consumer(wish).await
+    }
+
+    async fn figures(&self, queue: &str) -> Result<Option<QueueFigures>, Failure> {
+        self.0.figures(queue).await
+    }
+
+    async fn purge(&self, queue: &str) -> Result<Option<u64>, Failure> {
+        self.0.purge(queue).await
+    }
+
+    async fn remove(&self, queue: &str) -> Result<(), Failure> {
+        self.0.remove(queue).await
+    }
 }
+
+impl Tried for OnTansu {
+    const ACKS_ONE_BY_ONE: bool = false;
+
+    fn shared() -> Option<u16> {
+        static SERVER: servers::Shared = servers::Shared::new();
+        servers::shared(&SERVER, || servers::tansu("memory://tansu/"))
+    }
+
+    fn url(port: u16, queue: &str) -> String {
+        Kafka::url(port, queue)
+    }
+
+    fn url_with_wrong_password(_: u16, _: &str) -> Option<String> {
+        None
+    }
+}
+
+macro_rules! contracts_of {
+    ($place:ident, $engine:ident) => {
+        mod $place {
+            use super::$engine;
+
+            crate::contracts! {
+                $engine:
+                many_messages_come_through,
+                what_was_not_acked_comes_again,
+                what_is_released_comes_again,
+                the_end_is_where_it_was_at_the_start,
+                bodies_and_facts_stay_as_they_are,
+                each_group_sees_everything,
+                a_look_takes_nothing,
+                more_is_handed_out_once_it_is_allowed,
+                without_acks_each_comes_once,
+                each_mistake_has_its_own_words,
+            }
+        }
+    };
+}
+
+contracts_of!(mock, Kafka);
+contracts_of!(tansu, OnTansu);
 
 /// What is committed never passes what is not acked, across all partitions.
 #[test]
@@ -139,5 +215,124 @@ fn a_group_begins_where_it_is_told() {
             }
             assert!(got.iter().copied().eq(wanted), "from {from:?}: {got:?}");
         }
+    });
+}
+
+fn named(queue: &str, sender: u64) -> PublishWish {
+    PublishWish { queue: queue.to_owned(), sender, named: true }
+}
+
+/// Sends messages of these numbers under a name; how far it had come.
+async fn send_named<E: Engine>(
+    engine: &E,
+    wish: &PublishWish,
+    numbers: Range<u64>,
+) -> Option<Progress> {
+    let mut publisher = engine.publisher(wish).await.expect("a publisher");
+    let progress = publisher.progress();
+    publisher.note(b"said with it");
+    let confirmation = publisher.publish(numbered(numbers)).await.expect("sent");
+    confirmation.await.expect("committed");
+    publisher.finish().await.expect("an end");
+    progress
+}
+
+async fn all_of<E: Engine>(engine: &E, queue: &str) -> Vec<u64> {
+    let wish = ConsumeWish { until_end: true, peek: true, ..to_receive(queue) };
+    let mut consumer = engine.consumer(&wish).await.expect("a consumer");
+    let mut all = Vec::new();
+    while let Received::Messages(some) = consumer.receive(500).await.expect("received") {
+        all.extend(some.iter().map(number));
+    }
+    all.sort_unstable();
+    all
+}
+
+/// What is committed is there, in several transactions, and what a mark of one takes is no message.
+async fn transactions_come_through<E: Tried>(port: u16, queue: &str) {
+    let engine: E = connect(port, queue).await;
+    let mut publisher = engine.publisher(&named(queue, 5)).await.expect("a publisher");
+    let mut waiting = Vec::new();
+    for first in (1..1000).step_by(100) {
+        waiting.push(publisher.publish(numbered(first..first + 100)).await.expect("sent"));
+    }
+    for confirmation in waiting {
+        confirmation.await.expect("committed");
+    }
+    publisher.finish().await.expect("an end");
+    assert!(all_of(&engine, queue).await.into_iter().eq(1..1001));
+}
+
+#[test]
+fn transactions_come_through_the_mock_cluster() {
+    let port = Kafka::shared().expect("in this process");
+    run(transactions_come_through::<Kafka>(port, &new_queue("transactions")));
+}
+
+#[test]
+fn transactions_come_through_tansu() {
+    let Some(port) = OnTansu::shared() else { return };
+    run(transactions_come_through::<OnTansu>(port, &new_queue("transactions")));
+}
+
+/// A sender that comes back under its name learns what is stored of it, for each topic and name by itself.
+#[test]
+fn a_sender_with_a_name_learns_how_far_it_had_come() {
+    let Some(port) = OnTansu::shared() else { return };
+    run(async {
+        let (queue, other) = (new_queue("names"), new_queue("names"));
+        let engine: OnTansu = connect(port, &queue).await;
+        let last = |progress: Option<Progress>| progress.expect("it is known").last;
+        assert_eq!(last(send_named(&engine, &named(&queue, 5), 1..101).await), 0);
+        assert_eq!(last(send_named(&engine, &named(&queue, 5), 101..151).await), 100);
+        assert_eq!(last(send_named(&engine, &named(&queue, 6), 151..161).await), 0);
+        assert_eq!(last(send_named(&engine, &named(&other, 5), 1..2).await), 0);
+        assert!(all_of(&engine, &queue).await.into_iter().eq(1..161));
+        let publisher = engine.publisher(&named(&queue, 5)).await.expect("a publisher");
+        assert_eq!(last(publisher.progress()), 150);
+        let nameless = engine.publisher(&to_send(&queue)).await.expect("a publisher");
+        assert_eq!(nameless.progress(), None);
+    });
+}
+
+/// What a sender said with its progress comes back in the metadata of the offset that stands for it.
+#[test]
+fn what_a_sender_said_comes_back() {
+    let port = Kafka::shared().expect("in this process");
+    run(async {
+        let queue = new_queue("said");
+        let engine: Kafka = connect(port, &queue).await;
+        contract::send(&engine, &queue, numbered(0..1)).await;
+        // The mock cluster takes from a transaction no offsets, but from anybody else.
+        let group = format!("mq-{queue}-producer-0000000000000005");
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", format!("127.0.0.1:{port}")).set("group.id", &group);
+        let committing: BaseConsumer = config.create().expect("a consumer");
+        let mut list = TopicPartitionList::new();
+        let mut place = list.add_partition(&queue, 0);
+        place.set_offset(Offset::Offset(77)).expect("a place");
+        place.set_metadata("c2FpZCB3aXRoIGl0");
+        committing.commit(&list, CommitMode::Sync).expect("committed");
+        let publisher = engine.publisher(&named(&queue, 5)).await.expect("a publisher");
+        let said = Some(b"said with it".to_vec());
+        assert_eq!(publisher.progress(), Some(Progress { last: 77, annex: said }));
+    });
+}
+
+/// A newer sender under the same name ends an older one: what that had not committed is not there.
+#[test]
+fn a_newer_sender_of_the_name_fences_off_the_older() {
+    let Some(port) = OnTansu::shared() else { return };
+    run(async {
+        let queue = new_queue("fenced");
+        let engine: OnTansu = connect(port, &queue).await;
+        let mut older = engine.publisher(&named(&queue, 5)).await.expect("a publisher");
+        older.publish(numbered(1..11)).await.expect("sent").await.expect("committed");
+        let progress = send_named(&engine, &named(&queue, 5), 11..21).await;
+        assert_eq!(progress.expect("it is known").last, 10);
+        let late = older.publish(numbered(11..16)).await.expect("handed over").await;
+        let failure = late.expect_err("it is fenced off");
+        assert_eq!(failure.kind, Kind::Fenced, "{failure}");
+        assert!(all_of(&engine, &queue).await.into_iter().eq(1..21));
     });
 }

@@ -265,3 +265,26 @@ pub fn activemq() -> Result<Server, String> {
         command
     }))
 }
+
+/// Finds tansu, a broker of the Kafka protocol: `MQ_TANSU` names it, or it is on the path.
+#[cfg(feature = "kafka")]
+pub fn tansu_program() -> Result<PathBuf, String> {
+    let named = std::env::var_os("MQ_TANSU").map(PathBuf::from).filter(|file| file.is_file());
+    named.or_else(|| program("tansu")).ok_or_else(|| {
+        "tansu is not installed: cargo install tansu --features dynostore,libsql".to_owned()
+    })
+}
+
+/// Starts tansu, which keeps what it gets in this storage: `memory://tansu/`, or `sqlite://FILE` in the
+/// server's directory.
+#[cfg(feature = "kafka")]
+pub fn tansu(storage: &'static str) -> Result<Server, String> {
+    let program = tansu_program()?;
+    Ok(Server::start(temporary(), Vec::new(), move |dir, port| {
+        let mut command = Command::new(&program);
+        let at = format!("tcp://127.0.0.1:{port}");
+        command.args(["broker", "--listener-url", &at, "--advertised-listener-url", &at]);
+        command.args(["--storage-engine", storage]).current_dir(dir);
+        command
+    }))
+}

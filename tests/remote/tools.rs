@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-#[cfg(feature = "nats")]
+#[cfg(any(feature = "kafka", feature = "nats", feature = "zeromq"))]
 use super::harness::{Running, eventually};
 use super::harness::{Store, seq};
-#[cfg(feature = "nats")]
+#[cfg(any(feature = "kafka", feature = "nats"))]
 use super::servers::Server;
 
 const LINES: u64 = 100_000;
@@ -22,22 +22,22 @@ fn all(last: u64) -> BTreeSet<u64> {
 /// The URL of the test's queue, with something behind its name.
 type UrlOf<'a> = &'a dyn Fn(&str) -> String;
 
-/// A hundred thousand lines go there and come back in order.
-fn lines_come_through(url: UrlOf<'_>) {
+/// A hundred thousand lines go there and come back, in order where the engine has one.
+fn lines_come_through(url: UrlOf<'_>, is_ordered: bool) {
     let (store, url) = (Store::new(), url(""));
     let url = url.as_str();
     store.run("mq-send", &[url], &seq(1, LINES)).ok();
     let received = store.run("mq-recv", &["-n", &LINES.to_string(), url], b"").ok().stdout;
     let received = numbers(&received);
     assert_eq!(received.len() as u64, LINES);
-    assert!(received.is_sorted(), "they are not in order");
+    assert!(received.is_sorted() || !is_ordered, "they are not in order");
     assert_eq!(received.into_iter().collect::<BTreeSet<u64>>(), all(LINES));
     let left = store.run("mq-recv", &["-w", "2s", url], b"").exits(124).stdout;
     assert!(left.is_empty(), "{} bytes are left", left.len());
 }
 
 /// A pool of commands, some of which fail: each message is done or a dead letter, once.
-fn a_pool_ends(url: UrlOf<'_>) {
+fn a_pool_ends(url: UrlOf<'_>, _: bool) {
     let (store, dead) = (Store::new(), url(".dead"));
     let url = url("?delivery-limit=3");
     let (url, dead) = (url.as_str(), dead.as_str());
@@ -64,7 +64,7 @@ fn a_pool_ends(url: UrlOf<'_>) {
 }
 
 /// The server is killed in mid-stream and comes back: nothing that was confirmed is lost.
-#[cfg(feature = "nats")]
+#[cfg(any(feature = "kafka", feature = "nats"))]
 fn a_kill_loses_nothing(server: &Server, url: &str) {
     let store = Store::new();
     let mut sender = store.spawn("mq-send", &["-w", "100s", url]);
@@ -84,9 +84,51 @@ fn a_kill_loses_nothing(server: &Server, url: &str) {
     assert_eq!(numbers(&taken()).into_iter().collect::<BTreeSet<u64>>(), all(LINES));
 }
 
+/// `--producer`: whatever falls, a rerun of the same input stores what is missing, and that once.
+#[cfg(feature = "kafka")]
+fn a_rerun_stores_nothing_twice(url: UrlOf<'_>, _: bool) {
+    let (store, url) = (Store::new(), url(""));
+    let url = url.as_str();
+    let send = ["-v", "--producer", "nightly", url];
+    let stored = || store.run("mq-recv", &["--peek", url], b"").ok().stdout;
+    // The sender is killed when some of it is there.
+    let mut sender = store.spawn("mq-send", &send);
+    sender.write(&seq(1, LINES / 2));
+    eventually("some of it is there", || (!stored().is_empty()).then_some(()));
+    sender.signal(rustix::process::Signal::KILL);
+    sender.await_end();
+    store.run("mq-send", &send, &seq(1, LINES)).ok().says("that an earlier run had stored");
+    let mut found = numbers(&stored());
+    found.sort_unstable();
+    assert!(found.into_iter().eq(1..=LINES), "each line once");
+    // Nothing is left to do; then the input has grown.
+    store.run("mq-send", &send, &seq(1, LINES)).ok().says("mq-send: 0 messages");
+    store.run("mq-send", &send, &seq(1, LINES + 10)).ok().says("mq-send: 10 messages");
+    let mut found = numbers(&stored());
+    found.sort_unstable();
+    assert!(found.into_iter().eq(1..=LINES + 10), "each line once");
+    // A second sender of the name ends the first.
+    let mut first = store.spawn("mq-send", &["--producer", "two", url]);
+    first.write(b"x\n");
+    eventually("it is there", || (count(&stored()) > LINES + 10).then_some(()));
+    store.run("mq-send", &["--producer", "two", url], b"x\ny\n").ok();
+    first.write(b"z\n");
+    first
+        .finish()
+        .exits(1)
+        .says("a newer sender of the same name is there")
+        .says("confirmed: 1 leading");
+    assert_eq!(count(&stored()), LINES + 12);
+}
+
+#[cfg(feature = "kafka")]
+fn count(lines: &[u8]) -> u64 {
+    lines.iter().filter(|byte| **byte == b'\n').count() as u64
+}
+
 /// A script that names a queue of the store runs unchanged before and after the queue is declared to live
 /// at the engine.
-fn a_script_runs_unchanged(url: UrlOf<'_>) {
+fn a_script_runs_unchanged(url: UrlOf<'_>, _: bool) {
     let (store, url) = (Store::new(), url(""));
     let script = "seq 1 1000 | mq-send jobs && mq-recv -n 1000 jobs | sort -n | cksum && \
                   seq 1 10 | mq-send jobs && mq-recv -n 10 -P2 jobs -- sh -c 'cat >> done'";
@@ -104,6 +146,8 @@ macro_rules! through_the_tools {
     ($name:ident, $feature:literal, $engine:ty: $($test:ident),*) => {
         #[cfg(feature = $feature)]
         mod $name {
+            use mq::remote::engine::{Ability, Engine as _};
+
             use crate::contract::{Tried, new_queue};
 
             $(#[test]
@@ -111,7 +155,8 @@ macro_rules! through_the_tools {
                 type Engine = $engine;
                 let Some(port) = Engine::shared() else { return };
                 let queue = new_queue(concat!("tools-", stringify!($test)));
-                super::$test(&|end| Engine::url(port, &format!("{queue}{end}")));
+                let is_ordered = matches!(Engine::ABILITIES.ordered, Ability::Yes);
+                super::$test(&|end| Engine::url(port, &format!("{queue}{end}")), is_ordered);
             })*
         }
     };
@@ -119,6 +164,8 @@ macro_rules! through_the_tools {
 
 through_the_tools!(rabbitmq, "amqp", mq::remote::rabbitmq::RabbitMq:
     lines_come_through, a_pool_ends, a_script_runs_unchanged);
+through_the_tools!(kafka, "kafka", crate::kafka::OnTansu:
+    lines_come_through, a_pool_ends, a_script_runs_unchanged, a_rerun_stores_nothing_twice);
 through_the_tools!(nats, "nats", mq::remote::nats::Nats:
     lines_come_through, a_pool_ends, a_script_runs_unchanged);
 through_the_tools!(activemq, "stomp", mq::remote::stomp::Stomp:
@@ -135,4 +182,101 @@ fn a_kill_of_nats_loses_nothing() {
             a_kill_loses_nothing(&server, &url);
         }
     }
+}
+
+/// The broker keeps what it has in a file, and is killed.
+#[cfg(feature = "kafka")]
+#[test]
+fn a_kill_of_tansu_loses_nothing() {
+    use super::contract::Tried;
+    match super::servers::tansu("sqlite://tansu.db") {
+        Err(why) => super::servers::skipped(&why),
+        Ok(server) => {
+            let url = super::kafka::OnTansu::url(server.port, "tools-kill");
+            a_kill_loses_nothing(&server, &url);
+        }
+    }
+}
+
+/// What ZeroMQ says of itself, once: nothing is stored.
+#[cfg(feature = "zeromq")]
+const AT_MOST_ONCE: &str = "ZeroMQ has no acks: what was received and not worked on is lost";
+
+/// A port of ZeroMQ's, as the side that is connected to and the one that connects have it.
+#[cfg(feature = "zeromq")]
+fn sides(options: &str) -> (String, String) {
+    let at = format!("zmq+tcp://127.0.0.1:{}", super::servers::free_port());
+    (format!("{at}?bind{options}"), format!("{at}?{}", options.trim_start_matches('&')))
+}
+
+/// PUSH and PULL: with both up, all arrive, in order, whoever is connected to.
+#[cfg(feature = "zeromq")]
+#[test]
+fn lines_come_through_zeromq_whoever_binds() {
+    let store = Store::new();
+    for receiver_binds in [true, false] {
+        let (bound, connected) = sides("");
+        let (to, from) = if receiver_binds { (connected, bound) } else { (bound, connected) };
+        let receiver = store.spawn("mq-recv", &["-n", &LINES.to_string(), &from]);
+        store.run("mq-send", &[&to], &seq(1, LINES)).ok().says(AT_MOST_ONCE);
+        let received = receiver.finish().ok().says(AT_MOST_ONCE);
+        assert!(numbers(&received.stdout).into_iter().eq(1..=LINES), "bind: {receiver_binds}");
+    }
+}
+
+/// PUB and SUB: each who has subscribed to what a topic begins with gets all of it from then on, and
+/// nobody else anything.
+#[cfg(feature = "zeromq")]
+#[test]
+fn everybody_gets_what_zeromq_publishes_on_a_topic() {
+    let store = Store::new();
+    let (bound, connected) = sides("&topic=news.local");
+    let mut sender = store.spawn("mq-send", &[&bound]);
+    let topics = [("news.local", "60s"), ("news", "60s"), ("sport", "5s")];
+    let subscribed = |topic| connected.replace("news.local", topic);
+    let receivers =
+        topics.map(|(topic, wait)| store.spawn("mq-recv", &["-w", wait, &subscribed(topic)]));
+    // Who subscribes later has missed what went before.
+    let mut last = 0;
+    for receiver in &receivers[..2] {
+        eventually("the subscription is heard of", || {
+            last += 1;
+            sender.write(format!("{last}\n").as_bytes());
+            receiver.has_output(std::time::Duration::from_millis(50)).then_some(())
+        });
+    }
+    sender.write(&seq(last + 1, last + 1000));
+    let [local, all, sport] = receivers;
+    for mut receiver in [local, all] {
+        let first = receiver.line().expect("a line").parse::<u64>().expect("a number");
+        let rest = receiver.lines((last + 1000 - first) as usize);
+        let rest = rest.iter().map(|line| line.parse::<u64>().expect("a number"));
+        assert!(rest.eq(first + 1..=last + 1000), "something is missing behind {first}");
+    }
+    assert!(sport.finish().exits(124).stdout.is_empty());
+    sender.finish().ok().says(AT_MOST_ONCE);
+}
+
+/// Envelopes travel in several frames, and come out as they went in.
+#[cfg(feature = "zeromq")]
+#[test]
+fn envelopes_come_through_zeromq() {
+    let store = Store::new();
+    let (bound, connected) = sides("");
+    let receiver = store.spawn("mq-recv", &["-J", "-n", "3", &bound]);
+    let envelopes = [
+        r#"{"key":"k","id":"i","headers":{"a":"1","b":"x=y"},"data":"one"}"#,
+        r#"{"headers":{"only":""},"data_base64":"AP8K"}"#,
+        r#"{"data":""}"#,
+    ];
+    store.run("mq-send", &["-J", &connected], envelopes.join("\n").as_bytes()).ok();
+    let received = receiver.finish().ok();
+    let parsed = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("an envelope");
+    for (came, sent) in received.text().lines().map(parsed).zip(envelopes.map(parsed)) {
+        for field in ["key", "headers", "data", "data_base64"] {
+            assert_eq!(came.get(field), sent.get(field), "{came}");
+        }
+        assert!(sent.get("id").is_none_or(|id| came["id"] == *id), "{came}");
+    }
+    assert_eq!(received.text().lines().count(), 3);
 }
