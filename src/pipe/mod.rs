@@ -18,8 +18,8 @@
 //! # Map
 //!
 //! `order` what to do · `run` the loop over sessions and batches, `waiting` for what, `trying` the
-//! filter · `opening` what a session begins with, and what does not fit · `source`, `committer` the
-//! two threads, `lane` between them, `held` what is not settled, `stdin` the other source · `load`
+//! filter · `opening` what a session begins with, and what does not fit · `source` (with its `reader`),
+//! `committer` the two threads, `lane` between them, `held` what is not settled, `stdin` the other source · `load`
 //! the messages of a batch, `pace` how many · `trial` retries, halving, dead letters: pure ·
 //! `filter`, `stay` processes, `feed` what they read, `refill` when · `output` cut into batches · `mark` what a
 //! commit says · `file` a file as a destination, `lock` that one process has it
@@ -47,6 +47,7 @@ mod order;
 pub mod output;
 mod pace;
 pub mod place;
+mod reader;
 mod refill;
 mod report;
 mod run;
