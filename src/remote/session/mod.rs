@@ -164,6 +164,8 @@ pub async fn refuse(stream: UnixStream, failure: &Failure) -> Result<(), String>
     let (mut frames, mut out) = frames::split(stream);
     let served = async {
         welcome(&mut frames, &mut out, Vec::new()).await?;
+        // A client may wait for that before it says what it wants.
+        out.flush().await?;
         let frame = frames.next().await?;
         Err(Stop::Failed(frame.header.channel, failure.clone()))
     };

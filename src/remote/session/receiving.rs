@@ -430,6 +430,11 @@ impl<E: Engine> Session<E> {
         let mut dead = Vec::new();
         let clock = Instant::now();
         let failed = receiver.take(&nack.ranges);
+        if !receiver.has_tries {
+            // Nothing is kept of what was delivered: it is gone, as was said at the start.
+            receiver.settle(&failed, Settlement::Ack).await?;
+            return receiver.allow().await;
+        }
         for offset in failed.into_iter().flatten() {
             match receiver.retrying.failed(offset, nack.dead, now()) {
                 Fate::Dead => dead.push(offset),
