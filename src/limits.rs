@@ -358,6 +358,12 @@ pub const PIPE_OUTPUT_BYTES_MAX: usize = MESSAGE_BYTES_MAX + 1;
 /// Commits of a pipe that are not confirmed yet: one is on its way while the next is made.
 pub const PIPE_COMMITS_AHEAD: usize = 2;
 
+/// Messages that a pipe has unsettled at an engine at most: more than AMQP lets anyone have.
+pub const PIPE_UNSETTLED_MAX: u64 = 1 << 16;
+
+/// Bytes of them, as far as it can be told from those that came before.
+pub const PIPE_UNSETTLED_BYTES: usize = 4 * PIPE_BATCH_BYTES;
+
 /// In front of a pipe's name in that of its group.
 pub const PIPE_GROUP_PREFIX: &str = "pipe.";
 
@@ -602,6 +608,9 @@ const _: () = {
     assert!(SEND_BATCH_BYTES <= STORED_BYTES_MAX && STORED_BYTES_MAX <= BATCH_PAYLOAD_BYTES_MAX);
     // What is ahead makes up a batch.
     assert!(PIPE_AHEAD_BYTES * PIPE_STORED_WEIGHT >= PIPE_BATCH_BYTES_MAX);
+    // A batch in the filter, those that are committed, and what is ahead; and the helper keeps them.
+    assert!(PIPE_UNSETTLED_BYTES >= (PIPE_COMMITS_AHEAD + 2) * PIPE_BATCH_BYTES);
+    assert!(PIPE_UNSETTLED_BYTES < REMOTE_KEPT_BYTES);
     assert!(BATCH_PAYLOAD_BYTES_MAX + 4 * KIB <= FRAME_BODY_BYTES_MAX);
     assert!(DELIVER_BYTES + 4 * KIB <= FRAME_BODY_BYTES_MAX);
     assert!(RANGES_PER_FRAME_MAX * 16 + 64 <= FRAME_BODY_BYTES_MAX);

@@ -58,6 +58,22 @@ impl Url {
         Url(without_password(&self.0))
     }
 
+    /// Whether another address leads to the same queue, as far as can be told without a look there: whoever
+    /// asks for it, and with whatever options.
+    #[must_use]
+    pub fn is_same_queue(&self, other: &Url) -> bool {
+        self.place() == other.place()
+    }
+
+    /// The address without user, password and options.
+    fn place(&self) -> (&str, &str) {
+        let (scheme, rest) = self.0.split_once("://").unwrap_or_default();
+        let plain = rest.split('?').next().unwrap_or_default();
+        let end = plain.find('/').unwrap_or(plain.len());
+        let hosts = plain[..end].rfind('@').map_or(0, |at| at + 1);
+        (scheme, plain[hosts..].trim_end_matches('/'))
+    }
+
     /// What the queue is called where only a name fits: the last part of the path, or else of the
     /// address, with `_` for what no name has in it.
     #[must_use]
@@ -158,6 +174,21 @@ mod tests {
             ("nats://host/-", "default"),
         ] {
             assert_eq!(Url::new(text).expect("one").name().as_str(), name, "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_the_same_queue_are_known() {
+        let url = |text: &str| Url::new(text).expect("one");
+        for (one, other, same) in [
+            ("nats://h/q", "nats://me:p@h/q?delivery-limit=3", true),
+            ("nats://h/q", "nats://h/r", false),
+            ("nats://h/q", "nats://i/q", false),
+            ("amqp://a@h/%2f/q", "amqp://b@h/%2f/q/", true),
+            ("amqp://h/%2f/q@x", "amqp://h/%2f/q@y", false),
+            ("kafka://h/q", "nats://h/q", false),
+        ] {
+            assert_eq!(url(one).is_same_queue(&url(other)), same, "{one} {other}");
         }
     }
 

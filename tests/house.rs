@@ -24,7 +24,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("client", &["units", "limits", "settings", "batch", "wire", "store", "url"]),
-    ("pipe", &["units", "limits", "settings", "batch", "wire", "store", "client", "planted"]),
+    (
+        "pipe",
+        &["units", "limits", "settings", "batch", "wire", "store", "client", "planted", "url"],
+    ),
     ("cli", &["units", "limits", "settings", "wire", "store", "client", "url"]),
     ("remote", &["units", "limits", "settings", "batch", "wire", "url"]),
     ("view", &["units", "limits", "settings", "wire", "cli"]),

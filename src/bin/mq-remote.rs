@@ -17,8 +17,8 @@ const TOOL: &str = "mq-remote";
 
 /// Speak with the engine of a cluster, for a tool of mq that has a URL for a queue
 ///
-/// There is no need to run it: mq-send, mq-recv, mq-stat and mq-admin start it
-/// by themselves. --table shows what each engine can do.
+/// There is no need to run it: mq-send, mq-recv, mq-pipe, mq-stat and mq-admin
+/// start it by themselves. --table shows what each engine can do.
 #[derive(Debug, Parser)]
 #[command(name = TOOL, version, max_term_width = 80, disable_version_flag = true)]
 struct Args {
@@ -55,8 +55,7 @@ fn run(args: Args) -> Outcome {
         return Ok(Status::Done);
     }
     if !args.on_stdin {
-        let text =
-            "it is started by mq-send, mq-recv, mq-stat and mq-admin, where a queue is a URL";
+        let text = "it is started by mq-send, mq-recv, mq-pipe, mq-stat and mq-admin, where a queue is a URL";
         return Err(Failure::new(Status::Usage, text).with_remedy("mq-remote --table"));
     }
     let url = match std::env::var(URL_VARIABLE) {

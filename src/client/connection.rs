@@ -127,6 +127,14 @@ impl Connection {
         self.helper.is_some()
     }
 
+    /// What it means that the peer has closed the connection: a server may come back, a helper does not.
+    pub fn lost(&mut self) -> ClientError {
+        match self.helper.take() {
+            Some((url, helper)) => ClientError::HelperGone { url, how: helper.end() },
+            None => ClientError::Lost,
+        }
+    }
+
     /// How long an answer may take where `patience` is what a user grants: a helper gives up by itself
     /// when that is over, and says why.
     #[must_use]

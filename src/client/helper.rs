@@ -96,6 +96,14 @@ impl Helper {
         self.child.id()
     }
 
+    /// Waits as when it is dropped, and says how it has ended.
+    #[must_use]
+    pub fn end(self) -> String {
+        let ended = Arc::clone(&self.ended);
+        drop(self);
+        ended.get().cloned().unwrap_or_default()
+    }
+
     /// Waits until it has ended, but no longer than a bounded time.
     fn wait(&mut self) -> Option<ExitStatus> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)?;

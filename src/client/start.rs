@@ -137,6 +137,12 @@ impl Dialer {
         Dialer { command: name.to_string_lossy().into_owned(), ..self }
     }
 
+    /// On whose behalf it is.
+    #[must_use]
+    pub fn tool(&self) -> &'static str {
+        self.tool
+    }
+
     /// The store.
     #[must_use]
     pub fn store(&self) -> &Path {

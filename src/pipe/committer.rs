@@ -2,8 +2,9 @@
 //!
 //! Each commit is there wholly or not at all, and durable when it is told to be done; only then is
 //! the source told to let go of what it came from. What it never does: run a filter, or decide
-//! anything. Three destinations: a queue ([`Committer::queue`]), a file beside which a journal
-//! stands ([`file`](super::file)), and standard output, which promises what any pipe does.
+//! anything. Four destinations: a queue ([`Committer::queue`]), a file beside which a journal
+//! stands ([`file`](super::file)), standard output, which promises what any pipe does, and a queue at an
+//! engine (`publication`), which may have a commit in parts, and again.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,6 +16,7 @@ use super::file::Journalled;
 use super::lane::Lane;
 use super::mark::{Mark, MarkError};
 use super::output::{self, Cut, OutputError, Part};
+use super::publication::Publication;
 use super::source::Word;
 use crate::batch::{Framing, flags, push_annex};
 use crate::client::connection::unexpected;
@@ -34,6 +36,17 @@ pub struct Commit {
     pub outputs: Vec<Vec<u8>>,
     /// What goes with them; how many messages were written is added here.
     pub mark: Mark,
+    /// Once it is durable, the source lets go of all messages below.
+    pub settles: Offset,
+}
+
+impl Commit {
+    /// After which the source holds what the mark says.
+    #[must_use]
+    pub fn new(outputs: Vec<Vec<u8>>, mark: Mark) -> Commit {
+        let settles = mark.floor;
+        Commit { outputs, mark, settles }
+    }
 }
 
 /// What a committer says.
@@ -166,6 +179,26 @@ impl Committer {
         Ok(committer)
     }
 
+    /// Into a queue at an engine, over a connection to its helper on whose [`CHANNEL`] a sender has been
+    /// opened.
+    ///
+    /// # Errors
+    /// The system has no room for it.
+    pub fn engine(
+        connection: Connection,
+        written: u64,
+        cut: Cut,
+        source: Option<Lane<Word>>,
+    ) -> std::io::Result<Committer> {
+        Committer::start(move |commits, done| {
+            let mut publication =
+                Publication::new(connection, written, cut, source, commits, done.clone());
+            if let Err(error) = publication.run() {
+                done.push(Done::Failed(error), 0);
+            }
+        })
+    }
+
     fn start(
         run: impl FnOnce(Lane<Option<Commit>>, Lane<Done>) + Send + 'static,
     ) -> std::io::Result<Committer> {
@@ -247,7 +280,7 @@ fn serve(
             }
             continue;
         };
-        let Some(Commit { mut outputs, mut mark }) = commit else { return };
+        let Some(Commit { mut outputs, mut mark, settles }) = commit else { return };
         for output in &mut outputs {
             match output::parts(cut, output, limits::SEND_BATCH_BYTES) {
                 Ok(parts) => {
@@ -262,7 +295,7 @@ fn serve(
             return done.push(Done::Failed(CommitError::File { what, source }), 0);
         }
         if let Some(source) = source {
-            source.push(Word::Settle(mark.floor), 0);
+            source.push(Word::Settle(settles), 0);
         }
         done.push(Done::Committed(Box::new(mark)), 0);
     }
@@ -276,7 +309,7 @@ struct Queue {
     written: u64,
     cut: Cut,
     /// Commits that are sent and not confirmed.
-    waiting: VecDeque<(Sequence, Mark)>,
+    waiting: VecDeque<(Sequence, Offset, Mark)>,
     source: Option<Lane<Word>>,
     done: Lane<Done>,
 }
@@ -294,7 +327,7 @@ impl Queue {
     }
 
     fn send(&mut self, commit: Commit) -> Result<(), CommitError> {
-        let Commit { mut outputs, mut mark } = commit;
+        let Commit { mut outputs, mut mark, settles } = commit;
         let mut parts: Vec<(usize, Part)> = Vec::new();
         for (n, output) in outputs.iter_mut().enumerate() {
             // What fits one batch with its annex goes as one: it is stored without a detour.
@@ -336,7 +369,7 @@ impl Queue {
                 self.send_part(&nothing, &[], Some(&annex))?;
             }
         }
-        self.waiting.push_back((self.last, mark));
+        self.waiting.push_back((self.last, settles, mark));
         Ok(())
     }
 
@@ -407,10 +440,10 @@ impl Queue {
     }
 
     fn confirmed(&mut self, sequence: Sequence) {
-        while self.waiting.front().is_some_and(|(waiting, _)| *waiting <= sequence) {
-            let (_, mark) = self.waiting.pop_front().expect("there is a first");
+        while self.waiting.front().is_some_and(|(waiting, ..)| *waiting <= sequence) {
+            let (_, settles, mark) = self.waiting.pop_front().expect("there is a first");
             if let Some(source) = &self.source {
-                source.push(Word::Settle(mark.floor), 0);
+                source.push(Word::Settle(settles), 0);
             }
             self.done.push(Done::Committed(Box::new(mark)), 0);
         }

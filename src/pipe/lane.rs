@@ -80,6 +80,17 @@ impl<T> Lane<T> {
         }
     }
 
+    /// Whether there is nothing; then the descriptor is quiet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let things = self.things();
+        let is_empty = things.waiting.is_empty();
+        if is_empty {
+            let _ = rustix::io::read(&self.0.bell, &mut [0u8; 8]);
+        }
+        is_empty
+    }
+
     /// Gives back what was taken last; it is the next one again.
     pub fn put_back(&self, thing: T, weight: usize) {
         let mut things = self.things();
@@ -119,7 +130,10 @@ mod tests {
         lane.push(2, 20);
         assert_eq!((lane.pop(), lane.weight()), (Some(1), 20));
         assert!(is_ringing(&lane));
-        assert_eq!((lane.pop(), lane.pop()), (Some(2), None));
+        assert!(!lane.is_empty() && is_ringing(&lane));
+        assert_eq!(lane.pop(), Some(2));
+        assert!(is_ringing(&lane) && lane.is_empty() && !is_ringing(&lane));
+        assert_eq!(lane.pop(), None);
         assert!(!is_ringing(&lane));
         lane.put_back(2, 20);
         assert!(is_ringing(&lane));

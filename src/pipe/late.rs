@@ -94,7 +94,7 @@ impl LateSink {
         self.mark.next = next;
         self.mark.floor = next;
         let outputs = std::mem::take(&mut self.waiting);
-        self.committer.push(Commit { outputs, mark: self.mark.clone() });
+        self.committer.push(Commit::new(outputs, self.mark.clone()));
         self.drain(others)
     }
 

@@ -30,8 +30,10 @@
 //! `place` a field or a JSON value of its body · `state` what a filter keeps from run to run: private
 //! copies, named by commits
 
+mod allowance;
 mod closing;
 pub mod committer;
+mod elsewhere;
 pub mod feed;
 pub mod file;
 pub mod filter;
@@ -47,6 +49,7 @@ mod order;
 pub mod output;
 mod pace;
 pub mod place;
+mod publication;
 mod reader;
 mod refill;
 mod report;
@@ -63,7 +66,7 @@ mod waiting;
 pub mod window;
 mod windowed;
 
-pub use order::{Destination, GROUP_PREFIX, Order, Origin, default_name};
+pub use order::{Destination, GROUP_PREFIX, Order, Origin, Refusal, default_name};
 pub use report::{End, Host, Misfit, Note, PipeError};
 pub use run::Pipe;
 pub use windowed::Windowed;

@@ -30,8 +30,9 @@ use crate::wire::{Admin, ClockInfo, ErrorCode, OpenSend, QueueInfo, Reply, Reque
 use std::os::fd::AsFd;
 
 /// An opened destination, before anything is committed.
-enum Opened {
+pub(super) enum Opened {
     Queue(Connection, Sending),
+    Engine(Connection),
     File(Journalled),
     Stdout,
 }
@@ -60,12 +61,17 @@ fn of_mark(annex: &[u8], name: &Name) -> Result<Mark, PipeError> {
 
 impl<H: Host> Pipe<'_, H> {
     pub(super) fn open(&mut self) -> Result<Ends, PipeError> {
+        let connection = self.reach_source()?;
         let (opened, mark) = self.open_destination()?;
+        if self.order.is_at_engine() {
+            return self.open_at_engine(connection, opened, mark);
+        }
         let known = mark.is_some();
         let keeps = !matches!(opened, Opened::Stdout);
-        let mark = mark.unwrap_or_else(|| Mark::new(self.order.name.as_str(), &self.src()));
+        let mark = mark.unwrap_or_else(|| Mark::new(self.order.name.as_str(), &self.src));
         self.check_kept(&mark)?;
-        let Origin::Queue(queue) = self.order.source.clone() else {
+        let (Origin::Queue(queue), Some(mut connection)) = (self.order.source.clone(), connection)
+        else {
             let source = Source::stdin(super::load::DELIMITER)
                 .map_err(PipeError::system("read standard input"))?;
             let state = self.open_state(&opened, &mark, false)?;
@@ -73,7 +79,6 @@ impl<H: Host> Pipe<'_, H> {
             let committer = self.committer(opened, &mark, None)?;
             return Ok(Ends { source, committer, mark, late, state });
         };
-        let mut connection = self.dial()?;
         let resets = self.resets || mark.reset;
         if !resets {
             self.check_position(&mut connection, &queue, known.then_some(&mark), keeps)?;
@@ -114,7 +119,7 @@ impl<H: Host> Pipe<'_, H> {
             // Nobody would take away what waits there for it.
             self.remove_group(connection, &before)?;
         }
-        let mark = Mark::new(self.order.name.as_str(), &self.src());
+        let mark = Mark::new(self.order.name.as_str(), &self.src);
         self.commit_now(committer, Mark { reset: true, ..mark.clone() })?;
         self.remove_group(connection, queue)?;
         self.resets = false;
@@ -123,7 +128,7 @@ impl<H: Host> Pipe<'_, H> {
     }
 
     /// What the last commit has, this order must have too.
-    fn check_kept(&self, mark: &Mark) -> Result<(), Misfit> {
+    pub(super) fn check_kept(&self, mark: &Mark) -> Result<(), Misfit> {
         let name = || mark.name.clone();
         match (&mark.window, &mark.state) {
             _ if self.resets => Ok(()),
@@ -131,7 +136,7 @@ impl<H: Host> Pipe<'_, H> {
                 let (destination, had) = (self.order.destination.to_string(), name());
                 Err(Misfit::OtherPipe { destination, had, name: self.order.name.to_string() })
             }
-            _ if mark.src != self.src() => {
+            _ if mark.src != self.src => {
                 Err(Misfit::OtherSource { name: name(), src: mark.src.clone() })
             }
             _ if mark.reset => Ok(()),
@@ -160,7 +165,7 @@ impl<H: Host> Pipe<'_, H> {
                 // No two instances have the same, as far as chance can see to it.
                 (QueueId(id), Epoch(random_producer().0 as u32))
             }
-            Opened::Stdout => (QueueId::default(), Epoch(0)),
+            Opened::Engine(_) | Opened::Stdout => (QueueId::default(), Epoch(0)),
         };
         let claim = Claim {
             pipe: self.order.name.as_str(),
@@ -202,6 +207,15 @@ impl<H: Host> Pipe<'_, H> {
         let named = self.order.source != Origin::Stdin;
         let producer = if named { producer(&self.order.name, what) } else { random_producer() };
         let open = OpenSend { named, ..OpenSend::new(queue, producer) };
+        let sending = self.open_sender(&mut connection, open)?;
+        Ok((connection, sending))
+    }
+
+    pub(super) fn open_sender(
+        &self,
+        connection: &mut Connection,
+        open: OpenSend,
+    ) -> Result<Sending, PipeError> {
         connection.push(CHANNEL, &Request::OpenSend(open));
         let patience = Patience { until: None, interrupt: Some(self.host.as_fd()) };
         let answer = connection.answer(patience, |_, reply| match reply {
@@ -209,10 +223,10 @@ impl<H: Host> Pipe<'_, H> {
             Reply::Goodbye(goodbye) => Err(ClientError::gone(&goodbye)),
             other => Err(unexpected(&other)),
         });
-        Ok((connection, answer?))
+        Ok(answer?)
     }
 
-    fn open_destination(&mut self) -> Result<(Opened, Option<Mark>), PipeError> {
+    pub(super) fn open_destination(&mut self) -> Result<(Opened, Option<Mark>), PipeError> {
         match self.order.destination.clone() {
             Destination::Stdout => Ok((Opened::Stdout, None)),
             Destination::File(path) => {
@@ -220,11 +234,17 @@ impl<H: Host> Pipe<'_, H> {
                 let mark = file.mark().cloned();
                 Ok((Opened::File(file), mark))
             }
+            Destination::Engine(url) => Ok((Opened::Engine(self.open_engine(&url)?), None)),
             Destination::Queue(queue) => {
-                let (connection, mut sending) = self.open_producer(queue, "")?;
+                let (connection, mut sending) = match self.open_producer(queue, "") {
+                    Err(error) => return self.follow_destination(error),
+                    Ok(opened) => opened,
+                };
                 let mark = match sending.annex.take() {
-                    // Whatever stands there, it is to be forgotten.
-                    Some(annex) if self.resets => of_mark(&annex, &self.order.name).ok(),
+                    // Whatever stands there, it is to be forgotten, or is no position.
+                    Some(annex) if self.resets || self.order.is_at_engine() => {
+                        of_mark(&annex, &self.order.name).ok()
+                    }
                     Some(annex) => Some(of_mark(&annex, &self.order.name)?),
                     None => None,
                 };
@@ -233,7 +253,7 @@ impl<H: Host> Pipe<'_, H> {
         }
     }
 
-    fn committer(
+    pub(super) fn committer(
         &self,
         opened: Opened,
         mark: &Mark,
@@ -245,6 +265,7 @@ impl<H: Host> Pipe<'_, H> {
             Opened::Queue(connection, sending) => {
                 Committer::queue(connection, sending.last, written, cut, words)
             }
+            Opened::Engine(connection) => Committer::engine(connection, written, cut, words),
             Opened::File(file) => Committer::file(file, cut, words),
             Opened::Stdout => Committer::stdout(cut, words),
         };
@@ -252,8 +273,12 @@ impl<H: Host> Pipe<'_, H> {
     }
 
     /// A commit without outputs, that is durable when this returns.
-    fn commit_now(&mut self, committer: &mut Committer, mark: Mark) -> Result<(), PipeError> {
-        committer.push(Commit { outputs: Vec::new(), mark });
+    pub(super) fn commit_now(
+        &mut self,
+        committer: &mut Committer,
+        mark: Mark,
+    ) -> Result<(), PipeError> {
+        committer.push(Commit::new(Vec::new(), mark));
         loop {
             match committer.take() {
                 Some(Done::Committed(_)) => return Ok(()),
@@ -269,8 +294,7 @@ impl<H: Host> Pipe<'_, H> {
 
     /// Reaches the server; after a loss a new one is started only if nobody wanted it stopped.
     pub(super) fn dial(&mut self) -> Result<Connection, PipeError> {
-        let wait = limits::SERVER_WAIT.to_duration();
-        let patience = Patience::lasting(wait, Some(self.host.as_fd()));
+        let patience = Patience::lasting(self.server_wait(), Some(self.host.as_fd()));
         Ok(match self.lost {
             None => self.dialer.dial(patience)?,
             Some(orderly) => self.dialer.redial(orderly, patience)?,
@@ -328,7 +352,7 @@ impl<H: Host> Pipe<'_, H> {
         }
     }
 
-    fn request<T: serde::de::DeserializeOwned>(
+    pub(super) fn request<T: serde::de::DeserializeOwned>(
         &self,
         connection: &mut Connection,
         request: Admin,
@@ -358,13 +382,13 @@ impl<H: Host> Pipe<'_, H> {
             return Err(self.group_gone());
         }
         if !turn.follows(known) {
-            return Err(Misfit::Sought(self.group().to_string(), self.src()));
+            return Err(Misfit::Sought(self.group().to_string(), self.src.clone()));
         }
         Ok(())
     }
 
     pub(super) fn group_gone(&self) -> Misfit {
-        Misfit::GroupGone(self.group().to_string(), self.src())
+        Misfit::GroupGone(self.group().to_string(), self.src.clone())
     }
 
     /// Whether a start error is the filter's own: told before anything is opened.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 
+use super::allowance::Allowance;
 use super::held::{Held, alone};
 use super::lane::Lane;
 use super::load::DELIMITER;
@@ -17,6 +18,7 @@ use super::source::{Input, LastWord, Letter, Reading, SourceError, Word, split, 
 use crate::batch::BatchHeader;
 use crate::client::buffers::Buffers;
 use crate::client::connection::unexpected;
+use crate::client::credit::messages_in;
 use crate::client::delivery::{Batch, DeliveryError, Unpacker};
 use crate::client::extent::{self, Found};
 use crate::client::piece::Slice;
@@ -25,8 +27,8 @@ use crate::client::{ClientError, Connection, Filled};
 use crate::limits;
 use crate::units::{Attempts, Offset, OffsetRange, Position, SegmentNumber};
 use crate::wire::{
-    Admin, DELIVER_HEAD_BYTES, DeliverHead, ExtentHead, Kind, Nack, OpenReceive, Reply, Request,
-    WireError,
+    Admin, DELIVER_HEAD_BYTES, DeliverHead, ExtentHead, Kind, Nack, OpenReceive, Receiving, Reply,
+    Request, WireError,
 };
 
 /// Its channel; the one below has served for requests before.
@@ -38,13 +40,6 @@ const CLOCK_CHANNEL: u16 = 3;
 /// How long a server that is told of an end has to answer.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// More messages than anyone sends: what is read ahead is bounded in bytes.
-const CREDIT: u64 = u64::MAX >> 1;
-
-/// Said again after so many messages, as no more than [`limits::CREDIT_MAX`] beyond what was
-/// delivered counts.
-const CREDIT_EVERY: u64 = limits::CREDIT_MAX / 4;
-
 /// See the module's page.
 pub(super) struct Reader {
     connection: Connection,
@@ -52,8 +47,7 @@ pub(super) struct Reader {
     unpacker: Option<Unpacker>,
     /// What was delivered and is not settled, in order.
     held: Held,
-    /// Messages that came since the credit was said last.
-    came: u64,
+    allowance: Allowance,
     /// Where the extent that came last lies.
     file: Option<Arc<File>>,
     /// Extents that came, and as many as were said to be done with.
@@ -61,6 +55,8 @@ pub(super) struct Reader {
     buffers: Buffers,
     inputs: Lane<Input>,
     words: Lane<Word>,
+    /// Nothing is left of what was ready at the start.
+    has_ended: bool,
     is_closing: bool,
     quits: bool,
 }
@@ -76,17 +72,22 @@ impl Reader {
         if reading.open.extents > 0 {
             connection.expect_descriptors();
         }
+        let allowance = match reading.is_at_engine {
+            true => Allowance::of_engine(reading.batch),
+            false => Allowance::Endless(0),
+        };
         Reader {
             connection,
             reading,
+            allowance,
             unpacker: None,
             held: Held::default(),
-            came: 0,
             file: None,
             extents: (0, 0),
             buffers: Buffers::new(limits::PIPE_BUFFERS),
             inputs,
             words,
+            has_ended: false,
             is_closing: false,
             quits: false,
         }
@@ -96,7 +97,8 @@ impl Reader {
     pub(super) fn run(mut self) {
         let _last_word = LastWord(self.inputs.clone());
         self.connection.push(CHANNEL, &Request::OpenReceive(self.reading.open.clone()));
-        self.connection.push(CHANNEL, &Request::Credit(CREDIT));
+        let first = self.allowance.first();
+        self.allow(Some(first));
         if let Err(error) = self.go_on() {
             self.inputs.push(Input::Failed(error), 0);
         }
@@ -128,7 +130,7 @@ impl Reader {
             wait::poll(&mut fds, None)?;
             let hung_up = fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR);
             if hung_up && !has_room {
-                return Err(ClientError::Lost.into());
+                return Err(self.connection.lost().into());
             }
         }
     }
@@ -154,20 +156,15 @@ impl Reader {
                 }
                 Reply::Extent(extent) => self.told(&extent)?,
                 Reply::Receiving(receiving) => {
-                    let input = match (receiving.queue_id, receiving.epoch) {
-                        (None, _) => Input::NoQueue,
-                        (Some(_), None) => Input::Waiting,
-                        (Some(id), Some(epoch)) if self.unpacker.is_none() => {
-                            self.unpacker = Some(Unpacker::new(id));
-                            let turn = receiving.born.map(|born| Turn { born, epoch });
-                            Input::Open(id, turn, receiving.delivery_limit)
-                        }
-                        // The delivery limit has changed.
-                        (Some(_), Some(_)) => continue,
-                    };
-                    self.inputs.push(input, 0);
+                    if let Some(input) = self.announced(&receiving) {
+                        self.inputs.push(input, 0);
+                    }
                 }
-                Reply::End => self.inputs.push(Input::End, 0),
+                Reply::Held(_) => self.lose(),
+                Reply::End => {
+                    self.has_ended = true;
+                    self.inputs.push(Input::End, 0);
+                }
                 Reply::Reply(json) => {
                     let clock = serde_json::from_slice(json)
                         .map_err(|source| WireError::Json { kind: Kind::Reply, source })
@@ -185,7 +182,42 @@ impl Reader {
         match self.connection.fill().map_err(ClientError::io("read from the server"))? {
             Filled::Data(_) => Ok(true),
             Filled::WouldBlock => Ok(any),
-            Filled::Closed => Err(ClientError::Lost.into()),
+            Filled::Closed => Err(self.connection.lost().into()),
+        }
+    }
+
+    /// What is said of the queue, if it is news.
+    fn announced(&mut self, receiving: &Receiving) -> Option<Input> {
+        let limit = receiving.delivery_limit;
+        match (receiving.queue_id, receiving.epoch) {
+            (None, _) => Some(Input::NoQueue),
+            (Some(_), None) if self.reading.open.exclusive => Some(Input::Waiting),
+            (Some(id), epoch) if self.unpacker.is_none() => {
+                self.unpacker = Some(Unpacker::new(id));
+                let turn = receiving.born.zip(epoch).map(|(born, epoch)| Turn { born, epoch });
+                Some(Input::Open(id, turn, limit))
+            }
+            // The delivery limit has changed, or an engine is back.
+            (Some(_), _) => None,
+        }
+    }
+
+    /// An engine is away, and what it had delivered is not ours any more: it comes again under other
+    /// numbers. So what nobody has begun with is forgotten here, unless nothing more comes in this run.
+    fn lose(&mut self) {
+        self.held = Held::default();
+        if !self.has_ended {
+            let waiting: Vec<Input> = std::iter::from_fn(|| self.inputs.pop()).collect();
+            let others = waiting.into_iter().filter(|input| !matches!(input, Input::Batch(_)));
+            others.for_each(|input| self.inputs.push(input, 0));
+        }
+        let credit = self.allowance.lost();
+        self.allow(credit);
+    }
+
+    fn allow(&mut self, credit: Option<u64>) {
+        if let Some(credit) = credit {
+            self.connection.push(CHANNEL, &Request::Credit(credit));
         }
     }
 
@@ -229,8 +261,8 @@ impl Reader {
             }
         }
         if !new.is_empty() {
-            new.iter().for_each(|found| self.hold(found.range()));
             let weight = weight_of(&new);
+            new.iter().for_each(|found| self.hold(found.range(), 0));
             self.inputs.push(Input::Extent(new), weight);
         }
         self.check(walked)
@@ -253,7 +285,7 @@ impl Reader {
     /// A batch: what an earlier session dealt with is settled, the rest goes on.
     fn came(&mut self, batch: Batch) -> Result<(), SourceError> {
         let range = OffsetRange::new(batch.header.offset, batch.header.end());
-        self.hold(range);
+        self.hold(range, batch.payload.bytes().len());
         let floor = self.reading.floor;
         if range.end <= floor {
             self.again(range);
@@ -272,14 +304,11 @@ impl Reader {
         Ok(())
     }
 
-    /// Messages are ours.
-    fn hold(&mut self, range: OffsetRange) {
+    /// Messages of so many bytes are ours; how many does not matter of those in a file.
+    fn hold(&mut self, range: OffsetRange, bytes: usize) {
         self.held.push(range);
-        self.came += range.span();
-        if self.came >= CREDIT_EVERY {
-            self.came = 0;
-            self.connection.push(CHANNEL, &Request::Credit(CREDIT));
-        }
+        let credit = self.allowance.came(range.span(), bytes);
+        self.allow(credit);
     }
 
     /// What was dealt with before came again: the source did not know of it any more.
@@ -315,9 +344,16 @@ impl Reader {
     }
 
     fn settle_below(&mut self, floor: Offset) {
-        for ranges in self.held.take_below(floor).chunks(limits::RANGES_PER_FRAME_MAX) {
+        let settled = self.held.take_below(floor);
+        for ranges in settled.chunks(limits::RANGES_PER_FRAME_MAX) {
             self.connection.push(CHANNEL, &Request::Ack(ranges.to_vec()));
         }
+        self.settled(&settled);
+    }
+
+    fn settled(&mut self, ranges: &[OffsetRange]) {
+        let credit = self.allowance.settled(messages_in(ranges));
+        self.allow(credit);
     }
 
     fn bury(&mut self, letter: &Letter) {
@@ -333,9 +369,14 @@ impl Reader {
             };
             self.connection.push(CHANNEL, &Request::Nack(nack));
         }
+        self.settled(&buried);
     }
 
     fn close(&mut self) -> Result<(), SourceError> {
+        // Who speaks with an engine hears nothing until it has reached it, and there is nothing to settle.
+        if self.reading.is_at_engine && self.unpacker.is_none() {
+            return Ok(());
+        }
         self.connection.push(CHANNEL, &Request::Close);
         let patience = Patience::lasting(CLOSE_PATIENCE, None);
         self.connection.answer(patience, |_, reply| Ok((reply == Reply::Closed).then_some(())))?;

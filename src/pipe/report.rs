@@ -7,6 +7,7 @@ use super::committer::CommitError;
 use super::file::FileError;
 use super::filter::Broken;
 use super::mark::MarkError;
+use super::order::Refusal;
 use super::source::SourceError;
 use super::spool::SpoolError;
 use super::state::StateError;
@@ -14,6 +15,7 @@ use super::window::Full;
 use crate::client::ClientError;
 use crate::client::command::StartError;
 use crate::units::{Offset, OffsetRange};
+use crate::url::Url;
 use crate::wire::{Fault, PipeFigures};
 
 /// Who runs a pipe: the signals, and where notes go. Readable when a signal has come.
@@ -40,6 +42,8 @@ pub enum Note<'a> {
     },
     /// There is no room in the destination.
     Held(&'a Fault),
+    /// An end is at an engine, so each message is there at least once.
+    AtLeastOnce(&'a Url),
     /// The filter failed on these messages, and is run again after the pause.
     Failed {
         /// Which, and how many they are.
@@ -173,6 +177,12 @@ pub enum PipeError {
     /// The position does not fit.
     #[error(transparent)]
     Misfit(#[from] Misfit),
+    /// It asks for what an end at an engine cannot give.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Both ends are the same queue.
+    #[error("a pipe from a queue into itself would go round for ever")]
+    Circle,
     /// A mark that cannot be used.
     #[error("the position of pipe {name} cannot be used: {source}")]
     Mark {

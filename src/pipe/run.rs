@@ -25,10 +25,10 @@ use crate::client::delivery::DeliveryError;
 use crate::client::extent::Found;
 use crate::limits;
 use crate::units::{Name, Offset, OffsetRange, QueueId};
-use crate::wire::ErrorCode;
+use crate::wire::{ErrorCode, PipeFigures};
 
 /// How long the commits under way are waited for when a signal ends the pipe.
-const END_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const END_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The pause before a new session while servers end again and again, at most.
 const SESSION_PAUSE: Duration = Duration::from_secs(1);
@@ -50,6 +50,14 @@ pub struct Pipe<'h, H: Host> {
     /// The last failure of the filter.
     pub(super) failure: Failure,
     pub(super) pace: Pace,
+    /// The source, as the user calls it.
+    pub(super) src: String,
+    /// What was done so far, where no commit keeps that.
+    pub(super) figures: PipeFigures,
+    /// It was said that each message is there at least once.
+    pub(super) is_promise_told: bool,
+    /// What is read from the source comes again unless it is acknowledged.
+    pub(super) has_acks: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -94,6 +102,12 @@ impl<'h, H: Host> Pipe<'h, H> {
         crate::client::command::expect_children()?;
         let program = Program::new(&order.filter)?;
         let resets = order.reset;
+        let src = match &order.source {
+            Origin::Queue(name) => name.to_string(),
+            Origin::Engine(url) => url.to_string(),
+            Origin::Stdin => "-".to_owned(),
+        };
+        let has_acks = order.source != Origin::Stdin;
         let pipe = Pipe {
             order,
             dialer,
@@ -106,22 +120,24 @@ impl<'h, H: Host> Pipe<'h, H> {
             complaints: 0,
             failure: Failure::default(),
             pace: Pace::default(),
+            src,
+            figures: PipeFigures::default(),
+            is_promise_told: false,
+            has_acks,
         };
         pipe.check_filter()?;
         Ok(pipe)
-    }
-
-    pub(super) fn src(&self) -> String {
-        match &self.order.source {
-            Origin::Queue(name) => name.to_string(),
-            Origin::Stdin => "-".to_owned(),
-        }
     }
 
     /// The group of the pipe in its source.
     pub(super) fn group(&self) -> Name {
         let name = format!("{GROUP_PREFIX}{}", self.order.name);
         Name::new(&name).expect("the name was checked to leave room")
+    }
+
+    /// How long a server or an engine that is away is waited for.
+    pub(super) fn server_wait(&self) -> Duration {
+        self.order.wait.unwrap_or(limits::SERVER_WAIT).to_duration()
     }
 
     /// Runs until the end that was asked for, or a signal.
@@ -149,7 +165,7 @@ impl<'h, H: Host> Pipe<'h, H> {
             losing = Some((since, self.commits, tries + 1));
             if tries == 0 {
                 self.host.note(Note::Lost { orderly });
-            } else if since.elapsed() >= limits::SERVER_WAIT.to_duration() {
+            } else if since.elapsed() >= self.server_wait() {
                 return Err(self.dialer.why_dying().into());
             }
             self.lost = Some(orderly);
@@ -169,13 +185,20 @@ impl<'h, H: Host> Pipe<'h, H> {
             return if self.complaints < limits::COMPLAINTS_MAX { Ok(false) } else { Err(error) };
         }
         let Some(client) = error.client() else { return Err(error) };
-        if matches!(error, PipeError::Source(_)) && client.code() == Some(ErrorCode::NotFound) {
+        if matches!(error, PipeError::Source(_))
+            && matches!(self.order.source, Origin::Queue(_))
+            && client.code() == Some(ErrorCode::NotFound)
+        {
             return Err(self.group_gone().into());
         }
+        let has_moved = matches!(error, PipeError::Source(_) | PipeError::Commit(_))
+            && client.elsewhere().is_some();
         // What was read from standard input cannot be read again.
         let again = self.order.source != Origin::Stdin;
         match client.code() {
             Some(ErrorCode::Fenced) => Err(PipeError::Fenced(self.order.name.to_string())),
+            // Where it lives now is found out by the next session.
+            _ if has_moved && again => Ok(false),
             _ if client.is_lost() && again => Ok(client.code() == Some(ErrorCode::Stopping)),
             _ => Err(error),
         }
@@ -185,6 +208,7 @@ impl<'h, H: Host> Pipe<'h, H> {
         let Ends { source, committer, mark, late, state } = self.open()?;
         let queue = match &self.order.source {
             Origin::Queue(name) => name.clone(),
+            Origin::Engine(url) => url.name(),
             Origin::Stdin => Name::default(),
         };
         let parts = self.order.parallel;
@@ -213,17 +237,15 @@ impl<'h, H: Host> Pipe<'h, H> {
             Some(_) => self.windows(&mut session),
             None => self.batches(&mut session),
         };
-        let signal = match ended {
-            Ok(()) => None,
-            Err(PipeError::Interrupted) => match self.host.take_signal() {
-                Some(signal) => Some(signal),
-                // It was not a signal: nothing more is committed.
-                None => {
-                    self.hear(&mut session)?;
-                    return Err(PipeError::Interrupted);
+        let ended = ended.map(|()| None);
+        let signal = match ended.or_else(|error| self.why_ended(&mut session, error).map(Some)) {
+            Ok(signal) => signal,
+            Err(error) => {
+                if self.order.is_at_engine() {
+                    self.give_back(session, &error);
                 }
-            },
-            Err(error) => return Err(error),
+                return Err(error);
+            }
         };
         match self.wind_up(session, signal) {
             // A second one: nothing more is waited for.
@@ -234,11 +256,30 @@ impl<'h, H: Host> Pipe<'h, H> {
         }
     }
 
+    /// The signal that ended a session's work, or else the error.
+    fn why_ended(&mut self, session: &mut Session, error: PipeError) -> Result<i32, PipeError> {
+        if !matches!(error, PipeError::Interrupted) {
+            return Err(error);
+        }
+        if let Some(signal) = self.host.take_signal() {
+            return Ok(signal);
+        }
+        // It was not a signal: nothing more is committed.
+        self.hear(session)?;
+        Err(PipeError::Interrupted)
+    }
+
     /// Ends a session in order. After a signal what was handed over is waited for, for a while.
     fn wind_up(&mut self, mut session: Session, signal: Option<i32>) -> Result<End, PipeError> {
         // Room may be long in coming.
         if signal.is_some() && !session.is_held {
-            self.drain(&mut session, Some(Instant::now() + END_PATIENCE))?;
+            let until = Some(Instant::now() + END_PATIENCE);
+            if let Err(error) = self.drain(&mut session, until) {
+                if self.order.is_at_engine() && !error.is_interrupt() {
+                    session.source.close();
+                }
+                return Err(error);
+            }
         }
         let host = [self.host.as_fd()];
         let in_step = self.staying.take().map_or(Ok(true), |staying| staying.end(&host))?;
@@ -336,8 +377,10 @@ impl<'h, H: Host> Pipe<'h, H> {
             // Said of everyone first; who is alone has its turn at once.
             Input::Waiting => self.wait_for_turn(session)?,
             Input::Open(id, turn, limit) => {
-                session.limit = limit;
-                if self.order.source != Origin::Stdin {
+                // Who keeps nothing has no dead letters either.
+                let ends_at = Some(limits::DELIVERY_LIMIT_DEFAULT);
+                session.limit = if self.has_acks { limit } else { ends_at };
+                if matches!(self.order.source, Origin::Queue(_)) && !self.order.is_at_engine() {
                     self.check_source(&session.mark, Some(id))?;
                     self.check_turn(&session.mark, turn)?;
                     session.id = Some(id);
@@ -355,11 +398,15 @@ impl<'h, H: Host> Pipe<'h, H> {
     }
 
     /// Another instance may hold the group: it has been told by now that it is over.
-    fn wait_for_turn(&mut self, session: &Session) -> Result<(), PipeError> {
+    fn wait_for_turn(&mut self, session: &mut Session) -> Result<(), PipeError> {
         let until = Instant::now() + Duration::from_secs(1);
-        self.wait(session, Some(until))?;
-        if Instant::now() >= until {
-            self.host.note(Note::Waiting);
+        while session.source.is_idle() {
+            self.hear(session)?;
+            if Instant::now() >= until {
+                self.host.note(Note::Waiting);
+                return Ok(());
+            }
+            self.wait(session, Some(until))?;
         }
         Ok(())
     }
@@ -402,7 +449,7 @@ impl<'h, H: Host> Pipe<'h, H> {
         }
         let rules = Rules {
             limit: session.limit,
-            may_bury: self.order.buries && self.order.source != Origin::Stdin,
+            may_bury: self.order.buries && self.has_acks,
             may_halve: true,
             backoff: self.order.backoff,
         };
@@ -500,14 +547,24 @@ impl<'h, H: Host> Pipe<'h, H> {
         mark.turn = session.turn;
         mark.figures.batches += 1;
         mark.figures.read += read;
-        let mark = Mark { next, floor, ..mark.clone() };
-        session.committer.push(Commit { outputs, mark });
+        let commit = match self.order.is_at_engine() {
+            // Offsets that mean nothing to another session.
+            true => {
+                let mark = Mark { next: Offset(0), ..mark.clone() };
+                Commit { outputs, mark, settles: floor }
+            }
+            false => Commit::new(outputs, Mark { next, floor, ..mark.clone() }),
+        };
+        session.committer.push(commit);
         Ok(())
     }
 
     fn bury(&mut self, session: &mut Session, one: &Load, attempts: u32) {
         let Some(offset) = one.first() else { return };
         session.mark.note_dead(offset);
+        if self.order.is_at_engine() {
+            session.mark.dead.clear();
+        }
         let Failure { reason, stderr } = &self.failure;
         self.host.note(Note::Dead { offset, reason });
         let letter = Letter {

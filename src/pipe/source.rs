@@ -1,11 +1,11 @@
 //! The source: a queue read in order by one pipe at a time, on a thread of its own.
 //!
 //! An exclusive receiver of the pipe's group gets every message at or above the group's floor, in
-//! order, once; what it holds comes again to the next one when it goes. It is told to settle all
+//! order, once; what it holds comes again to the next one when it goes. A queue at an engine has neither
+//! turns nor floors: what is not settled comes again, and that is all. A source is told to settle all
 //! below an offset when that is durable elsewhere, or to give up one message. It reads ahead of the
 //! filter up to a bound and never decides anything. Made for each session by `run`; its thread is
-//! the [`reader`](super::reader);
-//! standard input, which keeps nothing, is the other source.
+//! the `reader`. Standard input, which keeps nothing, is the other source.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::thread::JoinHandle;
@@ -111,6 +111,10 @@ pub struct Reading {
     pub floor: Offset,
     /// Those of them that are dead letters.
     pub dead: Vec<Offset>,
+    /// The queue lives at an engine.
+    pub is_at_engine: bool,
+    /// Messages in a batch at most, if that is bounded.
+    pub batch: Option<u64>,
 }
 
 impl Reading {
@@ -129,7 +133,15 @@ impl Reading {
             tries: true,
             ..OpenReceive::new(queue, group, crate::wire::ReceiveMode::Take)
         };
-        Reading { open, floor: Offset(0), dead: Vec::new() }
+        Reading { open, floor: Offset(0), dead: Vec::new(), is_at_engine: false, batch: None }
+    }
+
+    /// Of a queue at an engine, as any receiver without a group of its own reads it.
+    #[must_use]
+    pub fn at_engine(queue: Name, from: Option<crate::settings::Start>) -> Reading {
+        let reading = Reading::new(queue, Name::default(), from);
+        let open = OpenReceive { exclusive: false, durable: false, ..reading.open };
+        Reading { open, is_at_engine: true, ..reading }
     }
 }
 
@@ -180,6 +192,12 @@ impl Source {
             self.words.ring();
         }
         input
+    }
+
+    /// Whether nothing has come that was not taken.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.inputs.is_empty()
     }
 
     /// What was taken last comes again, or the rest of it.

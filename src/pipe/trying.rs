@@ -180,7 +180,7 @@ impl<H: Host> Pipe<'_, H> {
         let number = |number: u64| OsString::from(number.to_string());
         let mut env = vec![
             ("MQ_PIPE".into(), self.order.name.as_str().into()),
-            ("MQ_QUEUE".into(), self.src().into()),
+            ("MQ_QUEUE".into(), self.src.as_str().into()),
             ("MQ_PART".into(), number(part as u64)),
         ];
         if let Some((load, first)) = load.and_then(|load| Some((load, load.first()?))) {

@@ -25,6 +25,7 @@ impl<H: Host> Pipe<'_, H> {
                     if let (Some(state), Some(named)) = (&mut session.state, &mark.state) {
                         state.committed(named)?;
                     }
+                    self.figures = mark.figures;
                     self.host.progress(&mark.figures);
                 }
                 Done::Held(fault) => {

@@ -212,7 +212,7 @@ impl<H: Host> Pipe<'_, H> {
             .map_err(|error| SourceError::Garbled(DeliveryError::of(&batch.place, error)))?;
         let queue = match &self.order.source {
             Origin::Queue(name) => name.clone(),
-            Origin::Stdin => Name::default(),
+            Origin::Engine(_) | Origin::Stdin => Name::default(),
         };
         let origin = BatchOrigin {
             queue: &queue,

@@ -48,10 +48,13 @@ pub struct ServerInfo {
     pub pid: u32,
     /// How long the server remembers a producer that has lost its connection.
     pub producer_retry: Micros,
-    /// What this server cannot do, by the names of the flags that need it.
+    /// What this server cannot do, by the names of the flags that need it; and [`CANNOT_ACK`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub cannot: Vec<String>,
 }
+
+/// In [`ServerInfo::cannot`]: nothing waits for an ack, so what was under way at an end is gone.
+pub const CANNOT_ACK: &str = "ack";
 
 /// Opens a channel for sending to a queue, which is made when it is not there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -42,9 +42,9 @@ pub mod stat;
 pub use fault::{ErrorCode, Fault, Goodbye};
 pub use frame::{FRAME_HEADER_BYTES, FrameHeader, Kind, WireError, frame_flags};
 pub use json::{
-    Admin, Begun, CheckReport, ClientInfo, ClockInfo, Finding, GroupInfo, Holding, Nack,
-    OpenReceive, OpenSend, PipeFigures, PipeInfo, QueueInfo, QueuePattern, ReceiveMode, Receiving,
-    Resume, Sending, ServerInfo, Settlement, StoreInfo,
+    Admin, Begun, CANNOT_ACK, CheckReport, ClientInfo, ClockInfo, Finding, GroupInfo, Holding,
+    Nack, OpenReceive, OpenSend, PipeFigures, PipeInfo, QueueInfo, QueuePattern, ReceiveMode,
+    Receiving, Resume, Sending, ServerInfo, Settlement, StoreInfo,
 };
 pub use receipt::Receipt;
 pub use reply::{DELIVER_HEAD_BYTES, DeliverHead, EXTENT_BYTES, ExtentHead, Reply};

@@ -38,6 +38,8 @@ pub struct Queue {
     pub progress: HashMap<u64, Progress>,
     /// The most messages that were unsettled at once.
     pub unsettled_max: usize,
+    /// Acks are taken and never heard of, as those on a wire that breaks.
+    pub loses_acks: bool,
 }
 
 /// What the engine does, and what it has.
@@ -57,6 +59,8 @@ pub struct State {
     pub dies_after: Option<usize>,
     /// Dies after so many more messages were handed out.
     pub dies_after_deliveries: Option<usize>,
+    /// What is published is stored, and not confirmed before this is over.
+    pub is_silent: bool,
     /// Settlements that are [`Settlement::Progress`].
     pub progress: u64,
     pub connections: u64,
@@ -261,6 +265,15 @@ impl Publisher for MemoryPublisher {
         let broker = self.broker.clone();
         Ok(Box::pin(async move {
             tokio::task::yield_now().await;
+            let changed = broker.changed.clone();
+            loop {
+                let mut notified = std::pin::pin!(changed.notified());
+                notified.as_mut().enable();
+                if !broker.state().is_silent {
+                    break;
+                }
+                notified.await;
+            }
             if broker.state().life == life { Ok(()) } else { Err(lost()) }
         }))
     }
@@ -351,6 +364,9 @@ impl Consumer for MemoryConsumer {
                 return Ok(());
             }
             let queue = state.queues.entry(self.wish.queue.clone()).or_default();
+            if settlement == Settlement::Ack && queue.loses_acks {
+                return Ok(());
+            }
             for number in numbers.iter().flat_map(Range::clone) {
                 let mut stored = queue.unacked.remove(&(self.id, number)).expect("settled once");
                 match settlement {

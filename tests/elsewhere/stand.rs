@@ -40,7 +40,8 @@ impl Stand {
     }
 }
 
-fn serve(stream: std::os::unix::net::UnixStream, opening: Opening) {
+/// Serves one client to its end.
+pub fn serve(stream: std::os::unix::net::UnixStream, opening: Opening) {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let served = runtime.block_on(async {

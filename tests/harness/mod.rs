@@ -5,6 +5,8 @@
 //! socket. Whatever happens, a store's server is stopped and its files are removed when the
 //! [`Store`] is dropped. Used by `tests/tools` and `benches/pipe`.
 
+#[allow(dead_code, reason = "each test uses a part of it")]
+pub mod bench;
 pub mod peer;
 pub mod process;
 pub mod small_disk;

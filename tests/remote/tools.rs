@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 #[cfg(any(feature = "kafka", feature = "nats", feature = "zeromq"))]
-use super::harness::{Running, eventually};
-use super::harness::{Store, seq};
+use super::harness::Running;
+use super::harness::{Store, eventually, seq};
 #[cfg(any(feature = "kafka", feature = "nats"))]
 use super::servers::Server;
 
@@ -141,6 +141,77 @@ fn a_script_runs_unchanged(url: UrlOf<'_>, _: bool) {
     assert_eq!(store.number("jobs", "end"), 1010, "nothing more came into the store");
 }
 
+/// Lines in the pipes that are killed.
+const PIPED: u64 = 10_000;
+
+/// Runs a pipe until `has_begun` says that it is in the midst of its work, and kills it.
+fn kill_a_pipe(store: &Store, from: &str, to: &str, has_begun: &dyn Fn() -> bool) {
+    let args = ["--batch", "200", from, to, "--", "sed", "s/^/x/"];
+    let mut running = store.spawn("mq-pipe", &args);
+    eventually("it gets on", || {
+        assert!(!running.has_ended(), "{}", running.stderr());
+        has_begun().then_some(())
+    });
+    running.signal(rustix::process::Signal::KILL);
+    running.await_end();
+}
+
+/// Runs pipes to the end of what is there until all lines are where they lead: what the one that was killed
+/// held is ready again when its helper has seen to that.
+fn pipe_the_rest(store: &Store, from: &str, to: &str, all: &BTreeSet<String>) {
+    let mut seen = BTreeSet::new();
+    eventually("all lines are there", || {
+        store.run("mq-pipe", &["-e", "-q", from, to, "--", "sed", "s/^/x/"], b"").ok();
+        let came = store.run("mq-recv", &["-e", to], b"").ok().stdout;
+        seen.extend(String::from_utf8(came).expect("text").lines().map(str::to_owned));
+        (seen == *all).then_some(())
+    });
+}
+
+/// What the engine says is ready.
+#[cfg(all(feature = "amqp", feature = "nats"))]
+fn ready(store: &Store, url: &str) -> u64 {
+    let shown = store.run("mq-admin", &["show", "-J", url], b"");
+    let shown: Option<serde_json::Value> = serde_json::from_slice(&shown.stdout).ok();
+    shown.and_then(|shown| shown["ready"].as_u64()).unwrap_or(0)
+}
+
+fn piped(mark: &str) -> BTreeSet<String> {
+    (1..=PIPED).map(|n| format!("{mark}{n}")).collect()
+}
+
+/// Lines go through pipes into the engine and out of it, and each pipe is killed in the midst: nothing is
+/// missing.
+fn a_killed_pipe_loses_nothing(url: UrlOf<'_>, _: bool) {
+    let store = Store::new();
+    let (into, from) = (url("-into"), url("-from"));
+    store.send("a", &seq(1, PIPED));
+    let left = || store.number("a", "ready") + store.number("a", "unacked");
+    kill_a_pipe(&store, "a", &into, &|| left() < PIPED * 2 / 3);
+    pipe_the_rest(&store, "a", &into, &piped("x"));
+    store.run("mq-send", &[from.as_str()], &seq(1, PIPED)).ok();
+    let end = || store.show("b").map_or(0, |shown| shown["end"].as_u64().expect("an end"));
+    kill_a_pipe(&store, &from, "b", &|| end() > PIPED / 3);
+    pipe_the_rest(&store, &from, "b", &piped("x"));
+    let left = store.run("mq-recv", &["-w", "2s", &from], b"").exits(124).stdout;
+    assert!(left.is_empty(), "{} bytes are left", left.len());
+}
+
+#[cfg(all(feature = "amqp", feature = "nats"))]
+#[test]
+fn a_killed_pipe_from_rabbitmq_to_nats_loses_nothing() {
+    use super::contract::{Tried, new_queue};
+    type From = mq::remote::rabbitmq::RabbitMq;
+    type To = mq::remote::nats::Nats;
+    let (Some(from), Some(to)) = (From::shared(), To::shared()) else { return };
+    let store = Store::new();
+    let from = From::url(from, &new_queue("tools-pipe-from"));
+    let to = To::url(to, &new_queue("tools-pipe-to"));
+    store.run("mq-send", &[&from], &seq(1, PIPED)).ok();
+    kill_a_pipe(&store, &from, &to, &|| ready(&store, &to) > PIPED / 3);
+    pipe_the_rest(&store, &from, &to, &piped("x"));
+}
+
 /// What a user does, at an engine with a server: a test for each.
 macro_rules! through_the_tools {
     ($name:ident, $feature:literal, $engine:ty: $($test:ident),*) => {
@@ -163,13 +234,14 @@ macro_rules! through_the_tools {
 }
 
 through_the_tools!(rabbitmq, "amqp", mq::remote::rabbitmq::RabbitMq:
-    lines_come_through, a_pool_ends, a_script_runs_unchanged);
+    lines_come_through, a_pool_ends, a_script_runs_unchanged, a_killed_pipe_loses_nothing);
 through_the_tools!(kafka, "kafka", crate::kafka::OnTansu:
-    lines_come_through, a_pool_ends, a_script_runs_unchanged, a_rerun_stores_nothing_twice);
+    lines_come_through, a_pool_ends, a_script_runs_unchanged, a_rerun_stores_nothing_twice,
+    a_killed_pipe_loses_nothing);
 through_the_tools!(nats, "nats", mq::remote::nats::Nats:
-    lines_come_through, a_pool_ends, a_script_runs_unchanged);
+    lines_come_through, a_pool_ends, a_script_runs_unchanged, a_killed_pipe_loses_nothing);
 through_the_tools!(activemq, "stomp", mq::remote::stomp::Stomp:
-    a_pool_ends, a_script_runs_unchanged);
+    a_pool_ends, a_script_runs_unchanged, a_killed_pipe_loses_nothing);
 
 #[cfg(feature = "nats")]
 #[test]

@@ -7,6 +7,7 @@ use mq::remote::message::{Facts, Outgoing};
 use mq::remote::zeromq::ZeroMq;
 
 use super::contract::{PATIENCE, number, numbered, plain, receive, run, to_receive, to_send};
+use super::harness::{Store, seq};
 use super::servers::free_port;
 
 async fn engine(url: &str) -> ZeroMq {
@@ -128,4 +129,23 @@ fn what_needs_a_store_is_refused() {
         let failure = engine.consumer(&wish).await.err().expect("refused");
         assert_eq!(failure.kind, Kind::Unsupported, "{failure}");
     });
+}
+
+/// Once, `mq-remote` panicked when a command had failed on a message that cannot come again.
+#[test]
+fn what_a_command_fails_on_is_gone_and_the_others_come() {
+    let (store, port) = (Store::new(), free_port());
+    let bound = format!("zmq+tcp://127.0.0.1:{port}?bind");
+    let script = "read -r n; [ $n != 2 ] && echo $n";
+    let mut receiver = store.spawn("mq-recv", &["-n", "3", &bound, "--", "sh", "-c", script]);
+    let to = format!("zmq+tcp://127.0.0.1:{port}");
+    store.run("mq-send", &["-w", "10s", &to], &seq(1, 3)).ok();
+    assert_eq!(receiver.lines(2), ["1", "3"]);
+    receiver.finish().ok();
+    // A pipe has no dead letters from there either: it ends.
+    let args = ["--backoff", "1ms..1ms", &bound, "out", "--", "false"];
+    let mut pipe = store.spawn("mq-pipe", &args);
+    store.run("mq-send", &["-w", "10s", &to], &seq(1, 1)).ok();
+    assert_eq!(pipe.await_end(), 123, "{}", pipe.stderr());
+    assert!(!pipe.stderr().contains("at least once"), "{}", pipe.stderr());
 }

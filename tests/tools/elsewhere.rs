@@ -1,58 +1,10 @@
 //! Queues that live at an engine: how the helper is started, what of its end is told, and queues that are
 //! declared to live elsewhere. (What the helper does stands in `tests/elsewhere` and `tests/remote`.)
 
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
-use crate::harness::{Done, Store, eventually, process, tool};
-
-/// The tools in a directory of their own, without `mq-remote`, or with a script in its place.
-struct Bench {
-    dir: tempfile::TempDir,
-    store: Store,
-}
-
-impl Bench {
-    fn new(helper: Option<&str>) -> Bench {
-        // On the file system of the tools, so that links will do.
-        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
-        for name in ["mq-send", "mq-recv", "mq-admin", "mq-stat", "mq-serve", "mq-pipe"] {
-            std::fs::hard_link(tool(name), dir.path().join(name)).expect("a link");
-        }
-        let bench = Bench { dir, store: Store::new() };
-        if let Some(script) = helper {
-            let helper = bench.dir.path().join("mq-remote");
-            std::fs::write(&helper, format!("#!/bin/sh\n{script}\n")).expect("written");
-            std::fs::set_permissions(&helper, PermissionsExt::from_mode(0o755)).expect("runnable");
-        }
-        bench
-    }
-
-    fn command(&self, name: &str, args: &[&str]) -> Command {
-        let mut command = self.store.command(name, args);
-        let mut own = Command::new(self.dir.path().join(name));
-        own.args(command.get_args()).env("PATH", "/usr/bin:/bin");
-        command.get_envs().filter(|(key, _)| *key != "PATH").for_each(|(key, value)| {
-            match value {
-                Some(value) => own.env(key, value),
-                None => own.env_remove(key),
-            };
-        });
-        own.current_dir(command.get_current_dir().expect("set"));
-        command = own;
-        command
-    }
-
-    #[track_caller]
-    fn run(&self, name: &str, args: &[&str]) -> Done {
-        process::run(self.command(name, args), b"")
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-}
+use crate::harness::bench::Bench;
+use crate::harness::{eventually, process};
 
 fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
@@ -68,6 +20,8 @@ fn without_the_helper_it_is_said_how_to_get_it() {
         ("mq-recv", &["-e", URL]),
         ("mq-admin", &["show", URL]),
         ("mq-stat", &["-n1", URL]),
+        ("mq-pipe", &[URL, "out", "--", "cat"]),
+        ("mq-pipe", &["-", URL, "--", "cat"]),
     ] {
         let done = bench.run(name, args).exits(69);
         let done = done.says("amqp://me:***@rabbit.example/%2f/jobs").says("mq-remote");
@@ -107,16 +61,19 @@ fn the_death_of_the_helper_is_told() {
 }
 
 #[test]
-fn several_queues_and_pipes_do_not_lead_elsewhere() {
+fn what_does_not_lead_elsewhere_is_refused_without_a_password() {
     let bench = Bench::new(None);
     bench.run("mq-recv", &[URL, "q"]).exits(2).says("one queue is received");
-    let done = bench.run("mq-pipe", &["q", URL, "--", "cat"]).exits(2).says("exactly once");
-    assert!(!done.stderr.contains("secret"), "{}", done.stderr);
     for (name, args) in [
         ("mq-send", &["amqp://me:secret@a b/q", "-m", "x"][..]),
         ("mq-recv", &["am qp://me:secret@a/q"]),
         ("mq-admin", &["wait", URL]),
         ("mq-admin", &["group", "ls", URL]),
+        ("mq-pipe", &["amqp://me:secret@a b/q", "q", "--", "cat"]),
+        ("mq-pipe", &["q", "amqp://me:secret@a b/q", "--", "cat"]),
+        ("mq-pipe", &["--window", "1m", "q", URL, "--", "cat"]),
+        ("mq-pipe", &["--state", "dir", URL, "q", "--", "cat"]),
+        ("mq-pipe", &["--reset", URL, "q", "--", "cat"]),
     ] {
         let done = bench.run(name, args).exits(2).says("://me:***@");
         assert!(!done.stderr.contains("secret"), "{}", done.stderr);
@@ -149,7 +106,10 @@ fn a_queue_may_be_declared_to_live_elsewhere() {
         bench.run("mq-recv", &["jobs"]).exits(69).says("receiving from jobs: mq-remote");
         bench.run("mq-recv", &["-e", "jobs"]).exits(69);
         bench.run("mq-admin", &["purge", "jobs"]).exits(69);
-        assert_eq!(sent(), before + 4);
+        let done = bench.run("mq-pipe", &["jobs", "out", "--", "cat"]).exits(69);
+        done.says("from jobs to out: mq-remote, which speaks with amqp://me:***@");
+        bench.run("mq-pipe", &["other", "jobs", "--", "cat"]).exits(69).says("from other to jobs");
+        assert_eq!(sent(), before + 6);
         // For good.
         bench.store.kill_server();
         bench.run("mq-send", &["other", "-m", "x"]).ok();
@@ -159,6 +119,7 @@ fn a_queue_may_be_declared_to_live_elsewhere() {
     let done = bench.run("mq-admin", &["requeue", "jobs"]).exits(1);
     done.says("queue jobs lives at amqp://me:***@");
     bench.run("mq-recv", &["-e", "jobs", "other"]).exits(1).says("queue jobs lives at");
+    assert!(bench.store.show("out").is_none(), "nobody came as far as to make it");
     assert_eq!(bench.run("mq-recv", &["-e", "*"]).ok().stdout, b"x\nx\n");
     // And back.
     bench.run("mq-admin", &["rm", "jobs"]).ok();

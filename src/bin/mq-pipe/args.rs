@@ -10,7 +10,9 @@ use mq::limits;
 use mq::pipe::key::Spec;
 use mq::pipe::output::Cut;
 use mq::pipe::place::Separator;
-use mq::pipe::{Destination, Order, Origin, Windowed, default_name, time, window};
+use mq::pipe::{
+    Destination, Order, Origin, PipeError, Refusal, Windowed, default_name, time, window,
+};
 use mq::settings::{Backoff, Start};
 use mq::units::{Micros, Name};
 use mq::url::{self, Url};
@@ -52,6 +54,11 @@ Examples:
                                     a file of counts in $MQ_STATE, exactly once
   mq-pipe --name billing a b -- ./bill
                                     a pipe of this name, whatever its filter
+  mq-pipe raw nats://host/clean -- jq -c .x
+                                    at an engine: each message at least once
+
+With a URL as SRC or DST, or a queue that is declared to live elsewhere, it is
+at least once, not exactly once: after a kill, what was under way comes again.
 
 When the filter fails, its output is dropped and it is run again after a pause;
 then the batch is halved until what fails stands alone. Such a message is a dead
@@ -89,10 +96,11 @@ pub enum OnFail {
     help_template = "{about}\n\n{usage-heading} {usage}\n\n{before-help}{all-args}{after-help}"
 )]
 pub struct Args {
-    /// Where from: a queue, which is waited for if it is not there; - is stdin
+    /// Where from: a queue, which is waited for if it is not there; a URL; - is
+    /// stdin
     #[arg(value_name = "SRC", hide_short_help = true)]
     pub source: String,
-    /// Where to: a queue, which is made if it is not there; file:PATH; - is
+    /// Where to: a queue, which is made if it is not there; a URL; file:PATH; - is
     /// stdout
     #[arg(value_name = "DST", hide_short_help = true)]
     pub destination: String,
@@ -152,6 +160,9 @@ pub struct Args {
     /// the byte C (-dC), not by a newline
     #[arg(long, value_name = "whole|-0|-dC", value_parser = cut, allow_hyphen_values = true, hide_short_help = true)]
     pub out: Option<Cut>,
+    /// Wait no longer for a server, or for an engine, that is away [default: 30s]
+    #[arg(short, long, value_name = "DUR", value_parser = cli::duration, hide_short_help = true)]
+    pub wait: Option<Micros>,
     /// Show the progress on stderr
     #[arg(short, long, hide_short_help = true)]
     pub progress: bool,
@@ -217,15 +228,6 @@ fn pipe_name(text: &str) -> Result<Name, String> {
 }
 
 fn queue(text: &str, what: &str) -> Result<Name, Failure> {
-    if Url::is_one(text) {
-        let text = format!(
-            "{}: a pipe is exactly once because both its ends are in one store, and no engine can do that",
-            url::without_password(text)
-        );
-        let remedy =
-            "at least once: mq-recv -J --batch 1000 URL -- sh -c 'FILTER | mq-send -J URL'";
-        return Err(Failure::new(Status::Usage, text).with_remedy(remedy));
-    }
     Name::new(text).map_err(|error| {
         let remedy = format!("file:{text} for a file");
         let failure =
@@ -234,12 +236,17 @@ fn queue(text: &str, what: &str) -> Result<Name, Failure> {
     })
 }
 
+fn url(text: &str) -> Result<Url, Failure> {
+    Url::new(text).map_err(|error| Failure::new(Status::Usage, error))
+}
+
 impl Args {
     /// What to do.
     pub fn order(&self) -> Result<Order, Failure> {
         let usage = |text: &str| Failure::new(Status::Usage, text);
         let source = match self.source.as_str() {
             "-" => Origin::Stdin,
+            text if Url::is_one(text) => Origin::Engine(url(text)?),
             name => Origin::Queue(queue(name, "SRC")?),
         };
         let destination = match (self.destination.as_str(), self.destination.strip_prefix("file:"))
@@ -247,13 +254,9 @@ impl Args {
             ("-", _) => Destination::Stdout,
             (_, Some("")) => return Err(usage("file: needs a path behind it")),
             (_, Some(path)) => Destination::File(PathBuf::from(path)),
+            (text, None) if Url::is_one(text) => Destination::Engine(url(text)?),
             (name, None) => Destination::Queue(queue(name, "DST")?),
         };
-        if let (Origin::Queue(from), Destination::Queue(to)) = (&source, &destination)
-            && from == to
-        {
-            return Err(usage("a pipe from a queue into itself would go round for ever"));
-        }
         if self.filter.iter().any(|arg| arg == "{}") {
             return Err(usage("{} is not replaced: messages are on the filter's stdin"));
         }
@@ -272,16 +275,18 @@ impl Args {
             (Some(name), _) => name.clone(),
             // What is read from stdin is never the same again.
             (None, Origin::Stdin) => Name::new("stdin").expect("a name"),
-            (None, Origin::Queue(_)) => {
+            (None, Origin::Queue(_) | Origin::Engine(_)) => {
                 let to = match &destination {
                     Destination::File(_) => "file".to_owned(),
                     Destination::Stdout => "stdout".to_owned(),
                     Destination::Queue(name) => name.to_string(),
+                    Destination::Engine(url) => url.name().to_string(),
                 };
-                default_name(&self.source, &self.destination, &to, &self.filter)
+                let (from, into) = self.shown();
+                default_name(&from, &into, &to, &self.filter)
             }
         };
-        Ok(Order {
+        let order = Order {
             source,
             destination,
             filter: self.filter.clone(),
@@ -300,7 +305,20 @@ impl Args {
             timeout: self.timeout,
             windows,
             state: self.state.clone(),
-        })
+            wait: self.wait,
+            quiet: self.shared.quiet,
+        };
+        if order.is_circle() {
+            return Err(usage(&PipeError::Circle.to_string()));
+        }
+        let refused = |refusal: Refusal| usage(&refusal.to_string()).with_remedy(refusal.remedy);
+        order.check_engines().map_err(refused)?;
+        Ok(order)
+    }
+
+    /// Source and destination, without passwords.
+    pub fn shown(&self) -> (String, String) {
+        (url::without_password(&self.source), url::without_password(&self.destination))
     }
 
     fn windows(&self, source: &Origin) -> Result<Option<Windowed>, Failure> {
@@ -359,7 +377,8 @@ impl Args {
 
     /// For messages.
     pub fn doing(&self) -> String {
-        format!("from {} to {}", self.source, self.destination)
+        let (from, to) = self.shown();
+        format!("from {from} to {to}")
     }
 
     /// What may be wrong when a filter ends with 1.

@@ -4,6 +4,7 @@ mod args;
 mod terminal;
 
 use std::io::ErrorKind;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -14,6 +15,7 @@ use mq::client::command::StartError;
 use mq::client::inherited::{stdin_was_open, stdout_was_open};
 use mq::pipe::committer::CommitError;
 use mq::pipe::file::FileError;
+use mq::pipe::output::Cut;
 use mq::pipe::state::StateError;
 use mq::pipe::{Destination, End, Misfit, Order, Origin, Pipe, PipeError};
 use rustix::io::Errno;
@@ -41,7 +43,12 @@ fn run(args: &Args) -> Outcome {
     });
     let signals = watched
         .map_err(|error| Failure::new(Status::Failure, format!("cannot watch signals: {error}")))?;
-    let dialer = Dialer::new(args.shared.store()?, TOOL, true);
+    // Where no queue of it is named, a store that cannot be found does not matter.
+    let needs_store = matches!(order.source, Origin::Queue(_))
+        || matches!(order.destination, Destination::Queue(_))
+        || order.windows.as_ref().is_some_and(|windows| windows.late.is_some());
+    let store = if needs_store { args.shared.store()? } else { PathBuf::new() };
+    let dialer = Dialer::new(store, TOOL, true);
     let mut terminal = Terminal::new(signals, args, order.name.as_str());
     let mut pipe = Pipe::new(order, dialer, &mut terminal).map_err(|error| unstartable(&error))?;
     let ended = pipe.run();
@@ -97,9 +104,16 @@ fn failure(error: PipeError, args: &Args) -> Outcome {
         PipeError::Client(client)
         | PipeError::Commit(CommitError::Client(client))
         | PipeError::Source(mq::pipe::source::SourceError::Client(client)) => {
-            return Err(Failure::from(client).while_doing(&args.doing()));
+            let mut failure = Failure::from(client).while_doing(&args.doing());
+            if failure.status == Status::BadInput && args.out == Some(Cut::Whole) {
+                let remedy = || "a smaller --batch: its whole output is one message".to_owned();
+                failure.remedy.get_or_insert_with(remedy);
+            }
+            return Err(failure);
         }
         PipeError::Start(error) => return Err(unstartable(&error)),
+        PipeError::Refused(refusal) => (Status::Usage, Some(refusal.remedy)),
+        PipeError::Circle => (Status::Usage, None),
         PipeError::Fenced(_) => (
             Status::Failure,
             Some("one instance at a time; --name gives a pipe of its own".to_owned()),

@@ -36,7 +36,7 @@ impl Terminal {
         let on_terminal = cli::is_terminal(std::io::stderr());
         Terminal {
             signals,
-            source: args.source.clone(),
+            source: args.shown().0,
             name: name.to_owned(),
             quiet: args.shared.quiet,
             verbose: args.shared.verbose,
@@ -127,6 +127,9 @@ impl Host for Terminal {
                 "the connection to the server was lost; going on from the last commit".into()
             }
             Note::Lost { orderly: false } => return,
+            Note::AtLeastOnce(url) => format!(
+                "{url} is at an engine: each message is there at least once, not exactly once"
+            ),
             Note::Held(fault) => format!("{}; waiting for room", fault.message),
             Note::Failed { messages, count, reason, pause } => format!(
                 "the filter failed on {} messages of {} ({messages}): {reason}; again in {}",

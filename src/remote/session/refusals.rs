@@ -5,7 +5,7 @@ use crate::remote::engine::{Abilities, Ability};
 use crate::remote::failure::Failure;
 use crate::remote::message::Outgoing;
 use crate::units::Name;
-use crate::wire::{OpenReceive, OpenSend, ReceiveMode};
+use crate::wire::{CANNOT_ACK, OpenReceive, OpenSend, ReceiveMode};
 
 /// Refuses `flag` when the ability is not there.
 fn need(abilities: &Abilities, flag: &str, ability: Ability) -> Result<(), Failure> {
@@ -103,6 +103,7 @@ pub fn cannot(abilities: &Abilities) -> Vec<String> {
         ("from", abilities.from),
         ("end", abilities.end),
         ("peek", abilities.peek),
+        (CANNOT_ACK, abilities.acks),
     ];
     let missing = flags.iter().filter(|(_, ability)| matches!(ability, Ability::No(_)));
     let always = ["unless-pending", "lease", "exclusive", "strict"];

@@ -665,7 +665,7 @@ pub(super) fn elsewhere(name: &Name, url: &Url) -> Fault {
     let fault = fault_with(
         ErrorCode::Elsewhere,
         format!("queue {name} lives at {url}"),
-        "mq-send, mq-recv and mq-admin show, purge go there by themselves; or the engine's own tools",
+        "mq-send, mq-recv, mq-pipe and mq-admin show, purge go there by themselves; or the engine's own tools",
     );
     Fault { url: Some(url.clone()), ..fault }
 }
