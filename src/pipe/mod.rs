@@ -3,7 +3,8 @@
 //! A batch of messages is the filter's standard input; when it ends well, its whole output and the
 //! position behind the batch are one atomic append to the destination, the *commit*. Only when that
 //! is durable does the source let go of the input. So after any end the newest commit says where to
-//! go on, and what was not committed never was. `mq-pipe` uses it.
+//! go on, and what was not committed never was. With an end at an engine it is at least once. `mq-pipe` uses
+//! it.
 //!
 //! ```text
 //!  SRC ──▶ source (thread) ──▶ run: batch ─▶ trial ─▶ filter ─▶ output ──▶ committer (thread) ──▶ DST
@@ -17,12 +18,15 @@
 //!
 //! # Map
 //!
-//! `order` what to do · `run` the loop over sessions and batches, `waiting` for what, `trying` the
-//! filter · `opening` what a session begins with, and what does not fit · `source` (with its `reader`),
-//! `committer` the two threads, `lane` between them, `held` what is not settled, `stdin` the other source · `load`
-//! the messages of a batch, `pace` how many · `trial` retries, halving, dead letters: pure ·
+//! `order` what to do · `run` the loop over sessions and batches, `dealing` with one, `waiting` for what,
+//! `trying` the filter · `opening` what a session begins with, and what does not fit · `source` (with its
+//! `reader`), `committer` the two threads, `lane` between them, `held` what is not settled, `stdin` the other
+//! source · `load` the messages of a batch, `pace` how many · `trial` retries, halving, dead letters: pure ·
 //! `filter`, `stay` processes, `feed` what they read, `refill` when · `output` cut into batches · `mark` what a
 //! commit says · `file` a file as a destination, `lock` that one process has it
+//!
+//! `elsewhere` ends at engines, which is at least once: `allowance` how much is taken from one,
+//! `publication` what is sent to one
 //!
 //! `window` which messages belong together, and when no more of them will come: pure · `windowed` the
 //! loop over windows, `closing` those that are closed, `spool` the bytes of open ones, `late` where
@@ -33,6 +37,7 @@
 mod allowance;
 mod closing;
 pub mod committer;
+mod dealing;
 mod elsewhere;
 pub mod feed;
 pub mod file;

@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use super::committer::{Commit, Committer};
-use super::held::alone;
+use super::committer::Committer;
 use super::lane::Lane;
 use super::load::{Division, Load, Loader};
 use super::mark::{Mark, Turn};
@@ -13,10 +12,9 @@ use super::opening::Ends;
 use super::order::{GROUP_PREFIX, Order, Origin};
 use super::pace::Pace;
 use super::report::{End, Host, Note, PipeError};
-use super::source::{Input, Letter, Source, SourceError, Word, split};
+use super::source::{Input, Source, SourceError, split};
 use super::state::StateDir;
 use super::stay::Staying;
-use super::trial::{Ran, Rules, Step, Trial};
 use super::windowed::Windowing;
 use crate::batch::{BatchError, Place};
 use crate::client::Dialer;
@@ -72,8 +70,8 @@ pub(super) struct Session {
     pub(super) committer: Committer,
     pub mark: Mark,
     pub id: Option<QueueId>,
-    turn: Option<Turn>,
-    loader: Loader,
+    pub(super) turn: Option<Turn>,
+    pub(super) loader: Loader,
     pub ended: bool,
     pub windowing: Option<Windowing>,
     pub state: Option<StateDir>,
@@ -421,168 +419,9 @@ impl<'h, H: Host> Pipe<'h, H> {
             self.host.note(Note::Gone(OffsetRange::new(expected, start)));
         }
     }
-
-    // ---- one batch ----
-
-    /// What is found damaged as it is given to the filter the server is told of, whose word counts.
-    fn complain(session: &mut Session, error: PipeError) -> PipeError {
-        let PipeError::Source(SourceError::Garbled(DeliveryError::Damaged {
-            segment,
-            position,
-            ..
-        })) = &error
-        else {
-            return error;
-        };
-        session.source.complain(*segment, *position);
-        while let Some(input) = session.source.next() {
-            if let Input::Failed(said) = input {
-                return said.into();
-            }
-        }
-        error
-    }
-
-    fn deal_with(&mut self, session: &mut Session, mut load: Load) -> Result<(), PipeError> {
-        if session.loader.take_ambiguous() {
-            self.host.note(Note::Ambiguous);
-        }
-        let rules = Rules {
-            limit: session.limit,
-            may_bury: self.order.buries && self.has_acks,
-            may_halve: true,
-            backoff: self.order.backoff,
-        };
-        let mut trial = Trial::new(load.count(), rules);
-        let mut outputs = Vec::new();
-        // Given up, and named by no commit yet.
-        let mut dead = 0;
-        loop {
-            let step = trial.step();
-            if let Step::Run(range) | Step::Commit(range) | Step::Dead(range, _) = &step
-                && *range != (0..load.count())
-            {
-                load.read_in().map_err(SourceError::Garbled)?;
-            }
-            match step {
-                Step::Run(range) => {
-                    let part = load.part(range);
-                    let ran = self.try_on(session, &part, &mut outputs)?;
-                    if ran == Ran::TooMuch && part.count() == 1 {
-                        return Err(PipeError::TooMuch(part.first().unwrap_or_default()));
-                    }
-                    trial.ran(ran);
-                }
-                Step::Commit(range) => {
-                    let outputs = std::mem::take(&mut outputs);
-                    let read = range.end - range.start + std::mem::take(&mut dead);
-                    self.commit(session, &load.part(range), read, outputs)?;
-                }
-                Step::Dead(range, attempts) => {
-                    dead += range.end - range.start;
-                    for n in range {
-                        self.bury(session, &load.part(n..n + 1), attempts);
-                    }
-                }
-                Step::Pause(pause) => {
-                    let messages = range_of(&load);
-                    let pause = pause.to_duration();
-                    let (count, reason) = (load.count(), self.failure.reason.as_str());
-                    self.host.note(Note::Failed { messages, count, reason, pause });
-                    if self.pause(pause, Some(session))? {
-                        return Err(PipeError::Interrupted);
-                    }
-                }
-                Step::GiveUp => {
-                    let (messages, reason) = (range_of(&load), self.failure.reason.clone());
-                    self.drain(session, None)?;
-                    return Err(PipeError::GaveUp { messages, reason });
-                }
-                Step::Done if dead > 0 => {
-                    // Of a control, whose effects have been committed before.
-                    if let Some(state) = &mut session.state {
-                        state.abandon_kept()?;
-                    }
-                    return self.commit(session, &load, dead, Vec::new());
-                }
-                Step::Done => return Ok(()),
-            }
-        }
-    }
-
-    // ---- output ----
-
-    /// Commits the outputs of a part, up to its end, after so many messages more.
-    fn commit(
-        &mut self,
-        session: &mut Session,
-        part: &Load,
-        read: u64,
-        outputs: Vec<Vec<u8>>,
-    ) -> Result<(), PipeError> {
-        let next = part.end().expect("what ran had messages");
-        self.commit_at(session, (next, next), read, outputs)
-    }
-
-    /// Hands over a commit that goes on at `next` and holds the source at `floor`, after so many
-    /// more messages.
-    pub(super) fn commit_at(
-        &mut self,
-        session: &mut Session,
-        (next, floor): (Offset, Offset),
-        read: u64,
-        outputs: Vec<Vec<u8>>,
-    ) -> Result<(), PipeError> {
-        while !session.committer.has_room() {
-            self.hear(session)?;
-            if !session.committer.has_room() {
-                self.wait_committer(session, None)?;
-            }
-        }
-        let mark = &mut session.mark;
-        if let Some(state) = &mut session.state {
-            mark.state = Some(state.seal()?);
-        }
-        mark.src_id = session.id;
-        mark.turn = session.turn;
-        mark.figures.batches += 1;
-        mark.figures.read += read;
-        let commit = match self.order.is_at_engine() {
-            // Offsets that mean nothing to another session.
-            true => {
-                let mark = Mark { next: Offset(0), ..mark.clone() };
-                Commit { outputs, mark, settles: floor }
-            }
-            false => Commit::new(outputs, Mark { next, floor, ..mark.clone() }),
-        };
-        session.committer.push(commit);
-        Ok(())
-    }
-
-    fn bury(&mut self, session: &mut Session, one: &Load, attempts: u32) {
-        let Some(offset) = one.first() else { return };
-        session.mark.note_dead(offset);
-        if self.order.is_at_engine() {
-            session.mark.dead.clear();
-        }
-        let Failure { reason, stderr } = &self.failure;
-        self.host.note(Note::Dead { offset, reason });
-        let letter = Letter {
-            messages: vec![alone(offset)],
-            attempts,
-            reason: reason.clone(),
-            stderr: String::from_utf8_lossy(stderr).into_owned(),
-        };
-        session.source.words().push(Word::Bury(letter), 0);
-    }
 }
 
 /// The messages of the batch at this place do not come out as it says.
 fn garbled(place: &Place) -> impl FnOnce(BatchError) -> SourceError {
     move |error| SourceError::Garbled(DeliveryError::of(place, error))
-}
-
-fn range_of(load: &Load) -> OffsetRange {
-    let first = load.first().unwrap_or_default();
-    OffsetRange::new(first, load.end().unwrap_or(first))
 }

@@ -288,8 +288,7 @@ fn a_message_that_fails_for_good_is_a_dead_letter_at_its_engine() {
     desk.bench.store.await_number("a.pipe.p.dead", "ready", 1);
 }
 
-/// Once, the acks of what had been committed were lost with the session that ended because of a failing
-/// filter.
+/// A session that ends because of a failing filter acks what it has committed first: no mark says that it was.
 #[test]
 fn what_was_committed_before_a_failure_does_not_come_again() {
     let desk = Desk::new("what_was_committed_before_a_failure");
