@@ -352,3 +352,40 @@ fn envelopes_come_through_zeromq() {
     }
     assert_eq!(received.text().lines().count(), 3);
 }
+
+/// What fails is tried again; what fails for good has no place to go to, which is said.
+#[cfg(feature = "zeromq")]
+#[test]
+fn a_pool_at_zeromq_tries_again_and_says_what_is_lost() {
+    let store = Store::new();
+    let (bound, connected) = sides("&delivery-limit=2");
+    let script = "read -r n; [ $n = 3 ] && exit 3; \
+                  [ $((n % 2)) = 0 ] && [ $MQ_ATTEMPT = 1 ] && exit 4; echo $n";
+    let pool = ["-w", "9s", "-P2", "--backoff", "10ms..50ms", &bound, "--", "sh", "-c", script];
+    let pool = store.spawn("mq-recv", &pool);
+    store.run("mq-send", &[&connected], &seq(1, 10)).ok();
+    let done =
+        pool.finish().exits(123).says("ZeroMQ keeps no dead letters: lost 1, by exit status 3");
+    let mut done = numbers(&done.stdout);
+    done.sort_unstable();
+    assert_eq!(done, [1, 2, 4, 5, 6, 7, 8, 9, 10]);
+}
+
+/// An address that another listens at is the reason that is given, not that nothing came.
+#[cfg(feature = "zeromq")]
+#[test]
+fn an_address_of_zeromq_that_is_taken_is_said() {
+    let store = Store::new();
+    let ((bound, _), (_, nobodys)) = (sides(""), sides(""));
+    let taken = std::net::TcpListener::bind(
+        bound.trim_start_matches("zmq+tcp://").split('?').next().expect("host and port"),
+    );
+    let _taken = taken.expect("it is free");
+    let at = bound.trim_start_matches("zmq+").trim_end_matches("?bind");
+    for (tool, doing) in [("mq-recv", "receiving from"), ("mq-send", "sending to")] {
+        let why = format!("{tool}: {doing} {bound}: cannot listen at {at}");
+        store.run(tool, &["-w", "3s", &bound], b"x\n").exits(69).says(&why);
+    }
+    // What can be told of nothing needs no connection.
+    store.run("mq-admin", &["show", &nobodys], b"").exits(2).says("keeps nothing to count");
+}

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Session, Stop, or_gone};
-use crate::remote::engine::{Engine, QueueFigures};
+use crate::remote::engine::{Ability, Engine, QueueFigures};
 use crate::remote::failure::{Failure, Kind};
 use crate::settings::Settings;
 use crate::units::{Bytes, Count, Name, Offset, WallTime};
@@ -34,6 +34,17 @@ impl<E: Engine> Session<E> {
             Ok(queue) => queue,
             Err(failure) => return Ok(Err(failure)),
         };
+        let abilities = E::ABILITIES;
+        let ability = match &request {
+            Admin::Show { .. } | Admin::List { .. } | Admin::Figures(_) => abilities.figures,
+            Admin::Purge { .. } => abilities.purge,
+            Admin::Remove { .. } => abilities.remove,
+            _ => Ability::Yes,
+        };
+        if let Ability::No(why) = ability {
+            // An engine that is away could not do it either.
+            return Ok(Err(Failure::unsupported(why)));
+        }
         Ok(match request {
             Admin::Show { .. } => self.figures(&queue).await?.and_then(|figures| match figures {
                 Some(figures) => Ok(json(&self.info(&figures))),

@@ -26,7 +26,7 @@ use crate::remote::engine::{
 use crate::remote::failure::{Failure, Kind};
 use crate::remote::message::Incoming;
 use crate::units::{OffsetRange, QueueId};
-use crate::wire::{Nack, OpenReceive, ReceiveMode, Receiving, Reply, Request};
+use crate::wire::{ErrorCode, Fault, Nack, OpenReceive, ReceiveMode, Receiving, Reply, Request};
 
 /// Messages that are asked for at once, at most.
 const RECEIVE_MAX: u64 = 16 * 1024;
@@ -86,7 +86,7 @@ impl<E: Engine> Session<E> {
         let failed = |failure| Stop::Failed(channel, failure);
         refusals::check_receive(&E::ABILITIES, &open).map_err(failed)?;
         let queue = self.queue().map_err(failed)?;
-        let has_tries = open.tries && !matches!(E::ABILITIES.acks, Ability::No(_));
+        let has_tries = open.tries;
         let limit = self.options.delivery_limit.filter(|_| has_tries);
         let group = open.group.to_string();
         let is_peek = open.mode == ReceiveMode::Peek;
@@ -135,6 +135,10 @@ impl<E: Engine> Session<E> {
         receiver.receiving.queue_id = Some(receiver.queue_id);
         receiver.receiving.delivery_limit = limit;
         self.out.push(channel, &Reply::Receiving(receiver.receiving.clone()));
+        // Until the consumer is there nothing can come: no time is counted in which nothing comes.
+        let opening = Fault::new(ErrorCode::Busy, "the queue is being opened");
+        self.out.push(channel, &Reply::Held(opening));
+        receiver.is_lost = true;
         self.at_most_once();
         let ended = self.run_receiver(&mut receiver).await;
         let settled = self.finish_receiver(&mut receiver).await;
@@ -461,9 +465,17 @@ impl<E: Engine> Session<E> {
         nack: &Nack,
     ) -> Result<(), Failure> {
         let ranges: Vec<Range<u64>> = dead.iter().map(|offset| *offset..offset + 1).collect();
-        if receiver.letters.by_engine {
+        let keeps_nothing = matches!(E::ABILITIES.acks, Ability::No(_));
+        if keeps_nothing {
+            let (count, name) = (dead.len(), E::ABILITIES.name);
+            let why = if nack.reason.is_empty() { "delivery limit" } else { &nack.reason };
+            let text = format!("{name} keeps no dead letters: lost {count}, by {why}");
+            self.link.tell(&text);
+        }
+        if keeps_nothing || receiver.letters.by_engine {
             receiver.retrying.forget(&ranges);
-            return receiver.settle(&ranges, Settlement::Dead).await;
+            let settlement = if keeps_nothing { Settlement::Ack } else { Settlement::Dead };
+            return receiver.settle(&ranges, settlement).await;
         }
         let (queue, group) = (receiver.wish.queue.clone(), receiver.wish.group.clone());
         let letters = &mut receiver.letters;
