@@ -513,8 +513,7 @@ impl<S: Storage> Log<S> {
         match done {
             Outcome::Sealed { number, length, result } => {
                 result?;
-                self.sealed(number, length);
-                progress.sealed = self.sealed.last().map(Sealed::range);
+                progress.sealed = Some(self.sealed(number, length));
             }
             Outcome::Snapshot { covered, result } => {
                 // A group may go to make room where there is none for a word about it.
@@ -589,12 +588,16 @@ impl<S: Storage> Log<S> {
         }
     }
 
-    fn sealed(&mut self, number: SegmentNumber, length: u64) {
+    /// The messages of the segment.
+    fn sealed(&mut self, number: SegmentNumber, length: u64) -> OffsetRange {
         let old = self.unsealed.pop_front().expect("the oldest was being sealed");
         assert!(old.number == number, "segments are sealed in order");
-        let summary = old.summary();
-        self.sealed.push(Sealed { number, summary, position: old.position, length });
+        let sealed = Sealed { number, summary: old.summary(), position: old.position, length };
+        // One whose footer was damaged is sealed anew behind younger ones, and stands in its old place.
+        let at = self.sealed.partition_point(|other| other.number < number);
+        self.sealed.insert(at, sealed);
         self.reading.keep_open(number, old.files[0].clone(), Arc::new(old.index));
+        sealed.range()
     }
 
     fn segments_dropped(&mut self, segments: &[SegmentNumber]) {

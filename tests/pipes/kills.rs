@@ -27,10 +27,12 @@ fn rounds(seed: u64, extra: &[&str], sed: &str, expected: impl Fn(u64) -> Vec<u8
         store.send("a", &seq(sent + 1, sent + LINES));
         sent += LINES;
         let pipe = running.get_or_insert_with(|| store.spawn("mq-pipe", &args));
-        assert!(!pipe.has_ended(), "the pipe ended: {}", pipe.stderr());
         let before = store.show("b").map_or(0, |info| info["end"].as_u64().unwrap_or(0));
         let least = before + random.below(sent - before + 1).min(LINES - 200);
-        eventually("it gets on", || (store.show("b")?["end"].as_u64()? >= least).then_some(()));
+        eventually("it gets on", || {
+            assert!(!pipe.has_ended(), "the pipe ended: {}", pipe.stderr());
+            (store.show("b")?["end"].as_u64()? >= least).then_some(())
+        });
         std::thread::sleep(std::time::Duration::from_micros(random.below(3000)));
         kills.strike(&store, &mut running, &pids, &mut random);
     }

@@ -17,7 +17,7 @@ use mq::server::engine::ConnectionId;
 use mq::settings::{Retention, Wanted};
 use mq::units::{Monotonic, Name, Offset, OffsetRange, ProducerId, QueueId, Sequence, SyncPolicy};
 use mq::wire::{
-    Admin, ExtentHead, OpenReceive, OpenSend, PublishHead, ReceiveMode, Reply, Request,
+    Admin, ExtentHead, Kind, OpenReceive, OpenSend, PublishHead, ReceiveMode, Reply, Request,
 };
 
 use crate::disk::{ENDLESS, Fault};
@@ -141,6 +141,8 @@ struct Extents {
     sender: Sender,
     reader: Reader,
     seen: Seen,
+    /// A purge that was asked for and is not answered: it takes what is there when it is carried out.
+    purge: Option<ConnectionId>,
     /// Errors of the disk are planted.
     errors: bool,
     /// Segments are damaged.
@@ -197,6 +199,7 @@ impl Extents {
             sender: Sender { next: 1, ..Sender::default() },
             reader: Reader::default(),
             seen: Seen::default(),
+            purge: None,
             errors,
             rots,
             cut: false,
@@ -220,9 +223,9 @@ impl Extents {
             }
             90 => self.leave(),
             91 | 92 if self.rots => self.damage(),
-            93 => {
-                self.seen.forget(&self.sender);
-                self.world.ask_for_later(Admin::Purge { queue: self.queue.clone() });
+            93 if self.purge.is_none() => {
+                let purge = Admin::Purge { queue: self.queue.clone() };
+                self.purge = Some(self.world.ask_for_later(purge));
             }
             94 | 95 if self.errors => {
                 let far = 1 + self.world.rng.below(60);
@@ -233,8 +236,22 @@ impl Extents {
             _ => {}
         }
         self.world.turn();
+        self.follow_purge();
         self.world.check_accounts();
         self.rise();
+    }
+
+    /// What was sent before a purge was answered may be gone.
+    fn follow_purge(&mut self) {
+        let Some(connection) = self.purge else { return };
+        self.seen.forget(&self.sender);
+        let mut inbound = self.world.receive(connection, u64::MAX);
+        let frames = take_frames(&mut inbound);
+        let is_answered = frames.iter().any(|(header, _)| header.kind != Kind::Welcome);
+        if is_answered || self.world.is_ending(connection) {
+            self.world.hung_up(connection);
+            self.purge = None;
+        }
     }
 
     fn is_spoilt(&self) -> bool {
@@ -515,6 +532,9 @@ impl Extents {
         if how == Fall::Power && self.policy != SyncPolicy::Always {
             self.seen.forget(&self.sender);
         }
+        if self.purge.take().is_some() {
+            self.seen.forget(&self.sender);
+        }
         if std::mem::take(&mut self.cut) || (how == Fall::Power && self.is_spoilt()) {
             // What a file system took off the end of a file, a start cannot tell from what was never
             // written; nor, after a loss of power, what changed by itself above the durable mark from
@@ -539,6 +559,8 @@ impl Extents {
     }
 
     fn end(mut self) -> Happened {
+        self.world.settle();
+        self.follow_purge();
         for _ in 0..1000 {
             if self.is_spoilt() || self.seen.owed.is_empty() {
                 break;

@@ -487,8 +487,9 @@ impl Pipe {
         let said = filter(&mut state);
         let text = filter::write_state(&state);
         self.files.write(&path, text.as_bytes()).map_err(failed)?;
+        let shown = path.display().to_string();
         let before = self.written.insert(path, state);
-        assert!(before.is_none(), "G14: two filters work on one state");
+        assert!(before.is_none(), "G14: two filters work on one state: {shown}");
         Ok(said)
     }
 

@@ -143,8 +143,8 @@ mod tests {
     }
 
     impl Bench {
-        /// One instance of the pipe: its filter adds a letter, and a commit says so.
-        fn live(&mut self) -> Result<(), StateError> {
+        /// One instance of the pipe begins.
+        fn open(&mut self) -> Result<StateDir<SimFiles>, StateError> {
             self.epoch += 1;
             let claim = Claim {
                 pipe: "p",
@@ -154,8 +154,19 @@ mod tests {
                 mark: self.mark.as_ref(),
                 is_reset: false,
             };
-            let mut dir =
-                StateDir::open_on(self.files.clone(), Path::new(STATE_DIR), &claim, None)?;
+            StateDir::open_on(self.files.clone(), Path::new(STATE_DIR), &claim, None)
+        }
+
+        /// An instance that commits before a filter has run.
+        fn commit_without_a_run(&mut self) -> Result<(), StateError> {
+            let mark = self.open()?.seal()?;
+            self.mark = Some(mark);
+            Ok(())
+        }
+
+        /// One instance: its filter adds a letter, and a commit says so.
+        fn live(&mut self) -> Result<(), StateError> {
+            let mut dir = self.open()?;
             let path = dir.begin(0)?.join("letters");
             let failed = |error| StateError::Io { doing: "work on", path: path.clone(), error };
             let before = match self.files.read(&path) {
@@ -174,7 +185,8 @@ mod tests {
 
     /// G14: whatever call fails, or is the last one before a kill, and whatever a loss of power takes
     /// then or after the next instance, the state is that of the last commit. A directory that an
-    /// instance had made and not synced was lost with all later states.
+    /// instance had made and not synced was lost with all later states; and so was the file that says
+    /// whose it is, where the next instance found it and committed before any filter had run.
     #[test]
     fn state_of_the_last_commit_is_there_after_any_end() {
         for (fault, first, power) in [
@@ -197,6 +209,10 @@ mod tests {
                 disk.revive();
                 if power {
                     disk.crash();
+                }
+                if first == 0 {
+                    bench.commit_without_a_run().expect("nothing is in its way");
+                    disk.crash_choosing(&mut |n| n - 1);
                 }
                 for n in 0..3 {
                     bench.live().unwrap_or_else(|error| panic!("{fault:?} {call}, {n}: {error}"));

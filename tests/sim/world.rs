@@ -493,13 +493,14 @@ impl World {
         Some(take_frames(&mut bytes).pop()?.1)
     }
 
-    /// Asks for something that takes its time, and does not wait for it.
-    pub fn ask_for_later(&mut self, what: Admin) {
+    /// Asks for something that takes its time, and does not wait for it. The answer comes there.
+    pub fn ask_for_later(&mut self, what: Admin) -> ConnectionId {
         let connection = self.connect();
         let mut frames = Vec::new();
         hello(&mut frames);
         Request::Admin(what).encode(1, &mut frames);
         self.say(connection, &frames);
+        connection
     }
 
     /// The server's life ends; whether it was in order, to the end.

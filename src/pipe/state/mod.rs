@@ -540,6 +540,8 @@ fn own<F: Files>(files: &F, dir: &Path, claim: &Claim<'_>) -> Result<Owner, Stat
         let (had, wanted) = (owner.parts, claim.parts);
         return Err(StateError::Parts { path: dir.to_owned(), had, wanted });
     }
+    // Whoever wrote it may have been killed before its place was durable, and commits will count on it.
+    tree::sync_one(files, dir)?;
     Ok(owner)
 }
 
