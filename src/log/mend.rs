@@ -327,8 +327,10 @@ impl<S: Storage> Recovery<S> {
         Ok(([Arc::new(part.file), Arc::new(second)], rest))
     }
 
-    /// Goes on where the log ends.
+    /// Goes on where the log ends. What is sealed lies in front of what is not: one whose footer was
+    /// damaged, and behind which others are sealed, is sealed at once. It was durable before they were.
     fn resume(&mut self, end: &End) -> Result<State<S>, LogError> {
+        let sealed_last = self.parts.iter().rposition(|part| part.sealed.is_some()).unwrap_or(0);
         let last = self.parts[end.at].scan.as_ref();
         let marked = end.offset == self.mark && last.is_none_or(|scan| scan.ends_marked);
         let (mut sealed, mut unsealed) = (Vec::new(), VecDeque::new());
@@ -342,6 +344,12 @@ impl<S: Storage> Recovery<S> {
             if let Some((position, head)) = part.sealed {
                 sealed.push(sealed_part(&part, position, head.summary));
                 expected = head.summary.end;
+                continue;
+            }
+            if at < sealed_last {
+                let anew = self.seal_now(&part, expected, WallTime(0))?;
+                expected = anew.summary.end;
+                sealed.push(anew);
                 continue;
             }
             let closed = part.scan.as_ref().is_some_and(|s| matches!(s.stop, Stop::Footer(_)));
@@ -378,6 +386,30 @@ impl<S: Storage> Recovery<S> {
         Ok(prepare(&*self.storage, &self.dir, number, &header)?)
     }
 
+    /// Seals a segment with what was found in it; `expected` and `time` are those of an empty one.
+    fn seal_now(
+        &self,
+        part: &Part<S>,
+        expected: Offset,
+        time: WallTime,
+    ) -> Result<Sealed, LogError> {
+        let empty = Summary {
+            base: expected,
+            end: expected,
+            count: Count(0),
+            time_first: time,
+            time_last: time,
+        };
+        let scan = part.scan.as_ref();
+        let summary = scan.map_or(empty, |scan| scan.summary(expected));
+        let position = scan.map_or(HEADER_BYTES, |scan| scan.position);
+        let index = scan.map(|scan| scan.index.clone()).unwrap_or_default();
+        let footer = encode_footer(self.id(), part.number, position, summary, &index);
+        seal(&part.file, &part.path, position, &footer)?;
+        let length = position + footer.len() as u64;
+        Ok(Sealed { number: part.number, summary, position, length })
+    }
+
     /// After a reboot under a weak sync policy: offsets that someone has seen may be lost. Seals
     /// what is left and goes on in a new segment, behind every offset that can have been given.
     fn seal_all_and_skip(&mut self, end: &End, time: WallTime) -> Result<State<S>, LogError> {
@@ -389,26 +421,12 @@ impl<S: Storage> Recovery<S> {
         for part in &self.parts {
             // What was dropped in front of it is gone, and its offsets with it.
             expected = expected.max(self.dropped.end_before(part.number));
-            let (position, summary, length) = match (&part.sealed, &part.scan) {
-                (Some((position, head)), _) => (*position, head.summary, part.length),
-                (None, scan) => {
-                    let empty = Summary {
-                        base: expected,
-                        end: expected,
-                        count: Count(0),
-                        time_first: time,
-                        time_last: time,
-                    };
-                    let summary = scan.as_ref().map_or(empty, |scan| scan.summary(expected));
-                    let position = scan.as_ref().map_or(HEADER_BYTES, |scan| scan.position);
-                    let index = scan.as_ref().map(|scan| scan.index.clone()).unwrap_or_default();
-                    let footer = encode_footer(self.id(), part.number, position, summary, &index);
-                    seal(&part.file, &part.path, position, &footer)?;
-                    (position, summary, position + footer.len() as u64)
-                }
+            let anew = match &part.sealed {
+                Some((position, head)) => sealed_part(part, *position, head.summary),
+                None => self.seal_now(part, expected, time)?,
             };
-            expected = summary.end;
-            sealed.push(Sealed { number: part.number, summary, position, length });
+            expected = anew.summary.end;
+            sealed.push(anew);
         }
         let prepared = self.make_segment(number, next)?;
         let mut active = Segment::begin(prepared, next, time);

@@ -593,9 +593,8 @@ impl<S: Storage> Log<S> {
         let old = self.unsealed.pop_front().expect("the oldest was being sealed");
         assert!(old.number == number, "segments are sealed in order");
         let sealed = Sealed { number, summary: old.summary(), position: old.position, length };
-        // One whose footer was damaged is sealed anew behind younger ones, and stands in its old place.
-        let at = self.sealed.partition_point(|other| other.number < number);
-        self.sealed.insert(at, sealed);
+        assert!(self.sealed.last().is_none_or(|last| last.number < number), "sealed in order");
+        self.sealed.push(sealed);
         self.reading.keep_open(number, old.files[0].clone(), Arc::new(old.index));
         sealed.range()
     }
