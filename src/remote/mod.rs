@@ -18,6 +18,7 @@
 //! | [`registry`] | the engines that are built in, and the table of what they can do |
 //! | [`failure`] | why an engine did not do it, and what follows from that |
 //! | [`place`] | what failures name, how hosts are found, which options are known |
+//! | [`tls`] | which certificates are believed, and what is wrong with one |
 //! | [`outstanding`] | which of what was delivered is settled |
 //! | `rabbitmq`, `nats`, `kafka`, `stomp`, `zeromq` | the engines, each behind its Cargo feature |
 //!
@@ -40,5 +41,6 @@ pub mod registry;
 pub mod session;
 #[cfg(feature = "stomp")]
 pub mod stomp;
+pub mod tls;
 #[cfg(feature = "zeromq")]
 pub mod zeromq;

@@ -11,56 +11,6 @@ use crate::settings::Start;
 /// Options that are the session's or were taken as the address was read, with every engine.
 const OF_THE_SESSION: [&str; 3] = ["dead-letter", "delivery-limit", "password-file"];
 
-/// The files that `?ca=`, `?cert=` and `?key=` name, as they were read.
-#[derive(Clone, Debug, Default)]
-pub struct TlsFiles {
-    /// Certificates of those that are believed, beside the system's: PEM.
-    pub ca: Option<String>,
-    /// Who we are: our certificates and our key, PEM, and the paths of both.
-    pub identity: Option<Identity>,
-}
-
-/// A certificate of ours and its key.
-#[derive(Clone)]
-pub struct Identity {
-    /// The certificates, PEM.
-    pub cert: String,
-    /// The key, PEM.
-    pub key: String,
-}
-
-impl std::fmt::Debug for Identity {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        out.write_str("Identity(..)")
-    }
-}
-
-impl TlsFiles {
-    /// Takes the three options out of an address and reads their files.
-    ///
-    /// # Errors
-    /// A file that cannot be read; a certificate without its key.
-    pub fn take(address: &mut Address) -> Result<TlsFiles, Failure> {
-        let mut read = |option: &str| match address.take_option(option) {
-            None => Ok(None),
-            Some(path) => std::fs::read_to_string(&path).map(Some).map_err(|error| {
-                let message = format!("cannot read {path}, which ?{option}= names: {error}");
-                Failure::new(Kind::Other, message)
-            }),
-        };
-        let ca = read("ca")?;
-        let identity = match (read("cert")?, read("key")?) {
-            (Some(cert), Some(key)) => Some(Identity { cert, key }),
-            (None, None) => None,
-            _ => {
-                let message = "?cert= and ?key= come together: a certificate and its key";
-                return Err(Failure::unsupported(message));
-            }
-        };
-        Ok(TlsFiles { ca, identity })
-    }
-}
-
 /// An engine at an address, as messages call it: `RabbitMQ at rabbit.example:5672`.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -151,10 +101,10 @@ impl Place {
     /// TLS did not come about.
     #[must_use]
     pub fn tls(&self, why: impl std::fmt::Display) -> Failure {
-        Failure::new(Kind::Tls, format!("no TLS with {self}: {why}")).with_remedy(
-            "is this its TLS port, does the host in the URL stand in its certificate, and is that \
-             signed by one whom ?ca=FILE or the system names?",
-        )
+        let why = why.to_string();
+        let (why, remedy) = super::tls::about_certificate(&why)
+            .unwrap_or((why, "is this its TLS port, and does it speak TLS 1.2 or 1.3 there?"));
+        Failure::new(Kind::Tls, format!("no TLS with {self}: {why}")).with_remedy(remedy)
     }
 
     /// Something did not go well that no other attempt would mend.

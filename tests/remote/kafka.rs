@@ -91,7 +91,8 @@ impl Tried for OnTansu {
 
     fn shared() -> Option<u16> {
         static SERVER: servers::Shared = servers::Shared::new();
-        servers::shared(&SERVER, || servers::tansu("memory://tansu/"))
+        let server = servers::shared(&SERVER, || servers::tansu("memory://tansu/"));
+        server.map(|server| server.port)
     }
 
     fn url(port: u16, queue: &str) -> String {

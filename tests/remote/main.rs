@@ -7,9 +7,11 @@
 #[allow(dead_code, reason = "other tests use the rest of it")]
 mod harness;
 
+mod certificates;
 mod contract;
 mod foreign;
 mod servers;
+mod tls;
 mod tools;
 
 #[cfg(feature = "kafka")]

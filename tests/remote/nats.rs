@@ -1,5 +1,6 @@
 //! NATS with JetStream.
 
+use mq::remote::address::Address;
 use mq::remote::engine::{Consumer as _, Engine as _, Publisher as _, Received, Settlement};
 use mq::remote::failure::Kind;
 use mq::remote::message::{Facts, Outgoing};
@@ -10,14 +11,19 @@ use mq::units::{Count, Offset};
 use super::contract::{
     self, Tried, connect, new_queue, number, numbered, run, to_receive, to_send,
 };
-use super::servers::{self, Shared};
+use super::servers::{self, Server, Shared};
+
+/// The server that all tests of this process share.
+fn server() -> Option<&'static Server> {
+    static SERVER: Shared = Shared::new();
+    servers::shared(&SERVER, servers::nats)
+}
 
 impl Tried for Nats {
     const ANY_HEADERS: bool = false;
 
     fn shared() -> Option<u16> {
-        static SERVER: Shared = Shared::new();
-        servers::shared(&SERVER, servers::nats)
+        server().map(|server| server.port)
     }
 
     fn url(port: u16, queue: &str) -> String {
@@ -159,5 +165,21 @@ fn a_header_that_does_not_fit_is_refused() {
         let message = Outgoing { body: "x".into(), facts, number: 0 };
         let failure = publisher.publish(vec![message]).await.err().expect("refused");
         assert_eq!(failure.kind, Kind::BadInput, "{failure}");
+    });
+}
+
+/// The hosts of a cluster are tried until one answers.
+#[test]
+fn a_host_that_is_down_is_passed_over() {
+    let Some(port) = Nats::shared() else { return };
+    run(async {
+        let nobody = servers::free_port();
+        let url = format!("nats://127.0.0.1:{nobody},127.0.0.1:{port}/{}", new_queue("hosts"));
+        let address = Address::parse(&url).expect("a URL");
+        // They are tried in an order of chance.
+        for _ in 0..10 {
+            let connected = Nats::connect(&address, contract::PATIENCE).await;
+            assert!(connected.is_ok(), "{:?}", connected.err());
+        }
     });
 }

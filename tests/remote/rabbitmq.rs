@@ -6,14 +6,24 @@ use mq::remote::failure::Kind;
 use mq::remote::rabbitmq::RabbitMq;
 
 use super::contract::{self, PATIENCE, Tried, connect, new_queue, run};
-use super::servers::{self, Shared};
+use super::servers::{self, Secured, Server, Shared};
+
+/// The server that all tests of this process share.
+fn server() -> Option<&'static Server> {
+    static SERVER: Shared = Shared::new();
+    servers::shared(&SERVER, servers::rabbitmq)
+}
+
+/// Where it listens with TLS.
+pub fn secured() -> Option<Secured> {
+    server()?.secured()
+}
 
 impl Tried for RabbitMq {
     const GROUPS_BEGIN_AT_THE_END: bool = true;
 
     fn shared() -> Option<u16> {
-        static SERVER: Shared = Shared::new();
-        servers::shared(&SERVER, servers::rabbitmq)
+        server().map(|server| server.port)
     }
 
     fn url(port: u16, queue: &str) -> String {

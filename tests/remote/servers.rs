@@ -12,6 +12,8 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::certificates::Certificates;
+
 /// How long a server has to start: RabbitMQ and ActiveMQ on a loaded machine.
 const START: Duration = Duration::from_secs(120);
 
@@ -28,13 +30,14 @@ wait $child 2>/dev/null
 "#;
 
 /// A process and its guard.
-struct Guarded {
+pub struct Guarded {
     guard: Child,
     input: Option<ChildStdin>,
 }
 
 impl Guarded {
-    fn start(command: Command, log: &Path) -> Guarded {
+    /// Starts it; what it says goes into a file.
+    pub fn start(command: Command, log: &Path) -> Guarded {
         let mut guard = Command::new("sh");
         guard.arg("-c").arg(GUARD).arg("guard").arg(command.get_program()).args(command.get_args());
         for (name, value) in command.get_envs() {
@@ -54,7 +57,7 @@ impl Guarded {
     }
 
     /// Waits until it listens.
-    fn await_port(&mut self, port: u16) -> Result<(), ()> {
+    pub fn await_port(&mut self, port: u16) -> Result<(), ()> {
         let until = Instant::now() + START;
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             let ended = self.guard.try_wait().expect("asked").is_some();
@@ -89,8 +92,17 @@ pub struct Server {
     dir: tempfile::TempDir,
     command: Box<ToStart>,
     running: Mutex<Option<Guarded>>,
+    /// Where it listens with TLS.
+    pub secured: Option<Secured>,
     /// What else it needs running.
     _beside: Vec<Guarded>,
+}
+
+/// Where a server listens with TLS, as `localhost`, and who signed its certificate.
+#[derive(Clone, Debug)]
+pub struct Secured {
+    pub port: u16,
+    pub ca: PathBuf,
 }
 
 /// A port that is free now.
@@ -107,9 +119,20 @@ impl Server {
     ) -> Server {
         let port = free_port();
         let command = Box::new(command);
-        let server = Server { port, dir, command, running: Mutex::new(None), _beside: beside };
+        let running = Mutex::new(None);
+        let server = Server { port, dir, command, running, secured: None, _beside: beside };
         server.start_again();
         server
+    }
+
+    /// The same that listens with TLS too, as it does by now.
+    fn with(self, secured: Option<Secured>) -> Server {
+        if let Some(secured) = &secured {
+            let mut running = self.running.lock().expect("not poisoned");
+            let running = running.as_mut().expect("it was started");
+            running.await_port(secured.port).expect("it listens with TLS");
+        }
+        Server { secured, ..self }
     }
 
     fn log(&self) -> PathBuf {
@@ -136,14 +159,23 @@ impl Server {
 /// A server that the tests of this process share.
 pub type Shared = OnceLock<Option<Server>>;
 
-/// The port of the server that is shared, started by the first who asks; `None`, said loudly: it is not
-/// installed.
+/// The server that is shared, started by the first who asks; `None`, said loudly: it is not installed.
 pub fn shared(
     shared: &'static Shared,
     start: impl FnOnce() -> Result<Server, String>,
-) -> Option<u16> {
+) -> Option<&'static Server> {
     let server = shared.get_or_init(|| start().inspect_err(|why| skipped(why)).ok());
-    server.as_ref().map(|server| server.port)
+    server.as_ref()
+}
+
+impl Server {
+    /// Where it listens with TLS; `None`, said loudly: there were no certificates to be had.
+    pub fn secured(&self) -> Option<Secured> {
+        if self.secured.is_none() {
+            skipped("openssl, which makes certificates, is not installed");
+        }
+        self.secured.clone()
+    }
 }
 
 /// Says that tests do not run, past the capture of output.
@@ -180,8 +212,20 @@ pub fn rabbitmq() -> Result<Server, String> {
     let port = epmd_port.parse().expect("a port");
     beside.await_port(port).map_err(|()| format!("epmd does not listen at {port}"))?;
     std::fs::write(dir.path().join("plugins"), "[].\n").expect("written");
-    std::fs::write(dir.path().join("rabbit.conf"), "").expect("written");
-    Ok(Server::start(dir, vec![beside], move |dir, port| {
+    let made = Certificates::new(&dir.path().join("tls")).ok();
+    let tls_port = free_port();
+    let config = made.as_ref().map_or_else(String::new, |made| {
+        format!(
+            "listeners.ssl.1 = 127.0.0.1:{tls_port}\nssl_options.cacertfile = {}\n\
+             ssl_options.certfile = {}\nssl_options.keyfile = {}\n",
+            made.ca.display(),
+            made.good.cert.display(),
+            made.good.key.display()
+        )
+    });
+    std::fs::write(dir.path().join("rabbit.conf"), config).expect("written");
+    let secured = made.map(|made| Secured { port: tls_port, ca: made.ca });
+    let server = Server::start(dir, vec![beside], move |dir, port| {
         let mut command = Command::new(&script);
         command
             .env("HOME", dir)
@@ -200,18 +244,26 @@ pub fn rabbitmq() -> Result<Server, String> {
             .env("RABBITMQ_PID_FILE", dir.join("pid"))
             .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+S 1:1 +sbwt none");
         command
-    }))
+    });
+    Ok(server.with(secured))
 }
 
 /// Starts nats-server with JetStream. Who gives no user is `mq`, whose password is `right`.
 #[cfg(feature = "nats")]
 pub fn nats() -> Result<Server, String> {
+    nats_with("")
+}
+
+/// The same with this in its configuration.
+#[cfg(feature = "nats")]
+pub fn nats_with(more: &str) -> Result<Server, String> {
+    let more = more.to_owned();
     let program = program("nats-server").ok_or("nats-server is not installed")?;
     Ok(Server::start(temporary(), Vec::new(), move |dir, port| {
         let file = dir.join("nats.conf");
         let config = format!(
             "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: \"{}\" }}\n\
-             authorization {{ users: [ {{ user: mq, password: right }} ] }}\nno_auth_user: mq\n",
+             authorization {{ users: [ {{ user: mq, password: right }} ] }}\nno_auth_user: mq\n{more}\n",
             dir.join("store").display()
         );
         std::fs::write(&file, config).expect("written");
@@ -230,7 +282,23 @@ pub fn activemq() -> Result<Server, String> {
         return Err("activemq is not installed".into());
     }
     let java = program("java").ok_or("java is not installed")?;
-    Ok(Server::start(temporary(), Vec::new(), move |dir, port| {
+    let dir = temporary();
+    let made = Certificates::new(&dir.path().join("tls")).ok();
+    let tls_port = free_port();
+    let (context, connector) = made.as_ref().map_or_else(Default::default, |made| {
+        let store = made.pkcs12().display().to_string();
+        (
+            format!(
+                "<sslContext><sslContext keyStore=\"file:{store}\" keyStoreType=\"PKCS12\" \
+                 keyStorePassword=\"right\"/></sslContext>"
+            ),
+            format!(
+                "<transportConnector name=\"secure\" uri=\"stomp+ssl://127.0.0.1:{tls_port}\"/>"
+            ),
+        )
+    });
+    let secured = made.map(|made| Secured { port: tls_port, ca: made.ca });
+    let server = Server::start(dir, Vec::new(), move |dir, port| {
         let (file, at) = (dir.join("activemq.xml"), dir.display());
         let core = "http://activemq.apache.org/schema/core";
         let beans = "http://www.springframework.org/schema/beans";
@@ -247,8 +315,10 @@ pub fn activemq() -> Result<Server, String> {
       </simpleAuthenticationPlugin>
     </plugins>
     <persistenceAdapter><kahaDB directory="{at}/data/kahadb"/></persistenceAdapter>
+    {context}
     <transportConnectors>
       <transportConnector name="stomp" uri="stomp://127.0.0.1:{port}"/>
+      {connector}
     </transportConnectors>
   </broker>
 </beans>
@@ -263,7 +333,8 @@ pub fn activemq() -> Result<Server, String> {
         }
         command.arg("-jar").arg(&jar).arg("start").arg(format!("xbean:file:{}", file.display()));
         command
-    }))
+    });
+    Ok(server.with(secured))
 }
 
 /// Finds tansu, a broker of the Kafka protocol: `MQ_TANSU` names it, or it is on the path.

@@ -7,12 +7,22 @@ use mq::remote::message::Facts;
 use mq::remote::stomp::Stomp;
 
 use super::contract::{self, Tried, connect, new_queue, number, numbered, run, to_receive};
-use super::servers::{self, Shared};
+use super::servers::{self, Secured, Server, Shared};
+
+/// The server that all tests of this process share.
+fn server() -> Option<&'static Server> {
+    static SERVER: Shared = Shared::new();
+    servers::shared(&SERVER, servers::activemq)
+}
+
+/// Where it listens with TLS.
+pub fn secured() -> Option<Secured> {
+    server()?.secured()
+}
 
 impl Tried for Stomp {
     fn shared() -> Option<u16> {
-        static SERVER: Shared = Shared::new();
-        servers::shared(&SERVER, servers::activemq)
+        server().map(|server| server.port)
     }
 
     fn url(port: u16, queue: &str) -> String {

@@ -43,7 +43,8 @@ use super::engine::{
     Settlement,
 };
 use super::failure::{Failure, Kind};
-use super::place::{Place, TlsFiles, look_up};
+use super::place::{Place, look_up};
+use super::tls::TlsFiles;
 use crate::settings::Start;
 use crate::units::DEFAULT_GROUP;
 
@@ -115,13 +116,7 @@ async fn options_of(
     place: &Place,
     lost: watch::Sender<bool>,
 ) -> Result<ConnectOptions, Failure> {
-    let ca = address.options.get("ca").map(std::path::PathBuf::from);
-    let identity = match (address.options.get("cert"), address.options.get("key")) {
-        (Some(cert), Some(key)) => Some((cert.into(), key.into())),
-        _ => None,
-    };
-    // To read them is to tell which one cannot be read.
-    TlsFiles::take(address)?;
+    let files = TlsFiles::take(address)?;
     let lost = Arc::new(lost);
     let mut options = ConnectOptions::new()
         .name("mq-remote")
@@ -129,7 +124,7 @@ async fn options_of(
         .request_timeout(Some(ANSWER))
         .client_capacity(IN_HAND)
         .subscription_capacity(WAITING)
-        .max_reconnects(1)
+        .max_reconnects(address.hosts.len())
         .event_callback(move |event| {
             let lost = Arc::clone(&lost);
             async move {
@@ -138,14 +133,11 @@ async fn options_of(
                 }
             }
         });
-    if matches!(&*address.scheme, "nats+tls" | "tls") {
-        options = options.require_tls(true);
-    }
-    if let Some(ca) = ca {
-        options = options.add_root_certificates(ca);
-    }
-    if let Some((cert, key)) = identity {
-        options = options.add_client_certificate(cert, key);
+    let is_tls = matches!(&*address.scheme, "nats+tls" | "tls");
+    options = options.require_tls(is_tls);
+    // Whatever the scheme is, a server may ask for TLS; without files the client believes the system's.
+    if is_tls || files.any() {
+        options = options.tls_client_config(files.client_config(place)?);
     }
     let password = address.password.as_ref().map_or("", |password| password.reveal()).to_owned();
     let creds = address.take_option("creds");

@@ -39,7 +39,8 @@ use self::publisher::RabbitPublisher;
 use super::address::{Address, Host};
 use super::engine::{Abilities, Ability, ConsumeWish, Engine, PublishWish, QueueFigures};
 use super::failure::{Failure, Kind};
-use super::place::{Place, TlsFiles, look_up};
+use super::place::{Place, look_up};
+use super::tls::TlsFiles;
 use crate::units::DEFAULT_GROUP;
 
 /// Both sides say something at least so often, in seconds, or the connection counts as lost after

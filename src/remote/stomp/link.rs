@@ -13,14 +13,13 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::frame::{Encoder, Frame, decode};
 use crate::remote::address::Host;
 use crate::remote::failure::{Failure, Kind};
-use crate::remote::place::{Place, TlsFiles, look_up, of_io};
+use crate::remote::place::{Place, look_up, of_io};
+use crate::remote::tls::TlsFiles;
 
 /// Both sides say something at least so often.
 const BEAT: Duration = Duration::from_secs(10);
@@ -166,7 +165,7 @@ async fn connect(
     // Frames are put together here; the kernel need not wait for more.
     let _ = stream.set_nodelay(true);
     let Some(files) = &login.tls else { return Ok(Box::new(stream)) };
-    let config = tls_config(place, files)?;
+    let config = files.client_config(place)?;
     let name = ServerName::try_from(host.name.clone()).map_err(|error| place.tls(error))?;
     let shaking = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
     match shaking {
@@ -176,28 +175,6 @@ async fn connect(
         }
         Err(error) => Err(of_io(place, &error, true)),
     }
-}
-
-fn tls_config(place: &Place, files: &TlsFiles) -> Result<ClientConfig, Failure> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if let Some(ca) = &files.ca {
-        for certificate in CertificateDer::pem_slice_iter(ca.as_bytes()) {
-            let certificate = certificate.map_err(|error| place.tls(format!("?ca=: {error}")))?;
-            roots.add(certificate).map_err(|error| place.tls(format!("?ca=: {error}")))?;
-        }
-    }
-    let config = ClientConfig::builder().with_root_certificates(roots);
-    let Some(identity) = &files.identity else { return Ok(config.with_no_client_auth()) };
-    let certificates = CertificateDer::pem_slice_iter(identity.cert.as_bytes());
-    let certificates = certificates
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| place.tls(format!("?cert=: {error}")))?;
-    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes())
-        .map_err(|error| place.tls(format!("?key=: {error}")))?;
-    config
-        .with_client_auth_cert(certificates, key)
-        .map_err(|error| place.tls(format!("?cert= and ?key=: {error}")))
 }
 
 async fn log_in(

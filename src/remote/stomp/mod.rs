@@ -31,7 +31,8 @@ use super::engine::{
     Abilities, Ability, ConsumeWish, Consumer as _, Engine, PublishWish, QueueFigures, Received,
 };
 use super::failure::Failure;
-use super::place::{Place, TlsFiles};
+use super::place::Place;
+use super::tls::TlsFiles;
 use crate::units::DEFAULT_GROUP;
 
 /// How queues that hand on to several groups are called there.
