@@ -11,6 +11,7 @@
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 
 use super::address::Address;
 use super::failure::Failure;
@@ -57,8 +58,27 @@ pub struct Progress {
     pub annex: Option<Vec<u8>>,
 }
 
+/// A batch that is not confirmed as a whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unconfirmed {
+    /// So many of its first messages are confirmed all the same, and need not be sent again. None, where the
+    /// engine confirms batches, or knows a message again.
+    pub stored: usize,
+    /// Why the next one is not.
+    pub failure: Failure,
+}
+
+impl From<Failure> for Unconfirmed {
+    fn from(failure: Failure) -> Unconfirmed {
+        Unconfirmed { stored: 0, failure }
+    }
+}
+
 /// Resolves when the whole batch is confirmed as the engine's guarantee has it, or fails.
-pub type Confirmation = BoxFuture<'static, Result<(), Failure>>;
+pub type Confirmation = BoxFuture<'static, Result<(), Unconfirmed>>;
+
+/// Why the engine takes nothing for now, though the connection stands; `None` while it takes what is sent.
+pub type Holding = watch::Receiver<Option<Failure>>;
 
 /// Sends to one queue.
 pub trait Publisher: Send + 'static {
@@ -268,6 +288,11 @@ pub trait Engine: Sized + Send + Sync + 'static {
         &self,
         wish: &PublishWish,
     ) -> impl Future<Output = Result<Self::Publisher, Failure>> + Send;
+
+    /// Where it is told that the engine takes nothing for now; `None`: it would fail instead.
+    fn holding(&self) -> Option<Holding> {
+        None
+    }
 
     /// Makes queue and group if they are not there, unless it is only to look, and opens them.
     ///

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use mq::remote::address::Address;
 use mq::remote::engine::{
-    Abilities, Ability, Confirmation, ConsumeWish, Consumer, Engine, Progress, PublishWish,
-    Publisher, QueueFigures, Received, Settlement,
+    Abilities, Ability, Confirmation, ConsumeWish, Consumer, Engine, Holding, Progress,
+    PublishWish, Publisher, QueueFigures, Received, Settlement, Unconfirmed,
 };
 use mq::remote::failure::{Failure, Kind};
 use mq::remote::message::{Facts, Incoming, Outgoing};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// A message as it is stored.
 #[derive(Clone, Debug)]
@@ -55,6 +55,10 @@ pub struct State {
     pub refuses: Option<Failure>,
     /// What is published fails so.
     pub fails: Option<Failure>,
+    /// Takes only so many messages of the next batch, and says so.
+    pub takes_part: Option<usize>,
+    /// Takes nothing while there is a reason.
+    pub holds: watch::Sender<Option<Failure>>,
     /// Dies after so many more batches, the last of which is stored and not confirmed.
     pub dies_after: Option<usize>,
     /// Dies after so many more messages were handed out.
@@ -178,6 +182,10 @@ impl Engine for Memory {
         Ok(MemoryPublisher { broker, life, wish: wish.clone(), progress, annex: None })
     }
 
+    fn holding(&self) -> Option<Holding> {
+        Some(self.broker.state().holds.subscribe())
+    }
+
     async fn consumer(&self, wish: &ConsumeWish) -> Result<MemoryConsumer, Failure> {
         let (broker, life) = (self.broker.clone(), self.life);
         let (id, end) = broker.with(|state| {
@@ -230,8 +238,12 @@ impl Publisher for MemoryPublisher {
         self.annex = Some(annex.to_vec());
     }
 
-    async fn publish(&mut self, batch: Vec<Outgoing>) -> Result<Confirmation, Failure> {
+    async fn publish(&mut self, mut batch: Vec<Outgoing>) -> Result<Confirmation, Failure> {
         let life = self.life;
+        let mut held = self.broker.state().holds.subscribe();
+        held.wait_for(Option::is_none).await.expect("the broker lives as long as the process");
+        let part = self.broker.state().takes_part.take();
+        batch.truncate(part.unwrap_or(batch.len()));
         let stored = self.broker.with(|state| {
             if let Some(failure) = &state.fails {
                 return Err(failure.clone());
@@ -274,7 +286,16 @@ impl Publisher for MemoryPublisher {
                 }
                 notified.await;
             }
-            if broker.state().life == life { Ok(()) } else { Err(lost()) }
+            if broker.state().life != life {
+                return Err(lost().into());
+            }
+            match part {
+                None => Ok(()),
+                Some(stored) => {
+                    let failure = Failure::new(Kind::Busy, "Memory is full");
+                    Err(Unconfirmed { stored, failure })
+                }
+            }
         }))
     }
 

@@ -107,6 +107,38 @@ fn a_queue_that_was_removed_under_a_name_is_not_gone_on_with() {
     assert!(stand.broker.ready("q").is_empty());
 }
 
+/// A queue that is full takes the first messages of a batch and refuses the others: only those come again, or
+/// it would be full of the first ones for ever.
+#[test]
+fn what_was_confirmed_of_a_batch_is_not_sent_again() {
+    let stand = Stand::new("what_was_confirmed_of_a_batch");
+    let lines = seq(1, 1000);
+    stand.broker.with(|state| state.takes_part = Some(400));
+    stand.store.run("mq-send", &["q"], &lines).ok();
+    assert_eq!(stand.broker.ready("q"), bodies(&lines));
+    let repeated = stand.broker.with(|state| state.queues["q"].repeated);
+    assert_eq!(repeated, 0, "they were confirmed");
+}
+
+/// RabbitMQ reads nothing more when its disk is nearly full, and the connection stands.
+#[test]
+fn an_engine_that_takes_nothing_says_why_and_is_waited_for() {
+    let full = || Some(Failure::new(Kind::Busy, "Memory is low on disk"));
+    let stand = Stand::new("an_engine_that_takes_nothing_for_long");
+    stand.broker.with(|state| state.holds.send_replace(full()));
+    stand.store.run("mq-send", &["-w", "300ms", "q", "-m", "x"], b"").exits(75).says("low on disk");
+    let stand = Stand::new("an_engine_that_takes_nothing");
+    stand.broker.with(|state| state.holds.send_replace(full()));
+    let mut sender = stand.store.spawn("mq-send", &["q", "-m", "x"]);
+    crate::harness::eventually("the user is told", || {
+        sender.stderr().contains("Memory is low on disk; waiting for room").then_some(())
+    });
+    assert!(!sender.has_ended());
+    stand.broker.with(|state| state.holds.send_replace(None));
+    sender.finish().ok();
+    assert_eq!(stand.broker.ready("q"), [b"x".to_vec()]);
+}
+
 #[test]
 fn an_engine_that_comes_back_is_waited_for() {
     let stand = Stand::new("an_engine_that_comes_back_is_waited_for");

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use mq::remote::address::Address;
 use mq::remote::engine::{
     Ability, ConsumeWish, Consumer, Engine, PublishWish, Publisher, Received, Settlement,
+    Unconfirmed,
 };
 use mq::remote::failure::{Failure, Kind};
 use mq::remote::message::{Facts, Incoming, Outgoing};
@@ -505,8 +506,9 @@ pub async fn nothing_confirmed_is_lost_by_a_kill<E: Tried>(server: Server, queue
             let (range, confirmation) = waiting.pop_front().expect("one");
             match confirmation.await {
                 Ok(()) => confirmed.extend(range),
-                Err(failure) => {
+                Err(Unconfirmed { stored, failure }) => {
                     assert!(failure.passes(), "{failure}");
+                    confirmed.extend(range.take(stored));
                     break;
                 }
             }
@@ -514,8 +516,9 @@ pub async fn nothing_confirmed_is_lost_by_a_kill<E: Tried>(server: Server, queue
     }
     assert!(kill_at.is_none(), "it failed before it was killed");
     for (range, confirmation) in waiting {
-        if confirmation.await.is_ok() {
-            confirmed.extend(range);
+        match confirmation.await {
+            Ok(()) => confirmed.extend(range),
+            Err(Unconfirmed { stored, .. }) => confirmed.extend(range.take(stored)),
         }
     }
     drop((publisher, engine));

@@ -333,7 +333,7 @@ fn a_newer_sender_of_the_name_fences_off_the_older() {
         assert_eq!(progress.expect("it is known").last, 10);
         let late = older.publish(numbered(11..16)).await.expect("handed over").await;
         let failure = late.expect_err("it is fenced off");
-        assert_eq!(failure.kind, Kind::Fenced, "{failure}");
+        assert_eq!(failure.failure.kind, Kind::Fenced, "{failure:?}");
         assert!(all_of(&engine, &queue).await.into_iter().eq(1..21));
     });
 }

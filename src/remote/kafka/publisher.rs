@@ -15,7 +15,7 @@ use tokio::sync::{Notify, oneshot};
 use super::failure::{Ears, Says};
 use super::transactions::Transactions;
 use super::{blocking, records};
-use crate::remote::engine::{Confirmation, Progress, Publisher};
+use crate::remote::engine::{Confirmation, Progress, Publisher, Unconfirmed};
 use crate::remote::failure::Failure;
 use crate::remote::message::Outgoing;
 
@@ -137,7 +137,8 @@ impl Producing {
         }
         let says = self.says.clone();
         Ok(Box::pin(async move {
-            confirmed.await.unwrap_or_else(|_| Err(says.place.lost("the producer was closed")))
+            let closed = |_| Err(says.place.lost("the producer was closed"));
+            confirmed.await.unwrap_or_else(closed).map_err(Unconfirmed::from)
         }))
     }
 

@@ -29,7 +29,7 @@ use tokio::task::JoinHandle;
 use super::publisher::{DELIVERY, Producing};
 use super::{ANSWER, Asking, blocking};
 use crate::limits;
-use crate::remote::engine::{Confirmation, Progress};
+use crate::remote::engine::{Confirmation, Progress, Unconfirmed};
 use crate::remote::failure::{Failure, Kind};
 use crate::remote::message::Outgoing;
 
@@ -102,7 +102,10 @@ impl Transactions {
         if self.waiting.send(Part { messages, progress, done }).is_err() {
             return Err(why());
         }
-        Ok(Box::pin(async move { committed.await.unwrap_or_else(|_| Err(why())) }))
+        Ok(Box::pin(async move {
+            let committed = committed.await.unwrap_or_else(|_| Err(why()));
+            committed.map_err(Unconfirmed::from)
+        }))
     }
 
     pub(super) async fn finish(self) -> Result<(), Failure> {
@@ -180,7 +183,7 @@ async fn commit(producing: &Producing, asking: &Asking, parts: &[Part]) -> Resul
         sent.push(producing.send(&part.messages).await?);
     }
     for reported in sent {
-        reported.await?;
+        reported.await.map_err(|part| part.failure)?;
     }
     let progress = &parts.last().expect("something waits").progress;
     let list = offset_of(&producing.topic, progress);

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::failure::Says;
 use super::{Lost, failure, headers};
-use crate::remote::engine::{Confirmation, PublishWish, Publisher};
+use crate::remote::engine::{Confirmation, PublishWish, Publisher, Unconfirmed};
 use crate::remote::failure::{Failure, Kind};
 use crate::remote::message::Outgoing;
 
@@ -158,12 +158,13 @@ impl Publisher for NatsPublisher {
             (self.lost.clone(), self.says.clone(), Arc::clone(&self.intake));
         Ok(Box::pin(async move {
             let _intake = intake;
-            tokio::select! {
+            let confirmed = tokio::select! {
                 biased;
                 said = confirmed => said.unwrap_or_else(|_| Err(says.lost())),
                 _ = lost.wait_for(|lost| *lost) => Err(says.lost()),
                 () = tokio::time::sleep(CONFIRM) => Err(says.place.silent("sending", CONFIRM)),
-            }
+            };
+            confirmed.map_err(Unconfirmed::from)
         }))
     }
 

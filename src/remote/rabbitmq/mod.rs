@@ -22,6 +22,7 @@ mod publisher;
 
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use lapin::options::{
     ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
     QueuePurgeOptions,
@@ -31,13 +32,14 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use lapin::uri::{
     AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism,
 };
-use lapin::{Channel, Connection, ConnectionProperties, ExchangeKind, Queue};
+use lapin::{Channel, Connection, ConnectionProperties, Event, ExchangeKind, Queue};
+use tokio::sync::watch;
 
 use self::consumer::RabbitConsumer;
 use self::failure::Says;
 use self::publisher::RabbitPublisher;
 use super::address::{Address, Host};
-use super::engine::{Abilities, Ability, ConsumeWish, Engine, PublishWish, QueueFigures};
+use super::engine::{Abilities, Ability, ConsumeWish, Engine, Holding, PublishWish, QueueFigures};
 use super::failure::{Failure, Kind};
 use super::place::{Place, look_up};
 use super::tls::TlsFiles;
@@ -50,6 +52,7 @@ const HEARTBEAT_S: u16 = 20;
 /// A connection to RabbitMQ.
 pub struct RabbitMq {
     connection: Connection,
+    holding: Holding,
     says: Says,
     /// `?type=`: the `x-queue-type` of queues that are made.
     queue_type: Option<String>,
@@ -143,6 +146,30 @@ impl Wanted {
             Ok(Ok(connection)) => Ok((connection, says)),
         }
     }
+}
+
+/// Hears when the broker takes nothing more, as it does when its disk or its memory runs short, and when it
+/// does again.
+fn listen(connection: &Connection, place: Place) -> Holding {
+    let (sender, holding) = watch::channel(None);
+    let mut events = connection.events_listener();
+    // Ends with the connection, or when nobody is left to hear.
+    tokio::spawn(async move {
+        while let Some(event) = events.next().await {
+            let why = match event {
+                Event::ConnectionBlocked(reason) => {
+                    let why = format!("{place} takes nothing for now: {reason}");
+                    Some(Failure::new(Kind::Busy, why))
+                }
+                Event::ConnectionUnblocked => None,
+                _ => continue,
+            };
+            if sender.send(why).is_err() {
+                return;
+            }
+        }
+    });
+    holding
 }
 
 impl RabbitMq {
@@ -323,7 +350,8 @@ impl Engine for RabbitMq {
             match wanted.open(host, each).await {
                 Ok((connection, says)) => {
                     let queue_type = wanted.queue_type.clone();
-                    return Ok(RabbitMq { connection, says, queue_type });
+                    let holding = listen(&connection, says.place.clone());
+                    return Ok(RabbitMq { connection, holding, says, queue_type });
                 }
                 Err(failure) if failure.passes() => last = Some(failure),
                 Err(failure) => return Err(failure),
@@ -340,6 +368,10 @@ impl Engine for RabbitMq {
         let exchange = if by_exchange { wish.queue.as_str() } else { "" };
         let (exchange, key) = (short(exchange)?, short(&wish.queue)?);
         RabbitPublisher::new(self.channel().await?, self.says.clone(), exchange, key).await
+    }
+
+    fn holding(&self) -> Option<Holding> {
+        Some(self.holding.clone())
     }
 
     async fn consumer(&self, wish: &ConsumeWish) -> Result<RabbitConsumer, Failure> {

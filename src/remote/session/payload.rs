@@ -19,6 +19,8 @@ pub struct Published {
     payload: Bytes,
     /// What stood in front of the last part of a large message.
     annex_of_parts: Option<Bytes>,
+    /// So many of its first messages are confirmed.
+    confirmed: u32,
 }
 
 fn malformed(what: &str) -> Failure {
@@ -29,7 +31,22 @@ impl Published {
     /// A batch, or a large message whose parts are joined.
     #[must_use]
     pub fn new(head: PublishHead, payload: Bytes) -> Published {
-        Published { head, payload, annex_of_parts: None }
+        Published { head, payload, annex_of_parts: None, confirmed: 0 }
+    }
+
+    /// So many of the messages that it still has, the first ones, are confirmed: they are not sent again.
+    ///
+    /// # Panics
+    /// If that is not less than there are: then it is done with.
+    pub fn confirm(&mut self, count: u32) {
+        self.confirmed += count;
+        assert!(self.confirmed < self.head.count, "a part of the batch");
+    }
+
+    /// The sequence of the last message that is confirmed, or that was before its first.
+    #[must_use]
+    pub fn confirmed(&self) -> u64 {
+        self.head.sequence.0 - u64::from(self.head.count - self.confirmed)
     }
 
     /// The sequence of the last message.
@@ -52,7 +69,7 @@ impl Published {
             .or_else(|| batch::annex(self.head.batch_flags, &self.payload))
     }
 
-    /// Its messages. Each is numbered with its sequence.
+    /// Its messages that are not confirmed. Each is numbered with its sequence.
     ///
     /// # Errors
     /// A payload that does not hold what its head announces.
@@ -90,6 +107,7 @@ impl Published {
         if messages.len() != count || count == 0 {
             return Err(malformed("the count of messages differs"));
         }
+        messages.drain(..self.confirmed as usize);
         Ok(messages)
     }
 }
@@ -201,6 +219,18 @@ mod tests {
             let wrong = Published::new(head(9, count, Framing::Delimited(b'\n')), bytes);
             assert!(wrong.messages().is_err(), "{text:?} is not {count}");
         }
+    }
+
+    #[test]
+    fn what_is_confirmed_of_a_batch_does_not_come_again() {
+        let payload = Bytes::from_static(b"a\nb\nc\n");
+        let mut published = Published::new(head(9, 3, Framing::Delimited(b'\n')), payload);
+        assert_eq!(published.confirmed(), 6);
+        published.confirm(1);
+        published.confirm(1);
+        let left = published.messages().expect("one");
+        assert_eq!((published.confirmed(), left.len(), left[0].number), (8, 1, 9));
+        assert_eq!(&left[0].body[..], b"c");
     }
 
     fn record(body: &[u8]) -> Vec<u8> {

@@ -492,7 +492,7 @@ impl<E: Engine> Session<E> {
                 Some(self.link.attempt(async |engine| engine.publisher(wish).await).await?);
         }
         let publisher = letters.publisher.as_mut().expect("just made");
-        publisher.publish(batch).await?.await?;
+        publisher.publish(batch).await?.await.map_err(|part| part.failure)?;
         receiver.retrying.forget(&ranges);
         receiver.settle(&ranges, Settlement::Ack).await
     }

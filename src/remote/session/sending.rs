@@ -18,7 +18,9 @@ use futures_util::stream::FuturesOrdered;
 use super::payload::{Parts, Published};
 use super::{Broken, Frame, Frames, Session, Stop, or_gone, refusals};
 use crate::limits;
-use crate::remote::engine::{Abilities, Confirmation, Engine, Progress, PublishWish, Publisher};
+use crate::remote::engine::{
+    Abilities, Confirmation, Engine, Holding, Progress, PublishWish, Publisher, Unconfirmed,
+};
 use crate::remote::failure::{Failure, Kind};
 use crate::units::{Count, Epoch, Offset, Sequence, WallTime};
 use crate::wire::{OpenSend, Reply, Request, Sending};
@@ -28,6 +30,8 @@ pub struct Sender<P> {
     channel: u16,
     wish: PublishWish,
     publisher: Option<P>,
+    /// Where the engine says that it takes nothing for now.
+    holding: Option<Holding>,
     /// What is not confirmed, in order.
     kept: VecDeque<Published>,
     kept_bytes: usize,
@@ -57,6 +61,7 @@ impl<E: Engine> Session<E> {
             channel,
             wish: PublishWish { queue, sender: open.producer.0, named: open.named },
             publisher: None,
+            holding: None,
             kept: VecDeque::new(),
             kept_bytes: 0,
             handed: 0,
@@ -111,6 +116,9 @@ impl<E: Engine> Session<E> {
                 Some(confirmed) = sender.pending.next(), if !sender.pending.is_empty() => {
                     self.settle(sender, confirmed).await?;
                 }
+                why = held(&mut sender.holding), if !sender.kept.is_empty() => {
+                    self.say_held(sender.channel, &why);
+                }
                 frame = incoming(&mut self.frames, has_room) => {
                     let frame = match frame {
                         Err(Broken::Gone) => return self.outlive(sender).await,
@@ -139,11 +147,17 @@ impl<E: Engine> Session<E> {
         sender: &mut Sender<E::Publisher>,
     ) -> Result<Progress, Stop> {
         let wish = &sender.wish;
-        let made = self.link.attempt(async |engine| engine.publisher(wish).await);
+        let made = self.link.attempt(async |engine| {
+            let publisher = engine.publisher(wish).await?;
+            Ok((publisher, engine.holding()))
+        });
         let made = or_gone(made, &self.frames).await?;
-        let publisher = made.map_err(|failure| Stop::Failed(sender.channel, failure))?;
+        let (publisher, holding) = made.map_err(|failure| Stop::Failed(sender.channel, failure))?;
         let progress = publisher.progress();
         sender.publisher = Some(publisher);
+        sender.holding = holding;
+        // What it says already is to be heard too.
+        sender.holding.iter_mut().for_each(Holding::mark_changed);
         let Some(progress) = progress else { return Ok(Progress::default()) };
         if progress.last < sender.confirmed {
             return Err(Stop::Failed(sender.channel, forgotten(&E::ABILITIES, &progress, sender)));
@@ -172,7 +186,7 @@ impl<E: Engine> Session<E> {
                 Ok(messages) => messages,
                 Err(failure) => return self.give_up(sender, failure).await,
             };
-            let mut heard = Vec::new();
+            let (mut heard, channel) = (Vec::new(), sender.channel);
             let handed = {
                 let publisher = sender.publisher.as_mut().expect("just made");
                 if let Some(annex) = sender.kept[sender.handed].annex() {
@@ -187,6 +201,9 @@ impl<E: Engine> Session<E> {
                         handed = &mut publishing => break handed,
                         Some(confirmed) = sender.pending.next(),
                             if is_well && !sender.pending.is_empty() => heard.push(confirmed),
+                        why = held(&mut sender.holding) => {
+                            self.say_held(channel, &why);
+                        }
                         written = self.out.write(), if !self.out.is_empty() => written?,
                         () = self.frames.hung_up() => return Err(Stop::Gone),
                     }
@@ -208,14 +225,17 @@ impl<E: Engine> Session<E> {
     fn hear(
         &mut self,
         sender: &mut Sender<E::Publisher>,
-        heard: Vec<Result<(), Failure>>,
+        heard: Vec<Result<(), Unconfirmed>>,
     ) -> Option<Failure> {
         let before = sender.confirmed;
         let mut failed = None;
         for confirmed in heard {
             match confirmed {
                 Ok(()) => sender.confirm(),
-                Err(failure) => failed = Some(failure),
+                Err(Unconfirmed { stored, failure }) => {
+                    sender.confirm_part(stored);
+                    failed = Some(failure);
+                }
             }
         }
         if sender.confirmed > before {
@@ -229,7 +249,7 @@ impl<E: Engine> Session<E> {
     async fn settle(
         &mut self,
         sender: &mut Sender<E::Publisher>,
-        confirmed: Result<(), Failure>,
+        confirmed: Result<(), Unconfirmed>,
     ) -> Result<(), Stop> {
         // All that is known at once is one word.
         let mut heard = vec![confirmed];
@@ -247,6 +267,11 @@ impl<E: Engine> Session<E> {
     fn say_confirmed(&mut self, sender: &Sender<E::Publisher>) {
         let sequence = Sequence(sender.confirmed);
         self.out.push(sender.channel, &Reply::Confirm(sequence, Offset(sequence.0), Count(0)));
+    }
+
+    /// The client is told that it has to wait, as by a server whose queue is full.
+    fn say_held(&mut self, channel: u16, why: &Failure) {
+        self.out.push(channel, &Reply::Held(super::fault(why)));
     }
 
     /// The publisher failed: all that is unconfirmed is handed to a new one, if there is hope.
@@ -274,8 +299,11 @@ impl<E: Engine> Session<E> {
     ) -> Result<(), Stop> {
         let before = sender.confirmed;
         let rest = async {
-            while let Some(Ok(())) = sender.pending.next().await {
-                sender.confirm();
+            while let Some(confirmed) = sender.pending.next().await {
+                match confirmed {
+                    Ok(()) => sender.confirm(),
+                    Err(Unconfirmed { stored, .. }) => return sender.confirm_part(stored),
+                }
             }
         };
         let _ = tokio::time::timeout(limits::CONFIRM_PATIENCE.to_duration(), rest).await;
@@ -299,6 +327,27 @@ impl<P> Sender<P> {
         self.handed -= 1;
         self.confirmed = published.last();
     }
+
+    /// Only so many of the messages that came first are confirmed, and the batch is not done.
+    fn confirm_part(&mut self, count: usize) {
+        let published = self.kept.front_mut().expect("a confirmation for each batch");
+        published.confirm(u32::try_from(count).expect("of one batch"));
+        self.confirmed = published.confirmed();
+    }
+}
+
+/// Why the engine takes nothing, when it says so.
+async fn held(holding: &mut Option<Holding>) -> Failure {
+    while let Some(told) = holding {
+        // Nobody is left to tell: the connection is at its end, which is seen elsewhere.
+        if told.changed().await.is_err() {
+            break;
+        }
+        if let Some(why) = told.borrow_and_update().clone() {
+            return why;
+        }
+    }
+    std::future::pending().await
 }
 
 /// The next frame, if there is room for one; else only that the client is gone.

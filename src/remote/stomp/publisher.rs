@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use super::frame::Encoder;
 use super::headers;
 use super::link::{Frames, Outlet};
-use crate::remote::engine::{Confirmation, Publisher};
+use crate::remote::engine::{Confirmation, Publisher, Unconfirmed};
 use crate::remote::failure::Failure;
 use crate::remote::message::Outgoing;
 use crate::remote::place::Place;
@@ -147,12 +147,14 @@ impl Publisher for StompPublisher {
         let (place, intake) = (self.place.clone(), Arc::clone(&self.intake));
         Ok(Box::pin(async move {
             let _intake = intake;
-            for receipt in receipts {
-                match tokio::time::timeout(RECEIPT, receipt).await {
-                    Err(_) => return Err(place.silent("sending", RECEIPT)),
-                    Ok(Err(_)) => return Err(place.lost("it was closed")),
-                    Ok(Ok(said)) => said?,
-                }
+            for (part, receipt) in receipts.into_iter().enumerate() {
+                let said = match tokio::time::timeout(RECEIPT, receipt).await {
+                    Err(_) => Err(place.silent("sending", RECEIPT)),
+                    Ok(Err(_)) => Err(place.lost("it was closed")),
+                    Ok(Ok(said)) => said,
+                };
+                // The transactions before it are stored, each as a whole.
+                said.map_err(|failure| Unconfirmed { stored: part * TRANSACTION, failure })?;
             }
             Ok(())
         }))
