@@ -270,14 +270,24 @@ impl Drop for Store {
 /// Asks until the answer is there; the one place of the tests that looks again after a while,
 /// for what no descriptor can be waited on.
 #[track_caller]
-pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+pub fn eventually<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    eventually_within(DEADLINE, what, ask)
+}
+
+/// The same with another deadline: for what waits on servers that are not ours.
+#[track_caller]
+pub fn eventually_within<T>(
+    deadline: Duration,
+    what: &str,
+    mut ask: impl FnMut() -> Option<T>,
+) -> T {
     let start = Instant::now();
     let mut pause = Duration::from_millis(1);
     loop {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(start.elapsed() < DEADLINE, "after {DEADLINE:?} still not: {what}");
+        assert!(start.elapsed() < deadline, "after {deadline:?} still not: {what}");
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
     }

@@ -231,9 +231,14 @@ impl Running {
     /// Waits for its end without touching its stdout.
     #[track_caller]
     pub fn await_end(&mut self) -> i32 {
+        self.await_end_within(DEADLINE)
+    }
+
+    #[track_caller]
+    fn await_end_within(&mut self, deadline: Duration) -> i32 {
         if let Ok(handle) = pidfd_open(self.pid(), PidfdFlags::empty()) {
             assert!(
-                wait_readable(&handle, DEADLINE),
+                wait_readable(&handle, deadline),
                 "{} does not end; stderr: {}",
                 self.what,
                 self.stderr()
@@ -244,14 +249,20 @@ impl Running {
 
     /// Ends its input, reads what is left of its output, waits for its end.
     #[track_caller]
-    pub fn finish(mut self) -> Done {
+    pub fn finish(self) -> Done {
+        self.finish_within(DEADLINE)
+    }
+
+    /// The same with another deadline: for what waits on servers that are not ours.
+    #[track_caller]
+    pub fn finish_within(mut self, deadline: Duration) -> Done {
         self.stdin = None;
         let mut rest = Vec::new();
         if let Some(mut stdout) = self.stdout.take() {
             let start = Instant::now();
             let mut buffer = vec![0u8; 1 << 16];
             loop {
-                let left = DEADLINE.saturating_sub(start.elapsed());
+                let left = deadline.saturating_sub(start.elapsed());
                 assert!(
                     wait_readable(&stdout, left),
                     "{} does not end its output; stderr: {}",
@@ -264,7 +275,7 @@ impl Running {
                 }
             }
         }
-        let code = self.await_end();
+        let code = self.await_end_within(deadline);
         let stderr = self.last_words();
         Done { what: self.what.clone(), code, stdout: rest, stderr }
     }
