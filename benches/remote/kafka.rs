@@ -1,0 +1,108 @@
+//! Kafka, by rdkafka, on librdkafka's own mock cluster within this process: an idempotent producer whose
+//! reports are counted, and a consumer that stores positions, which are committed every half second.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rdkafka::config::FromClientConfigAndContext as _;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::DeliveryResult;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{
+    BaseRecord, DefaultProducerContext, Producer as _, ProducerContext, ThreadedProducer,
+};
+use rdkafka::{ClientConfig, ClientContext};
+
+use crate::beside::Beside;
+
+pub struct RdKafka(MockCluster<'static, DefaultProducerContext>);
+
+/// Counts what was stored.
+#[derive(Default)]
+struct Stored(AtomicU64);
+
+impl ClientContext for Stored {}
+
+impl ProducerContext for Stored {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        assert!(result.is_ok(), "a message was not stored");
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl RdKafka {
+    fn config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.0.bootstrap_servers());
+        config
+    }
+}
+
+impl Beside for RdKafka {
+    const ENGINE: &'static str = "Kafka";
+    const CLIENT: &'static str = "rdkafka";
+
+    fn start() -> Result<RdKafka, String> {
+        MockCluster::new(1).map(RdKafka).map_err(|error| error.to_string())
+    }
+
+    async fn new_queue(&self, number: u64) -> String {
+        let queue = format!("bench-{number}");
+        self.0.create_topic(&queue, 4, 1).expect("a topic");
+        queue
+    }
+
+    fn url(&self, queue: &str) -> String {
+        format!("kafka://{}/{queue}", self.0.bootstrap_servers())
+    }
+
+    async fn send(&self, queue: &str, messages: &[Bytes]) {
+        let mut config = self.config();
+        config
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "5")
+            .set("queue.buffering.max.kbytes", "131072");
+        let producer = ThreadedProducer::from_config_and_context(&config, Stored::default());
+        let producer: ThreadedProducer<Stored> = producer.expect("a producer");
+        for message in messages {
+            let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(queue).payload(message);
+            while let Err((error, back)) = producer.send(record) {
+                assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::QueueFull));
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                record = back;
+            }
+        }
+        producer.flush(Duration::from_secs(60)).expect("flushed");
+        assert_eq!(producer.context().0.load(Ordering::Relaxed), messages.len() as u64);
+    }
+
+    async fn receive(&self, queue: &str, count: u64) {
+        let mut config = self.config();
+        config
+            .set("group.id", format!("mq-{queue}"))
+            .set("auto.offset.reset", "earliest")
+            .set("auto.commit.interval.ms", "500")
+            .set("enable.auto.offset.store", "false");
+        let consumer: BaseConsumer = config.create().expect("a consumer");
+        consumer.subscribe(&[queue]).expect("subscribed");
+        let mut got = 0;
+        while got < count {
+            match consumer.poll(Duration::from_secs(60)).expect("a message in time") {
+                Ok(message) => {
+                    got += 1;
+                    consumer.store_offset_from_message(&message).expect("stored");
+                }
+                Err(KafkaError::MessageConsumption(code)) => {
+                    assert_eq!(code, RDKafkaErrorCode::UnknownTopicOrPartition);
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        consumer.commit_consumer_state(CommitMode::Sync).expect("committed");
+    }
+}
