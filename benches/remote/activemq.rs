@@ -1,6 +1,5 @@
 //! ActiveMQ, by a plain program that speaks STOMP on a socket: the tools' own client is mq's. Transactions
-//! of a thousand messages, of which two are unconfirmed; acks for each message, five hundred of them together
-//! (the broker is many times slower where one ack is to stand for many).
+//! of a thousand messages, of which two are unconfirmed; acks for each message, five hundred of them together.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;

@@ -169,7 +169,8 @@ mod tests {
         assert_eq!(allowance.settled(small), Some(2 * small));
         allowance.came(1, 16 << 20);
         assert_eq!(allowance.settled(1), None);
-        assert_eq!(allowance.settled(small - 1), None, "two of them are enough");
+        assert_eq!(allowance.came(small - 1, (small as usize - 1) * (16 << 20)), None);
+        assert_eq!(allowance.settled(small - 1), Some(2 * small + 2), "two of them are enough");
     }
 
     #[test]

@@ -139,8 +139,9 @@ pub fn run_all(kind: Kind, usual: u64) -> (u64, Happened) {
         happened.figures.iter().for_each(|(name, n)| all.count(name, *n as usize));
         failures.extend(failure);
     }
-    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
-    println!("{runs} histories ({}): {:?}", kind.name(), all.figures);
+    let name = kind.name();
+    assert!(failures.is_empty(), "{runs} histories ({name}):\n{}", failures.join("\n"));
+    println!("{runs} histories ({name}): {:?}", all.figures);
     (runs, all)
 }
 
