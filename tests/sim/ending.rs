@@ -37,6 +37,8 @@ impl Wide {
         self.draining = true;
         self.check_accounts();
         for receiver in &mut self.receivers {
+            // A damaged queue may be sound again once power was lost, and is asked once more.
+            receiver.ended &= !self.world.spoilt.contains(&receiver.queue);
             if let Take::Leased(_) = receiver.take {
                 // Leases run out by themselves.
                 receiver.take = Take::Plain;

@@ -442,11 +442,17 @@ impl Wide {
             _ => Settlement::Ack,
         };
         let receipts = vec![leased.receipt.clone()];
-        let Some(said) = self.world.ask(Admin::Settle { receipts, how }) else { return };
-        let said: Result<Vec<Option<Said>>, _> = serde_json::from_slice(&said);
+        let said = self.world.ask(Admin::Settle { receipts, how });
+        let said = said.map(|said| serde_json::from_slice::<Vec<Option<Said>>>(&said));
         trace(|| format!("  {how:?} of {}: {said:?}", leased.receipt));
-        let Some(Ok(said)) = self.world.is_up().then_some(said) else { return };
         let model = self.queues.get_mut(&receiver.queue).expect("a queue's model");
+        let Some(Ok(said)) = said.filter(|_| self.world.is_up()) else {
+            if let Settlement::Ack = how {
+                // The server has ended in the midst of it, which may have been done.
+                model.group(&receiver.group).acked.insert(offset);
+            }
+            return;
+        };
         let is_valid = leased.until > self.world.age && leased.era == model.era;
         let is_sure = !self.weather.clocks && !self.weather.errors && !self.weather.full;
         if let Some(fault) = &said[0] {
