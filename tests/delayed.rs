@@ -654,3 +654,38 @@ fn any_call_may_fail_and_what_was_durable_comes_once() {
         }
     }
 }
+
+/// The simulator found it: a run was written, and could not be read when it was taken into use, to pass
+/// over what had been taken meanwhile. It was dropped, and what was in it forgotten with the next commit.
+#[test]
+fn a_run_that_cannot_be_read_when_it_is_taken_into_use_loses_nothing() {
+    let mut bench = Bench::new(SyncPolicy::Always);
+    for number in 1..=12 {
+        let due = if number <= 3 { 1_010 } else { 5_000 };
+        bench.append(&[(number, due)]);
+        if number < 12 {
+            bench.settle();
+        }
+    }
+    // It becomes durable; then the index is full.
+    assert!(bench.work());
+    bench.collect();
+    let flush = bench.jobs.remove(0);
+    assert!(bench.jobs.is_empty(), "nothing else is to be done");
+    bench.now = 1_010;
+    assert!(bench.take().unwrap(), "three are due, while the run is written");
+    bench.commit();
+    assert_eq!(bench.all_taken(), [1, 2, 3]);
+    let done = flush.run();
+    bench.disk.fail_in(1, Fault::Eio);
+    let progress = bench.delays.complete(Monotonic(bench.now), done);
+    assert!(bench.disk.faulted().is_some(), "it was not read");
+    assert!(progress.log.failed.is_some(), "the server goes on");
+    assert_eq!(bench.delays.len().0, 9);
+    let mut bench = bench.fall(KILLED, &mut Random(1)).unwrap();
+    bench.now = 5_000;
+    bench.drain();
+    let mut all = bench.all_taken();
+    all.sort_unstable();
+    assert_eq!(all, (1..=12).collect::<Vec<u64>>());
+}

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use super::super::error::Failure;
+use super::super::error::{Failure, LogError};
 use super::super::jobs::{Done, Job, Outcome};
 use super::super::schedule::Progress;
 use super::super::storage::Storage;
@@ -289,13 +289,15 @@ impl<S: Storage> Delays<S> {
     fn flushed(&mut self, made: Made<S>, covers: Offset) {
         let frozen = self.frozen.take().expect("it was being written");
         self.upkeep.refused = None;
-        self.floor = covers;
-        self.levels.forget_below(covers);
         if frozen.len() == 0 {
             self.upkeep.discard(made.path);
-        } else {
-            self.install(made, frozen.taken());
+        } else if self.install(made, frozen.taken()).is_err() {
+            // What it holds is where it was: nothing says that it is in a run.
+            self.frozen = Some(frozen);
+            return;
         }
+        self.floor = covers;
+        self.levels.forget_below(covers);
         self.settle();
     }
 
@@ -315,25 +317,29 @@ impl<S: Storage> Delays<S> {
         old.into_iter().for_each(|run| self.upkeep.discard(run.path));
         if taken == made.extent.entries {
             self.upkeep.discard(made.path);
-        } else {
-            self.install(made, taken);
+        } else if self.install(made, taken).is_err() {
+            // The next start finds the runs that it was made of.
+            return;
         }
         self.settle();
     }
 
-    /// Takes a run into use, of which the first `taken` entries are taken.
-    fn install(&mut self, made: Made<S>, taken: u64) {
+    /// Takes a run into use, of which the first `taken` entries are taken. What was just written and
+    /// cannot be read ends the log.
+    fn install(&mut self, made: Made<S>, taken: u64) -> Result<(), LogError> {
         let near = made.waypoints.iter().rev().find(|(entries, _)| *entries <= taken);
         let from = near.copied().unwrap_or((0, super::run::HEADER_BYTES));
         let mut reader = Reader::new(made.file, self.log.id(), made.number, made.extent, from);
         while reader.taken < taken {
             if let Err(bad) = reader.skip() {
-                drop(self.bad_run(&made.path, bad));
-                return;
+                let error = self.bad_run(&made.path, bad);
+                drop(self.log.fail(error.to_string()));
+                return Err(error);
             }
         }
         let (number, path, extent) = (made.number, made.path, made.extent);
         self.runs.push(Run { number, path, extent, reader });
+        Ok(())
     }
 
     /// A run that was found at the start and is not named by the manifest.
