@@ -153,9 +153,19 @@ impl<S: Storage> Log<S> {
         self.journals.get(&group).expect("the group exists").durable()
     }
 
+    /// Whether a group can be [set elsewhere](Log::reset_group) now: no file of its journal waits
+    /// for its installation. [`Progress::groups`](super::Progress::groups) says when to ask again.
+    #[must_use]
+    pub fn may_reset(&self, group: GroupFile) -> bool {
+        self.journals.get(&group).expect("the group exists").may_rewrite()
+    }
+
     /// From now on the group is where `position` says, whatever was noted before. It is so
-    /// durably when [`Progress::groups_reset`](super::Progress::groups_reset) names it; a crash
-    /// before that may leave it where it was.
+    /// durably when [`Progress::groups`](super::Progress::groups) names it; a crash
+    /// before that may leave it where it was. Segments that only the old place needed go after
+    /// that, never before.
+    ///
+    /// For a group of which [`may_reset`](Log::may_reset) says so.
     ///
     /// # Errors
     /// What the system says; then nothing has changed.

@@ -134,8 +134,6 @@ pub(super) struct Journal<S: Storage> {
     alive: u64,
     /// A compaction failed for want of space: not tried again below this size.
     compact_at: u64,
-    /// What a seek asks for, while an older sheet is being installed; and what was noted since.
-    reset: Option<(GroupPosition, Vec<Fact>)>,
     /// Whether `next` is a seek rather than the same state written anew.
     resetting: bool,
     noted: GroupMark,
@@ -191,7 +189,6 @@ impl<S: Storage> Journal<S> {
             installing: false,
             handed,
             compact_at: limits::JOURNAL_COMPACT_BYTES,
-            reset: None,
             resetting: false,
             noted: GroupMark(0),
             durable: GroupMark(0),
@@ -292,9 +289,6 @@ impl<S: Storage> Journal<S> {
         }
         self.dirty = true;
         self.noted.0 += 1;
-        if let Some((_, since)) = &mut self.reset {
-            since.extend(facts);
-        }
         let mut result = self.sheet.write(self.queue, facts, self.noted);
         if let Some(next) = &mut self.next {
             result = result.and(next.write(self.queue, facts, self.noted));
@@ -314,8 +308,9 @@ impl<S: Storage> Journal<S> {
         (large || self.sheet.incomplete) && self.may_rewrite()
     }
 
-    fn may_rewrite(&self) -> bool {
-        self.installed && self.next.is_none() && self.reset.is_none()
+    /// Whether the whole state can be written anew: no sheet waits for its installation.
+    pub fn may_rewrite(&self) -> bool {
+        self.installed && self.next.is_none()
     }
 
     /// Writes the whole state to a new sheet; a job installs it.
@@ -350,7 +345,7 @@ impl<S: Storage> Journal<S> {
     }
 
     /// From now on the group is where `state` says, whatever was noted before; a job installs
-    /// that.
+    /// that. For a journal that [may be rewritten](Journal::may_rewrite).
     ///
     /// # Errors
     /// What the system says; then nothing has changed.
@@ -360,11 +355,7 @@ impl<S: Storage> Journal<S> {
         spare: &mut Spare,
         state: &GroupPosition,
     ) -> Result<(), LogError> {
-        if !self.may_rewrite() {
-            self.handed = state.handed;
-            self.reset = Some((state.clone(), Vec::new()));
-            return Ok(());
-        }
+        assert!(self.may_rewrite(), "two sheets wait for their installation");
         self.noted.0 += 1;
         if let Err(error) = self.begin_next(storage, spare, state) {
             self.noted.0 -= 1;
@@ -373,24 +364,6 @@ impl<S: Storage> Journal<S> {
         self.handed = state.handed;
         self.resetting = true;
         Ok(())
-    }
-
-    /// Goes on with a reset that waited for an older sheet.
-    ///
-    /// # Errors
-    /// What the system says; it still waits then.
-    pub fn reset_waiting(&mut self, storage: &S, spare: &mut Spare) -> Result<(), LogError> {
-        if !self.installed || self.next.is_some() {
-            return Ok(());
-        }
-        let Some((state, since)) = self.reset.take() else { return Ok(()) };
-        self.noted.0 += 1;
-        if let Err(error) = self.begin_next(storage, spare, &state) {
-            self.reset = Some((state, since));
-            return Err(error);
-        }
-        self.resetting = true;
-        self.write(&since)
     }
 
     /// The file that waits for its installation, with what will be durable in it then.
@@ -402,8 +375,8 @@ impl<S: Storage> Journal<S> {
         Some((sheet.file.clone(), self.sync_point()))
     }
 
-    /// The new sheet stands under the journal's name, durably. Whether it is that of a reset.
-    pub fn installed(&mut self, point: SyncPoint) -> bool {
+    /// The new sheet stands under the journal's name, durably.
+    pub fn installed(&mut self, point: SyncPoint) {
         self.installing = false;
         self.installed = true;
         match self.next.take() {
@@ -419,7 +392,7 @@ impl<S: Storage> Journal<S> {
                 self.durable = self.durable.max(point.noted);
             }
         }
-        std::mem::take(&mut self.resetting)
+        self.resetting = false;
     }
 
     /// The installation failed for want of space. A reset is tried again.

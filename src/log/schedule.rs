@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use super::error::{AppendError, Failure, LogError, is_full};
+use super::error::{AppendError, Failure};
 use super::files;
 use super::jobs::{Done, DropWork, Job, Outcome, Work};
 use super::journal::{Journal, SyncPoint};
@@ -101,13 +101,12 @@ pub struct Progress {
     pub retry: bool,
     /// What came of the large message that was being appended.
     pub chain: Option<Result<OffsetRange, AppendError>>,
-    /// Groups whose journals are durable now.
+    /// Groups whose journals stand durably as they were last written whole: where the group was
+    /// made, or set with [`Log::reset_group`]. Each may be set elsewhere now.
     pub groups: Vec<GroupFile>,
     /// Groups of which more is durable than before; see
     /// [`Log::group_durable`].
     pub groups_durable: Vec<GroupFile>,
-    /// Groups that stand durably where [`Log::reset_group`] set them.
-    pub groups_reset: Vec<GroupFile>,
     /// Groups that are gone for good now.
     pub removed_groups: Vec<Name>,
     /// A segment was sealed now: what it holds, which may all be gone already.
@@ -140,7 +139,6 @@ impl<S: Storage> Log<S> {
             return None;
         }
         self.chores.retry_at = None;
-        self.go_on_resetting(now);
         let work = self.chore(now)?;
         self.chores.running = true;
         Some(self.job(work))
@@ -267,23 +265,6 @@ impl<S: Storage> Log<S> {
             if journal.is_dirty() {
                 journal.dirty_since.get_or_insert(now);
             }
-        }
-    }
-
-    /// Groups that are to stand elsewhere, and whose journals were being written anew.
-    fn go_on_resetting(&mut self, now: Monotonic) {
-        let mut failed = None;
-        for journal in self.journals.values_mut() {
-            if let Err(error) = journal.reset_waiting(&*self.storage, &mut self.chores.spare) {
-                failed = Some(error);
-            }
-        }
-        match failed {
-            Some(LogError::Io { source, .. }) if is_full(&source) => {
-                self.chores.retry_at = Some(now.plus(limits::CHORE_RETRY));
-            }
-            Some(error) => drop(self.fail(error.to_string())),
-            None => {}
         }
     }
 
@@ -538,11 +519,13 @@ impl<S: Storage> Log<S> {
                 if let Some(journal) = self.journals.get_mut(&group) {
                     if result.is_err() {
                         journal.install_failed();
+                        if journal.may_rewrite() {
+                            // Its old sheet stands, and may be replaced again.
+                            progress.groups.push(group);
+                        }
                     }
                     result?;
-                    if journal.installed(point) {
-                        progress.groups_reset.push(group);
-                    }
+                    journal.installed(point);
                     self.chores.spare.try_again();
                     progress.groups.push(group);
                     progress.groups_durable.push(group);

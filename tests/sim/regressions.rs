@@ -9,7 +9,7 @@ use crate::model::QueueModel;
 use crate::plan::{Kind, Plan};
 use crate::sender::{Manner, Sender};
 use crate::wide::name;
-use crate::wire::{CHANNEL, hello};
+use crate::wire::{CHANNEL, hello, take_frames};
 use crate::world::{Fall, World};
 
 /// So many batches come into a queue, of another sender each time.
@@ -105,6 +105,73 @@ fn a_group_that_is_set_back_has_everything_though_dead_letters_are_on_their_way(
         };
         assert_eq!(ready("default"), ready("other"), "after {jobs} jobs");
     }
+}
+
+/// A group was set to another place twice, and the second time waited for the file of the first, and
+/// then for room. The segments that only the first place needed went meanwhile: after a kill the group
+/// stood there, and its account was short of them (`wide:610110`).
+#[test]
+fn segments_go_only_when_no_place_where_a_group_may_be_found_needs_them() {
+    // How much less room there is than what is used, before the file of the first is in its place.
+    for short in (0..300_000).step_by(30_000) {
+        for jobs in 0..6 {
+            sought_twice(short, jobs);
+        }
+    }
+}
+
+fn sought_twice(short: u64, jobs: u32) {
+    let mut world = World::new(&Plan::whole(Kind::Wide, 1));
+    let (queue, group) = (name("q"), name("other"));
+    world.declare(&queue, Wanted::default());
+    fill(&mut world, &queue, 1, 40);
+    let from = Start::Offset(Offset(1));
+    world.ask(Admin::AddGroup { queue: queue.clone(), group: group.clone(), from });
+    world.settle();
+    // The first takes the file that is kept for this.
+    world.disk.set_capacity(world.disk.used() + 10_000);
+    for to in [Start::Oldest, Start::Newest] {
+        world.ask_for_later(Admin::SeekGroup { queue: queue.clone(), group: group.clone(), to });
+    }
+    world.disk.set_capacity(world.disk.used() - short);
+    world.turn();
+    for _ in 0..jobs {
+        world.run_job();
+    }
+    world.end(Fall::Kill);
+    world.disk.set_capacity(ENDLESS);
+    world.begin();
+    world.check_accounts();
+}
+
+/// Who waits to set a group elsewhere, as its journal is being written, hears of it when the group
+/// goes meanwhile.
+#[test]
+fn who_waits_for_a_group_hears_that_it_is_gone() {
+    let mut world = World::new(&Plan::whole(Kind::Wide, 1));
+    let (queue, group) = (name("q"), name("other"));
+    world.declare(&queue, Wanted::default());
+    world.ask(Admin::AddGroup { queue: queue.clone(), group: group.clone(), from: Start::Newest });
+    world.settle();
+    let mut ask = |what: Admin| world.ask_for_later(what);
+    let seek =
+        || Admin::SeekGroup { queue: queue.clone(), group: group.clone(), to: Start::Oldest };
+    let asked = [
+        ask(seek()),
+        ask(seek()),
+        ask(Admin::RemoveGroup { queue: queue.clone(), group: group.clone() }),
+    ];
+    world.settle();
+    let answers = asked.map(|connection| {
+        let frames = take_frames(&mut world.receive(connection, u64::MAX));
+        let (_, body) = frames.last().expect("the handshake at least").clone();
+        String::from_utf8_lossy(&body).into_owned()
+    });
+    let [first, second, removed] = &answers;
+    assert!(first.contains("was removed"), "{answers:?}");
+    assert!(second.contains("has no group other"), "{answers:?}");
+    assert_eq!(removed, "null");
+    assert!(world.list().queues[0].groups.is_empty());
 }
 
 /// Dead letters found no room for a queue of their own on a full disk, and the server tried to make

@@ -8,7 +8,7 @@
 use crate::broker::{Broker, GroupKey};
 use crate::log::storage::Storage;
 use crate::log::{AccountStart, GroupAccount, GroupFact};
-use crate::units::{Count, Ending, Tally, WallTime};
+use crate::units::{Count, Ending, Name, Tally, WallTime};
 use crate::wire::stat::{Account, Counted};
 
 use super::groups::Ledger;
@@ -117,21 +117,28 @@ impl<S: Storage> Engine<S> {
         self.hosted[&number].account(&self.broker, group)
     }
 
+    /// Every group's account, with its queue, its name, and how many messages are there for it.
+    pub fn accounts(&self) -> impl Iterator<Item = (&Name, &Name, Account, Count)> {
+        self.hosted.values().flat_map(|hosted| {
+            self.broker.groups(hosted.key).map(|(group, name)| {
+                let there = self.broker.counts(group).unsettled();
+                (&hosted.name, name, hosted.account(&self.broker, group), there)
+            })
+        })
+    }
+
     /// Whether in every group each message that was stored has ended in one way, or is there: by
     /// adding up, from two sides.
     ///
     /// # Errors
     /// Where it does not add up.
     pub fn check_accounts(&self) -> Result<(), String> {
-        for hosted in self.hosted.values() {
-            for (group, name) in self.broker.groups(hosted.key) {
-                let account = hosted.account(&self.broker, group);
-                let there = self.broker.counts(group).unsettled().0;
-                let settled = account.settled().0;
-                if account.stored.0 != settled + there {
-                    let queue = &hosted.name;
-                    return Err(format!("group {name} of {queue}: {account:?}, {there} are there"));
-                }
+        for (queue, group, account, there) in self.accounts() {
+            if account.stored.0 != account.settled().0 + there.0 {
+                return Err(format!(
+                    "group {group} of {queue}: {account:?}, {} are there",
+                    there.0
+                ));
             }
         }
         Ok(())

@@ -241,7 +241,23 @@ impl<S: Storage> Engine<S> {
         waits
     }
 
-    /// Journals of new groups survive a crash from now on.
+    /// Whether the channel must wait for the group's journal to be installed: it cannot be set
+    /// elsewhere before. Then it is called on later.
+    pub(super) fn waits_to_reset(
+        &mut self,
+        number: QueueNumber,
+        group: GroupKey,
+        channel: (ConnectionId, u16),
+    ) -> bool {
+        let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        let waits = !hosted.log.may_reset(hosted.groups[&group]);
+        if waits {
+            hosted.group_waiters.push(channel);
+        }
+        waits
+    }
+
+    /// Journals of groups that were made, or set elsewhere, survive a crash from now on.
     pub(super) fn groups_installed(
         &mut self,
         number: QueueNumber,
@@ -250,11 +266,17 @@ impl<S: Storage> Engine<S> {
     ) {
         let Some(hosted) = self.hosted.get_mut(&number) else { return };
         hosted.new_groups.retain(|group| !installed.contains(group));
+        self.wake_group_waiters(number, moment);
+        self.groups_stand(number, installed);
+        self.invite(number);
+    }
+
+    /// Calls on those that waited for a group's journal.
+    pub(super) fn wake_group_waiters(&mut self, number: QueueNumber, moment: Moment) {
+        let Some(hosted) = self.hosted.get_mut(&number) else { return };
         for (connection, channel) in std::mem::take(&mut hosted.group_waiters) {
             self.reopen(connection, channel, moment);
         }
-        self.groups_stand(number, installed);
-        self.invite(number);
     }
 
     /// Writes down what became settled, and drops segments that nobody needs any more.

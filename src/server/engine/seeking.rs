@@ -4,7 +4,7 @@ use crate::broker::{GroupKey, GroupState, Refusal};
 use crate::log::storage::Storage;
 use crate::log::{GroupFile, Sought};
 use crate::settings::Start;
-use crate::units::{Name, Offset, OffsetRange};
+use crate::units::{Moment, Name, Offset, OffsetRange};
 use crate::wire::{Admin, ErrorCode, Fault, Reply};
 
 use super::groups::{journal_clock, position_of, whole};
@@ -157,7 +157,7 @@ impl<S: Storage> Engine<S> {
     ) -> Result<bool, Fault> {
         let number = self.find_here(queue)?;
         let group = self.group_named(number, name)?;
-        if self.waits_for_group(number, group, waiter)
+        if self.waits_to_reset(number, group, waiter)
             || self.waits_for_movers(number, group, waiter)
         {
             return Ok(false);
@@ -226,8 +226,8 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    /// The journals of these groups are gone.
-    pub(super) fn groups_removed(&mut self, number: QueueNumber, removed: &[Name]) {
+    /// The journals of these groups are gone, and with them what anyone waited for there.
+    pub(super) fn groups_removed(&mut self, number: QueueNumber, removed: &[Name], moment: Moment) {
         let Some(hosted) = self.hosted.get_mut(&number) else { return };
         let removals = &mut hosted.books.removals;
         for (_, (connection, channel)) in
@@ -237,5 +237,6 @@ impl<S: Storage> Engine<S> {
                 self.reply(connection, channel, &Reply::Reply(b"null"));
             }
         }
+        self.wake_group_waiters(number, moment);
     }
 }

@@ -252,11 +252,8 @@ impl<S: Storage> Engine<S> {
         if !progress.groups.is_empty() {
             self.groups_installed(queue, &progress.groups, moment);
         }
-        if !progress.groups_reset.is_empty() {
-            self.groups_stand(queue, &progress.groups_reset);
-        }
         if !progress.removed_groups.is_empty() {
-            self.groups_removed(queue, &progress.removed_groups);
+            self.groups_removed(queue, &progress.removed_groups, moment);
         }
         if !progress.groups_durable.is_empty() {
             self.begin_turns(queue);
