@@ -11,7 +11,7 @@ use super::committer::{CHANNEL, Commit, Committer, Done};
 use super::file::Journalled;
 use super::late::LateSink;
 use super::mark::{Mark, Turn};
-use super::order::{Destination, Origin};
+use super::order::{Destination, Origin, Refusal};
 use super::output::Cut;
 use super::report::{Host, Misfit, PipeError};
 use super::run::Pipe;
@@ -182,7 +182,12 @@ impl<H: Host> Pipe<'_, H> {
     fn open_late(&mut self, mark: &Mark, is_reset: bool) -> Result<Option<LateSink>, PipeError> {
         let late = self.order.windows.as_ref().and_then(|windows| windows.late.clone());
         let Some(queue) = late else { return Ok(None) };
-        let (connection, mut sending) = self.open_producer(queue, "late")?;
+        let opened = self.open_producer(queue.clone(), "late");
+        let (connection, mut sending) =
+            opened.map_err(|error| match error.client().and_then(ClientError::elsewhere) {
+                Some(url) => Refusal::late(&queue, url.clone()).into(),
+                None => error,
+            })?;
         let fresh = Mark { late: true, ..Mark::new(&mark.name, &mark.src) };
         let known = match sending.annex.take().filter(|_| !is_reset) {
             Some(annex) => Mark { late: true, ..of_mark(&annex, &self.order.name)? },

@@ -104,6 +104,21 @@ pub struct Refusal {
     pub remedy: String,
 }
 
+impl Refusal {
+    /// Of a queue for what comes late that is at an engine.
+    pub(super) fn late(queue: &Name, at: Url) -> Refusal {
+        Refusal {
+            flag: "--late",
+            remedy: format!(
+                "another queue with --late, and from there: mq-recv -J --batch 1000 QUEUE -- mq-send -J {queue}"
+            ),
+            at,
+            why: "each late message is stored once, as the queue knows how far SRC was read, and an \
+                  engine keeps no such thing",
+        }
+    }
+}
+
 /// The way round: a queue of the store in between, which has positions.
 fn way_round(source: Option<&Url>, destination: Option<&Url>) -> String {
     let into = source.map(|url| format!("mq-recv -J --batch 1000 {url} -- mq-send -J in"));

@@ -355,6 +355,10 @@ fn what_needs_a_position_is_refused_with_the_way_round() {
     done.says(between).says("mq-recv -J --batch 1000 out -- mq-send -J mem://me:***@");
     pipe(&desk, &["--from", "oldest", &from, "b"]).exits(2).says("--from with Memory");
     assert!(!desk.bench.store.beside("dir").exists());
+    desk.bench.feed("mq-send", &["a"], b"1\n").ok();
+    let done = pipe(&desk, &["--window", "1m", "--late", "jobs", "a", "b"]).exits(2);
+    done.says("--late with mem://me:***@").says("-- mq-send -J jobs");
+    assert!(desk.bench.store.show("b").is_none_or(|info| info["end"] == 0), "nothing is done");
     // Once, a helper that had only to refuse did not answer who waited for its first word.
     for ends in [[&desk.url("q?delivery-limit=x")[..], "b"], ["-", &desk.url("q?delivery-limit=x")]]
     {
