@@ -403,6 +403,11 @@ impl<S: Storage> Journal<S> {
         }
     }
 
+    /// Whether a place where the group was set is not durable yet.
+    pub fn is_resetting(&self) -> bool {
+        self.resetting
+    }
+
     /// Whether every fact is written, though perhaps not synced.
     pub fn is_complete(&self) -> bool {
         !self.sheet.incomplete

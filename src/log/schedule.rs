@@ -40,6 +40,9 @@ pub(super) struct Chores<S: Storage> {
     recording: usize,
     /// Not before this, because there was no room.
     retry_at: Option<Monotonic>,
+    /// No journal is installed before this, because there was no room for one: the other chores go on,
+    /// and may make some.
+    install_at: Option<Monotonic>,
     /// What is kept in reserve for a journal.
     pub spare: Spare,
     staging: u64,
@@ -60,6 +63,7 @@ impl<S: Storage> Default for Chores<S> {
             recorded: 0,
             recording: 0,
             retry_at: None,
+            install_at: None,
             spare: Spare::Missing,
             staging: 0,
             mark_failed: false,
@@ -101,8 +105,8 @@ pub struct Progress {
     pub retry: bool,
     /// What came of the large message that was being appended.
     pub chain: Option<Result<OffsetRange, AppendError>>,
-    /// Groups whose journals stand durably as they were last written whole: where the group was
-    /// made, or set with [`Log::reset_group`]. Each may be set elsewhere now.
+    /// Groups of which no journal waits any more: it stands durably where the group was made, or set with
+    /// [`Log::reset_group`], or is written anew, or could not be. Each may be set elsewhere now.
     pub groups: Vec<GroupFile>,
     /// Groups of which more is durable than before; see
     /// [`Log::group_durable`].
@@ -197,7 +201,7 @@ impl<S: Storage> Log<S> {
             let journals = since.min().map(|since| since.plus(limits::JOURNAL_SYNC));
             match self.chores.retry_at {
                 Some(at) => Some(at),
-                None => journals,
+                None => journals.into_iter().chain(self.chores.install_at).min(),
             }
         };
         [idle, chores, self.syncs.deadline(self.policy)].into_iter().flatten().min()
@@ -270,7 +274,7 @@ impl<S: Storage> Log<S> {
 
     /// The most urgent of the chores.
     fn chore(&mut self, now: Monotonic) -> Option<Work<S>> {
-        self.install_work()
+        self.install_work(now)
             .or_else(|| self.remove_group_work())
             .or_else(|| self.seal_work())
             .or_else(|| self.settings_work())
@@ -280,7 +284,11 @@ impl<S: Storage> Log<S> {
             .or_else(|| self.spare_work())
     }
 
-    fn install_work(&mut self) -> Option<Work<S>> {
+    fn install_work(&mut self, now: Monotonic) -> Option<Work<S>> {
+        if self.chores.install_at.is_some_and(|at| now < at) && !self.closing {
+            return None;
+        }
+        self.chores.install_at = None;
         for (group, journal) in &mut self.journals {
             if let Some((file, point)) = journal.to_install() {
                 journal.installing = true;
@@ -348,9 +356,11 @@ impl<S: Storage> Log<S> {
     /// first: the acks by a sync in the job, producers and ids by a snapshot that covers them.
     fn drop_work(&mut self) -> Option<Work<S>> {
         let last = *self.chores.drops.iter().max()?;
-        // A group that is being removed may be there again after a fall.
+        // A group that is being removed may be there again after a fall; one that is being set elsewhere
+        // may be where it was, and needs what is there.
         let leaves = !self.chores.leaving.is_empty();
-        if leaves || self.journals.values().any(|journal| !journal.is_complete()) {
+        let moves = |journal: &Journal<S>| !journal.is_complete() || journal.is_resetting();
+        if leaves || self.journals.values().any(moves) {
             return None;
         }
         let behind = Covered { segment: SegmentNumber(last.0 + 1), offset: Offset(0), position: 0 };
@@ -444,7 +454,7 @@ impl<S: Storage> Log<S> {
             Outcome::Swept(_) => {}
             chore => {
                 self.chores.running = false;
-                if let Err(failure) = self.chore_done(chore, &mut progress) {
+                if let Err(failure) = self.chore_done(now, chore, &mut progress) {
                     self.chore_failed(now, &failure);
                 }
             }
@@ -490,7 +500,12 @@ impl<S: Storage> Log<S> {
         }
     }
 
-    fn chore_done(&mut self, done: Outcome<S>, progress: &mut Progress) -> Result<(), Failure> {
+    fn chore_done(
+        &mut self,
+        now: Monotonic,
+        done: Outcome<S>,
+        progress: &mut Progress,
+    ) -> Result<(), Failure> {
         match done {
             Outcome::Sealed { number, length, result } => {
                 result?;
@@ -517,14 +532,18 @@ impl<S: Storage> Log<S> {
             Outcome::Installed { group, point, result } => {
                 // A group that was removed meanwhile has nothing to install.
                 if let Some(journal) = self.journals.get_mut(&group) {
-                    if result.is_err() {
+                    if let Err(failure) = result {
+                        if !failure.is_full() {
+                            return Err(failure);
+                        }
                         journal.install_failed();
                         if journal.may_rewrite() {
                             // Its old sheet stands, and may be replaced again.
                             progress.groups.push(group);
                         }
+                        self.chores.install_at = Some(now.plus(limits::CHORE_RETRY));
+                        return Ok(());
                     }
-                    result?;
                     journal.installed(point);
                     self.chores.spare.try_again();
                     progress.groups.push(group);

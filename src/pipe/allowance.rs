@@ -15,8 +15,8 @@ const ENDLESS: u64 = u64::MAX >> 1;
 /// was delivered counts.
 const ENDLESS_EVERY: u64 = limits::CREDIT_MAX / 4;
 
-/// What may be unsettled at first.
-const FIRST: u64 = 16;
+/// What may be unsettled at first: nothing is known of how large messages are.
+const FIRST: u64 = 1;
 
 /// How much more may be when all that might come has come.
 const GROWTH: u64 = 4;

@@ -71,8 +71,7 @@ impl<H: Host> Pipe<'_, H> {
         connection.push(CHANNEL, &Request::OpenReceive(open));
         let patience = Patience::lasting(self.server_wait(), Some(self.host.as_fd()));
         let answer: Result<(), ClientError> = connection.answer(patience, |_, reply| match reply {
-            // It came back meanwhile.
-            Reply::Receiving(_) => Err(ClientError::Lost),
+            Reply::Receiving(_) => Ok(Some(())),
             Reply::Goodbye(goodbye) => Err(ClientError::gone(&goodbye)),
             other => Err(unexpected(&other)),
         });
@@ -81,7 +80,11 @@ impl<H: Host> Pipe<'_, H> {
                 Some(url) => Ok(Some(url.clone())),
                 None => Err(error.into()),
             },
-            Ok(()) => Ok(None),
+            // It came back meanwhile. This channel looks at messages now.
+            Ok(()) => {
+                *connection = self.dial()?;
+                Ok(None)
+            }
         }
     }
 

@@ -100,6 +100,11 @@ impl Reader {
         let first = self.allowance.first();
         self.allow(Some(first));
         if let Err(error) = self.go_on() {
+            if let SourceError::Client(lost) = &error
+                && lost.is_lost()
+            {
+                self.forget();
+            }
             self.inputs.push(Input::Failed(error), 0);
         }
     }
@@ -202,15 +207,23 @@ impl Reader {
         }
     }
 
+    /// What nobody has begun with comes again, and is forgotten here, unless nothing more comes in this
+    /// run: where no position is kept, it would be there twice.
+    fn forget(&self) {
+        if self.has_ended {
+            return;
+        }
+        let waiting: Vec<Input> = std::iter::from_fn(|| self.inputs.pop()).collect();
+        let is_read = |input: &Input| matches!(input, Input::Batch(_) | Input::Extent(_));
+        let others = waiting.into_iter().filter(|input| !is_read(input));
+        others.for_each(|input| self.inputs.push(input, 0));
+    }
+
     /// An engine is away, and what it had delivered is not ours any more: it comes again under other
-    /// numbers. So what nobody has begun with is forgotten here, unless nothing more comes in this run.
+    /// numbers.
     fn lose(&mut self) {
         self.held = Held::default();
-        if !self.has_ended {
-            let waiting: Vec<Input> = std::iter::from_fn(|| self.inputs.pop()).collect();
-            let others = waiting.into_iter().filter(|input| !matches!(input, Input::Batch(_)));
-            others.for_each(|input| self.inputs.push(input, 0));
-        }
+        self.forget();
         let credit = self.allowance.lost();
         self.allow(credit);
     }

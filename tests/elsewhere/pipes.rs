@@ -336,6 +336,29 @@ fn no_more_is_taken_than_batches_need() {
     });
 }
 
+/// Once, all that had been read ahead went through the filter and to the engine after the server was
+/// gone, and came again with the next one.
+#[test]
+fn what_was_read_ahead_of_a_server_that_is_lost_is_not_there_twice() {
+    let desk = Desk::new("what_was_read_ahead_is_not_there_twice");
+    desk.bench.feed("mq-send", &["a"], &seq(1, 2000)).ok();
+    desk.bench.sh("mkfifo gate").ok();
+    let script = "test -e open || { echo begun >&2; read _ < gate; }; cat";
+    let args = ["--batch", "10", "a", &desk.url("r"), "--", "sh", "-c", script];
+    let mut running = desk.bench.spawn("mq-pipe", &args);
+    running.await_stderr("begun");
+    desk.bench.store.kill_server();
+    desk.bench.sh("touch open; echo > gate").ok();
+    desk.bench.store.await_number("a", "ready", 0);
+    desk.bench.store.await_number("a", "unacked", 0);
+    running.signal(Signal::TERM);
+    assert_eq!(running.await_end(), 143, "{}", running.stderr());
+    let lines = there(&desk, "r");
+    assert_eq!(set(&lines), set(&seq(1, 2000)));
+    let twice = desk.broker.ready("r").len() - 2000;
+    assert!(twice <= 50, "{twice} messages of batches of 10 are there twice");
+}
+
 #[test]
 fn what_needs_a_position_is_refused_with_the_way_round() {
     let desk = Desk::new("what_needs_a_position_is_refused");

@@ -144,6 +144,34 @@ fn sought_twice(short: u64, jobs: u32) {
     world.check_accounts();
 }
 
+/// Who had waited to set a group elsewhere was told that it stands there when the place before it did.
+#[test]
+fn a_group_stands_where_its_seek_says_that_it_does() {
+    for seed in 0..40 {
+        let mut world = World::new(&Plan::whole(Kind::Wide, seed));
+        let (queue, group) = (name("q"), name("other"));
+        world.declare(&queue, Wanted::default());
+        fill(&mut world, &queue, 1, 4);
+        let from = Start::Offset(Offset(1));
+        world.ask(Admin::AddGroup { queue: queue.clone(), group: group.clone(), from });
+        world.settle();
+        let mut seek = |to| {
+            let (queue, group) = (queue.clone(), group.clone());
+            world.ask_for_later(Admin::SeekGroup { queue, group, to })
+        };
+        let (_, last) = (seek(Start::Oldest), seek(Start::Newest));
+        let mut answer = Vec::new();
+        while !String::from_utf8_lossy(&answer).contains("\"group\"") {
+            world.turn();
+            world.run_job();
+            answer.extend(world.receive(last, u64::MAX));
+        }
+        world.end(if seed % 2 == 0 { Fall::Kill } else { Fall::Power });
+        world.begin();
+        assert_eq!(world.list().queues[0].groups[0].ready.0, 0, "it was set to the newest");
+    }
+}
+
 /// Who waits to set a group elsewhere, as its journal is being written, hears of it when the group
 /// goes meanwhile.
 #[test]

@@ -266,8 +266,8 @@ impl<S: Storage> Engine<S> {
     ) {
         let Some(hosted) = self.hosted.get_mut(&number) else { return };
         hosted.new_groups.retain(|group| !installed.contains(group));
-        self.wake_group_waiters(number, moment);
         self.groups_stand(number, installed);
+        self.wake_group_waiters(number, moment);
         self.invite(number);
     }
 

@@ -79,8 +79,11 @@ pub(super) struct Hosted<S: Storage> {
     /// New groups whose journals would not survive a crash yet: nothing is delivered to them,
     /// so that a restarted server knows of all that was.
     pub new_groups: Vec<GroupFile>,
-    /// Channels that wait for one of those.
+    /// Channels that wait for a journal to be installed: of a new group, or of one that is to be set
+    /// elsewhere.
     pub group_waiters: Vec<(ConnectionId, u16)>,
+    /// They are called on in the next turn.
+    pub wakes_group_waiters: bool,
     /// In the order of their offsets.
     pub awaiting: VecDeque<Awaiting>,
     pub delay: Delay<S>,
@@ -206,6 +209,7 @@ impl<S: Storage> Engine<S> {
             books,
             new_groups: Vec::new(),
             group_waiters: Vec::new(),
+            wakes_group_waiters: false,
             awaiting: VecDeque::new(),
             delay: Delay::None,
             switching: Vec::new(),
@@ -393,6 +397,9 @@ impl<S: Storage> Engine<S> {
         if hosted.removing.is_some() {
             self.remove_when_idle(number);
             return;
+        }
+        if std::mem::take(&mut hosted.wakes_group_waiters) {
+            self.wake_group_waiters(number, moment);
         }
         self.take_due(number, moment);
         let hosted = self.hosted.get_mut(&number).expect("a queue in its turn");
@@ -602,53 +609,6 @@ impl<S: Storage> Engine<S> {
     #[must_use]
     pub fn has_damaged(&self) -> bool {
         self.places.values().any(|place| matches!(place, Place::Damaged(_)))
-    }
-
-    /// The last steps of an orderly stop, without helper threads: everything is synced, marked
-    /// and sealed. True when the next start may take all of it for closed in order.
-    ///
-    /// # Errors
-    /// A disk that fails; the next start then recovers as after a crash.
-    pub fn close(mut self, now: Monotonic) -> Result<bool, String> {
-        // A queue that could not be opened was not closed in order either.
-        let mut clean = !self.has_damaged();
-        let idle = self.hosted.iter().filter(|(_, hosted)| hosted.jobs_under_way == 0);
-        for number in idle.map(|(number, _)| *number).collect::<Vec<_>>() {
-            self.keep_groups(number, Moment { now, ..self.clock });
-        }
-        for (_, mut hosted) in std::mem::take(&mut self.hosted) {
-            if hosted.jobs_under_way > 0 {
-                // A job that did not come back in time: nothing can be said of its log.
-                clean = false;
-                continue;
-            }
-            clean &= close_log(&mut hosted.log, now)
-                .and_then(|clean| match &mut hosted.delay {
-                    Delay::Open(waiting) => Ok(close_log(waiting.delays.log(), now)? && clean),
-                    Delay::None | Delay::Making => Ok(clean),
-                })
-                .map_err(|why| format!("queue {}: {why}", hosted.name))?;
-        }
-        Ok(clean)
-    }
-}
-
-/// The last steps of one log; whether they led to its end.
-fn close_log<S: Storage>(log: &mut Log<S>, now: Monotonic) -> Result<bool, String> {
-    while let Some(job) = log.close_jobs(now) {
-        let done = job.run();
-        // What finds no room now would find none again and again.
-        let gives_up = done.error().is_some();
-        if let Some(why) = log.complete(now, done).failed {
-            return Err(why);
-        }
-        if gives_up {
-            break;
-        }
-    }
-    match log.failed() {
-        Some(why) => Err(why.to_owned()),
-        None => Ok(log.is_closed_cleanly()),
     }
 }
 

@@ -52,6 +52,7 @@
 mod accounts;
 mod admin;
 mod attaching;
+mod closing;
 mod commit;
 mod confirming;
 mod counting;

@@ -4,7 +4,7 @@ use crate::broker::{GroupKey, GroupState, Refusal};
 use crate::log::storage::Storage;
 use crate::log::{GroupFile, Sought};
 use crate::settings::Start;
-use crate::units::{Moment, Name, Offset, OffsetRange};
+use crate::units::{Name, Offset, OffsetRange};
 use crate::wire::{Admin, ErrorCode, Fault, Reply};
 
 use super::groups::{journal_clock, position_of, whole};
@@ -142,6 +142,8 @@ impl<S: Storage> Engine<S> {
         let hosted = self.hosted.get_mut(&number).expect("a live queue");
         hosted.log.remove_group(file, account);
         hosted.books.removals.push((name.clone(), waiter));
+        // They wait for a journal that is written no more.
+        hosted.wakes_group_waiters = true;
         self.drop_gone_segments(number, None);
         self.roll_if_gone(number);
         self.touch(number);
@@ -212,12 +214,14 @@ impl<S: Storage> Engine<S> {
         })
     }
 
-    /// These groups stand durably where they were asked to be.
+    /// The journals of these groups stand as they were last written: who asked for that place is told,
+    /// unless another one is on its way.
     pub(super) fn groups_stand(&mut self, number: QueueNumber, standing: &[GroupFile]) {
         let Some(hosted) = self.hosted.get_mut(&number) else { return };
-        let made = &mut hosted.books.made;
+        let (log, made) = (&hosted.log, &mut hosted.books.made);
+        let stands = |file: &GroupFile| standing.contains(file) && log.may_reset(*file);
         for (_, group, (connection, channel)) in
-            made.extract_if(.., |(file, ..)| standing.contains(file)).collect::<Vec<_>>()
+            made.extract_if(.., |(file, ..)| stands(file)).collect::<Vec<_>>()
         {
             if self.answered(connection, channel) {
                 let info = self.group_info(number, group);
@@ -226,8 +230,8 @@ impl<S: Storage> Engine<S> {
         }
     }
 
-    /// The journals of these groups are gone, and with them what anyone waited for there.
-    pub(super) fn groups_removed(&mut self, number: QueueNumber, removed: &[Name], moment: Moment) {
+    /// The journals of these groups are gone.
+    pub(super) fn groups_removed(&mut self, number: QueueNumber, removed: &[Name]) {
         let Some(hosted) = self.hosted.get_mut(&number) else { return };
         let removals = &mut hosted.books.removals;
         for (_, (connection, channel)) in
@@ -237,6 +241,5 @@ impl<S: Storage> Engine<S> {
                 self.reply(connection, channel, &Reply::Reply(b"null"));
             }
         }
-        self.wake_group_waiters(number, moment);
     }
 }

@@ -253,7 +253,7 @@ impl<S: Storage> Engine<S> {
             self.groups_installed(queue, &progress.groups, moment);
         }
         if !progress.removed_groups.is_empty() {
-            self.groups_removed(queue, &progress.removed_groups, moment);
+            self.groups_removed(queue, &progress.removed_groups);
         }
         if !progress.groups_durable.is_empty() {
             self.begin_turns(queue);
