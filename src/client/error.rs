@@ -172,10 +172,13 @@ impl ClientError {
                     .to_owned()
             }
             ClientError::NoHelper { .. } => "cargo install mq --features remote".to_owned(),
-            ClientError::HelperSilent { pid, .. } | ClientError::Silent { pid: Some(pid), .. } => {
+            ClientError::HelperSilent { pid, .. } => {
                 format!("waiting longer with -w, or kill {pid}")
             }
-            ClientError::Silent { pid: None, .. } => "waiting longer with -w".to_owned(),
+            ClientError::Silent { pid: Some(pid), .. } => {
+                format!("the same again later, or kill {pid}: another server is started then")
+            }
+            ClientError::Silent { pid: None, .. } => "the same again later".to_owned(),
             ClientError::Version { .. } => {
                 "mq-admin stop, then again: the server of this version is started then".to_owned()
             }

@@ -81,16 +81,17 @@ impl<H: Host> Pipe<'_, H> {
                     }
                 }
                 Step::Pause(pause) => {
-                    let messages = range_of(&load);
+                    let (messages, count) = at_fault(&trial, &mut load)?;
                     let pause = pause.to_duration();
-                    let (count, reason) = (load.count(), self.failure.reason.as_str());
+                    let reason = self.failure.reason.as_str();
                     self.host.note(Note::Failed { messages, count, reason, pause });
                     if self.pause(pause, Some(session))? {
                         return Err(PipeError::Interrupted);
                     }
                 }
                 Step::GiveUp => {
-                    let (messages, reason) = (range_of(&load), self.failure.reason.clone());
+                    let (messages, _) = at_fault(&trial, &mut load)?;
+                    let reason = self.failure.reason.clone();
                     self.drain(session, None)?;
                     return Err(PipeError::GaveUp { messages, reason });
                 }
@@ -170,6 +171,17 @@ impl<H: Host> Pipe<'_, H> {
         };
         session.source.words().push(Word::Bury(letter), 0);
     }
+}
+
+/// The messages on which the filter failed, and how many they are.
+fn at_fault(trial: &Trial, load: &mut Load) -> Result<(OffsetRange, u64), PipeError> {
+    let part = trial.at_fault();
+    if part == (0..load.count()) {
+        return Ok((range_of(load), load.count()));
+    }
+    load.read_in().map_err(SourceError::Garbled)?;
+    let part = load.part(part);
+    Ok((range_of(&part), part.count()))
 }
 
 fn range_of(load: &Load) -> OffsetRange {

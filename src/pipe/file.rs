@@ -3,15 +3,18 @@
 //! Beside the file stands its journal, `NAME.mq-pipe`: the newest mark, and how long the file was
 //! with it. A commit writes the outputs behind that length and syncs them, and then replaces the
 //! journal; so whatever an end left behind the length in the journal is cut off by the next
-//! session. The journal is locked while a pipe writes. Used by the [`committer`](super::committer).
+//! session. The journal is locked while a pipe writes. A file that somebody else moves, replaces,
+//! cuts or edits is not written any more: before each commit its name must still lead to it, and at a
+//! start its last bytes must be those that were written. Used by the [`committer`](super::committer).
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::lock::{self, Locked};
 use super::mark::{Mark, MarkError};
@@ -20,6 +23,9 @@ use crate::limits;
 
 /// Bytes of a journal; a longer one is none.
 const JOURNAL_BYTES_MAX: u64 = 1 << 20;
+
+/// Bytes at the end of the file that a journal knows again.
+const TAIL_BYTES: u64 = 4096;
 
 /// Why a file cannot be a destination.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +57,9 @@ pub enum FileError {
         /// What is wrong.
         source: MarkError,
     },
+    /// Its end is not what the last commit wrote.
+    #[error("{} was replaced or edited: it does not end as the last commit left it", .0.display())]
+    Edited(PathBuf),
     /// The file is not as the last commit left it.
     #[error("{} was cut or removed: it has {found} bytes, and the last commit left {expected}", path.display())]
     Cut {
@@ -70,6 +79,9 @@ fn doing<'a>(doing: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> F
 #[derive(Serialize, Deserialize)]
 struct Journal {
     length: u64,
+    /// XXH3 of the last bytes of so much. Absent from a journal that is older than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tail: Option<u64>,
     mark: serde_json::Value,
 }
 
@@ -129,10 +141,14 @@ impl Journalled {
         let found = file.metadata().map_err(doing("look at", path))?.len();
         let (length, mark) = match known {
             None => (found, None),
-            Some((expected, _)) if found < expected => {
+            Some(Known { length: expected, .. }) if found < expected => {
                 return Err(FileError::Cut { path: path.to_owned(), found, expected });
             }
-            Some((length, mark)) => {
+            Some(Known { length, tail, mark }) => {
+                let ends = tail_of(&file, length).map_err(doing("read", path))?;
+                if tail.is_some_and(|tail| tail != ends) {
+                    return Err(FileError::Edited(path.to_owned()));
+                }
                 // What a commit that was broken off has left.
                 if found > length {
                     file.set_len(length).map_err(doing("cut", path))?;
@@ -159,8 +175,35 @@ impl Journalled {
     /// Appends outputs, and makes `mark` the newest.
     ///
     /// # Errors
-    /// What the system says; the file is then as the journal says, once it is opened again.
+    /// What the system says, or that the file is not the one of that name any more; it is then as the
+    /// journal says, at the latest once it is opened again.
     pub fn commit(&mut self, outputs: &[Vec<u8>], mark: &Mark) -> io::Result<()> {
+        self.check_place()?;
+        let written = self.write(outputs, mark);
+        if written.is_err() {
+            // On a full disk others need the room. What stays is cut off by the next session.
+            let _ = self.file.set_len(self.length);
+        }
+        written
+    }
+
+    /// Whether the name still leads to the file, with all that was written.
+    fn check_place(&self) -> io::Result<()> {
+        let ours = self.file.metadata()?;
+        let is_ours = |named: &Metadata| (named.dev(), named.ino()) == (ours.dev(), ours.ino());
+        let what = match std::fs::metadata(&self.path) {
+            Ok(named) if !is_ours(&named) => "it was replaced while the pipe ran",
+            Ok(_) if ours.len() < self.length => "it was cut while the pipe ran",
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                "it was moved or removed while the pipe ran"
+            }
+            Err(error) => return Err(error),
+        };
+        Err(io::Error::other(what))
+    }
+
+    fn write(&mut self, outputs: &[Vec<u8>], mark: &Mark) -> io::Result<()> {
         let mut at = self.length;
         for output in outputs {
             self.file.write_all_at(output, at)?;
@@ -170,7 +213,8 @@ impl Journalled {
             self.file.sync_data()?;
         }
         let value = serde_json::to_value(mark).map_err(io::Error::other)?;
-        let bytes = serde_json::to_vec(&Journal { length: at, mark: value })?;
+        let tail = Some(tail_of(&self.file, at)?);
+        let bytes = serde_json::to_vec(&Journal { length: at, tail, mark: value })?;
         let temporary = beside(&self.journal, ".tmp");
         let mut file = File::create(&temporary)?;
         file.write_all(&bytes)?;
@@ -183,7 +227,22 @@ impl Journalled {
     }
 }
 
-fn read_journal(path: &Path) -> Result<Option<(u64, Mark)>, FileError> {
+/// XXH3 of the last bytes in front of `end`.
+fn tail_of(file: &File, end: u64) -> io::Result<u64> {
+    let start = end.saturating_sub(TAIL_BYTES);
+    let mut bytes = vec![0; (end - start) as usize];
+    file.read_exact_at(&mut bytes, start)?;
+    Ok(xxh3_64(&bytes))
+}
+
+/// What a journal says.
+struct Known {
+    length: u64,
+    tail: Option<u64>,
+    mark: Mark,
+}
+
+fn read_journal(path: &Path) -> Result<Option<Known>, FileError> {
     let length = match std::fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(doing("look at", path))?.len(),
@@ -195,7 +254,7 @@ fn read_journal(path: &Path) -> Result<Option<(u64, Mark)>, FileError> {
     let bytes = std::fs::read(path).map_err(doing("read", path))?;
     let journal: Journal = serde_json::from_slice(&bytes).map_err(|_| none(MarkError::Foreign))?;
     let mark = Mark::decode(journal.mark.to_string().as_bytes()).map_err(none)?;
-    Ok(Some((journal.length, mark)))
+    Ok(Some(Known { length: journal.length, tail: journal.tail, mark }))
 }
 
 fn sync_dir(path: &Path) -> io::Result<()> {
@@ -230,5 +289,41 @@ mod tests {
         assert!(matches!(cut, FileError::Cut { found: 2, expected: 4, .. }));
         let file = Journalled::open(&path, true, None).expect("opens");
         assert_eq!((file.length, file.mark()), (2, None));
+    }
+
+    /// Once, a pipe went on writing into a file that had no name any more, and let go of what it came
+    /// from.
+    #[test]
+    fn a_file_that_others_change_is_not_written_any_more() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("out");
+        let (mark, output) = (Mark::new("p", "q"), [b"a\n".to_vec()]);
+        let opened = || {
+            let mut file = Journalled::open(&path, true, None).expect("opens");
+            file.commit(&output, &mark).expect("commits");
+            file
+        };
+        let rename = || std::fs::rename(&path, dir.path().join("other")).expect("renames");
+        let replace = || {
+            rename();
+            std::fs::write(&path, b"aa\naa\naa\naa\n").expect("writes");
+        };
+        let cut = || std::fs::write(&path, b"").expect("writes");
+        let changes: [(&dyn Fn(), &str); 3] =
+            [(&rename, "moved or removed"), (&replace, "replaced"), (&cut, "was cut")];
+        for (change, said) in changes {
+            let mut file = opened();
+            change();
+            let error = file.commit(&output, &mark).expect_err("not there").to_string();
+            assert!(error.contains(said), "{error}");
+        }
+        drop(opened());
+        let mut bytes = std::fs::read(&path).expect("reads");
+        bytes.insert(0, b'x');
+        std::fs::write(&path, &bytes).expect("writes");
+        let edited = Journalled::open(&path, false, None).expect_err("it was edited");
+        assert!(matches!(edited, FileError::Edited(_)), "{edited}");
+        std::fs::write(&path, &bytes[1..]).expect("writes");
+        Journalled::open(&path, false, None).expect("as it was");
     }
 }

@@ -66,6 +66,8 @@ pub enum How {
     Signal(i32),
     /// It took too long.
     TimedOut,
+    /// It ended in time, and something that it started did not let go of its output.
+    LeftBehind,
     /// It wrote more than is committed at once.
     TooMuch,
 }
@@ -76,6 +78,9 @@ impl std::fmt::Display for How {
             How::Exit(status) => write!(f, "exit status {status}"),
             How::Signal(signal) => write!(f, "ended by signal {signal}"),
             How::TimedOut => f.write_str("it took too long"),
+            How::LeftBehind => f.write_str(
+                "it ended, but something that it left running still holds its standard output",
+            ),
             How::TooMuch => write!(
                 f,
                 "it wrote over {} MiB, the most that is committed at once",
@@ -291,6 +296,11 @@ impl Run {
         }
     }
 
+    /// What took too long: the process, or what it left behind.
+    fn too_long(&self) -> How {
+        if self.status.is_some() { How::LeftBehind } else { How::TimedOut }
+    }
+
     /// Nothing can become of what it writes.
     fn end_output(&mut self) {
         self.output = Vec::new();
@@ -443,7 +453,7 @@ pub fn run(
         }
         let now = Instant::now();
         if deadline.is_some_and(|deadline| deadline <= now) {
-            runs.iter_mut().filter(|run| !run.is_over()).for_each(|run| run.end(How::TimedOut));
+            runs.iter_mut().filter(|run| !run.is_over()).for_each(|run| run.end(run.too_long()));
             if runs.iter().all(Run::is_over) {
                 continue;
             }
@@ -530,7 +540,7 @@ mod tests {
         let mut leaves = program(&["sh", "-c", "setsid sleep 30 & echo early"]);
         let timeout = Some(Duration::from_millis(300));
         let done = run(&mut leaves, vec![job(b"")], timeout, &[]).expect("runs");
-        assert_eq!(done[0].how, How::TimedOut);
+        assert_eq!(done[0].how, How::LeftBehind);
     }
 
     /// Once, one run that was ended for its output had the others go without a time limit, for

@@ -56,6 +56,9 @@ pub enum SourceError {
     /// Standard input cannot be read.
     #[error("cannot read standard input: {0}")]
     Stdin(std::io::Error),
+    /// A message on standard input is too large.
+    #[error("a message on standard input is over 64 MiB, the most that one has")]
+    TooLarge,
     /// Its thread is gone.
     #[error("the thread that reads has panicked: that is a fault in mq-pipe itself")]
     Panicked,

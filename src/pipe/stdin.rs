@@ -80,13 +80,13 @@ pub(super) fn read(delimiter: u8, inputs: &Lane<Input>, words: &Lane<Word>) {
             Ok(_) => {
                 batches.take(&mut pending, known);
                 let is_over = pending.len() > limits::MESSAGE_BYTES_MAX;
-                is_over.then(|| std::io::Error::other("a message is over 64 MiB"))
+                is_over.then_some(SourceError::TooLarge)
             }
             Err(Errno::INTR) => None,
-            Err(errno) => Some(errno.into()),
+            Err(errno) => Some(SourceError::Stdin(errno.into())),
         };
         if let Some(error) = failed {
-            return inputs.push(Input::Failed(SourceError::Stdin(error)), 0);
+            return inputs.push(Input::Failed(error), 0);
         }
     }
 }

@@ -259,6 +259,23 @@ impl Trial {
         self.next = self.next.min(at);
     }
 
+    /// What failed last, as far as that is known: the first part that fails while others do not, or else
+    /// all that is left.
+    #[must_use]
+    pub fn at_fault(&self) -> Range<u64> {
+        let has_failed = |part: &&Part| part.failures().is_some_and(|failures| failures > 0);
+        let parts = || self.parts.iter().filter(has_failed);
+        let part = match &self.witness {
+            Some(_) => parts().find(|part| self.is_due(part)).or_else(|| parts().next()),
+            None => None,
+        };
+        let left = || {
+            let start = self.parts.front().map_or(self.count, |part| part.messages.start);
+            start..self.parts.back().map_or(self.count, |part| part.messages.end)
+        };
+        part.map_or_else(left, |part| part.messages.clone())
+    }
+
     /// What to do next.
     pub fn step(&mut self) -> Step {
         loop {

@@ -126,7 +126,7 @@ impl<H: Host> Pipe<'_, H> {
             }
             How::Exit(NEVER) => Ran::Never,
             How::TooMuch => Ran::TooMuch,
-            How::Exit(_) | How::Signal(_) | How::TimedOut => Ran::Failed,
+            How::Exit(_) | How::Signal(_) | How::TimedOut | How::LeftBehind => Ran::Failed,
         })
     }
 
@@ -140,7 +140,8 @@ impl<H: Host> Pipe<'_, H> {
         if part.lines() != part.count() {
             let reason = "a message holds a newline, so that its answer cannot be told apart";
             self.failure = Failure { reason: reason.to_owned(), stderr: Vec::new() };
-            return Ok(Ran::Failed);
+            // No number of tries changes that.
+            return Ok(Ran::Never);
         }
         if let Some(staying) = &mut self.staying {
             if staying.is_out_of_step() {

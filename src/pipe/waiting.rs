@@ -6,8 +6,10 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
 
-use super::committer::Done;
+use super::committer::{CommitError, Done};
+use super::order::Destination;
 use super::report::{Host, Note, PipeError};
 use super::run::{Pipe, Session};
 use crate::client::wait;
@@ -54,13 +56,27 @@ impl<H: Host> Pipe<'_, H> {
     }
 
     pub(super) fn wait(&self, session: &Session, until: Option<Instant>) -> Result<(), PipeError> {
-        let mut fds = [
+        let mut fds = vec![
             PollFd::from_borrowed_fd(self.host.as_fd(), PollFlags::IN),
             PollFd::new(&session.source, PollFlags::IN),
             PollFd::new(&session.committer, PollFlags::IN),
         ];
+        let stdout = rustix::stdio::stdout();
+        if matches!(self.order.destination, Destination::Stdout) {
+            // Nothing but that its reader has gone.
+            fds.push(PollFd::from_borrowed_fd(stdout, PollFlags::empty()));
+        }
         wait::poll(&mut fds, until)?;
-        if fds[0].revents().is_empty() { Ok(()) } else { Err(PipeError::Interrupted) }
+        if !fds[0].revents().is_empty() {
+            return Err(PipeError::Interrupted);
+        }
+        let is_gone = fds.get(3).is_some_and(|fd| fd.revents().contains(PollFlags::ERR));
+        // What is being written finds that out by itself.
+        if is_gone && session.committer.is_idle() {
+            let (what, source) = ("standard output".to_owned(), Errno::PIPE.into());
+            return Err(CommitError::File { what, source }.into());
+        }
+        Ok(())
     }
 
     pub(super) fn wait_committer(

@@ -106,6 +106,12 @@ pub enum StoreError {
     },
 }
 
+/// Whether the process, or the system, has as many files open as it may.
+fn has_few_descriptors(error: &io::Error) -> bool {
+    let errno = rustix::io::Errno::from_io_error(error);
+    errno.is_some_and(|errno| [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].contains(&errno))
+}
+
 fn holder(pid: Option<u32>) -> String {
     match pid {
         Some(pid) => format!("in use by another mq-serve (process {pid})"),
@@ -134,6 +140,9 @@ impl StoreError {
             }
             StoreError::OpenToOthers { path, .. } => {
                 format!("chmod 700 {}", path.display())
+            }
+            StoreError::NotWritable { source, .. } if has_few_descriptors(source) => {
+                "a higher limit of open files, as with `ulimit -n 1024`".to_owned()
             }
             StoreError::NotWritable { path, .. } => {
                 format!("chmod u+rwx {}, or {elsewhere}", path.display())

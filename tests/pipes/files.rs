@@ -19,6 +19,27 @@ fn a_file_gets_each_message_once() {
     assert_eq!(std::fs::read(&file).expect("reads"), b"cut\n", "nothing of a is left to read");
 }
 
+/// Once, what came after the file was moved went into a file without a name, and was let go of.
+#[test]
+fn a_file_that_is_moved_while_a_pipe_writes_it_is_not_written_any_more() {
+    let store = Store::new();
+    store.send("a", &seq(1, 10));
+    let args = ["--name", "p", "a", "file:out.txt", "--", "cat"];
+    let mut running = store.spawn("mq-pipe", &args);
+    let file = store.beside("out.txt");
+    eventually("it has written", || (std::fs::read(&file).ok()? == seq(1, 10)).then_some(()));
+    std::fs::rename(&file, store.beside("out.txt.1")).expect("renames");
+    store.send("a", &seq(11, 20));
+    assert_eq!(running.await_end(), 1);
+    let said = running.last_words();
+    assert!(said.contains("out.txt: it was moved or removed while the pipe ran"), "{said}");
+    store.await_number("a", "ready", 10);
+    pipe(&store, &[&["-e"], &args[..]].concat()).exits(1).says("was cut or removed");
+    std::fs::rename(store.beside("out.txt.1"), &file).expect("renames");
+    pipe(&store, &[&["-e"], &args[..]].concat()).ok();
+    assert_eq!(std::fs::read(&file).expect("reads"), seq(1, 20));
+}
+
 /// G14: kill -9 of the pipe at any moment.
 #[test]
 fn a_file_is_exact_over_kills_of_the_pipe() {

@@ -101,6 +101,16 @@ fn a_commit_that_can_never_fit_is_refused() {
     assert_eq!(store.receive("b"), b"1\n2\n11\n12\n");
 }
 
+/// Once, a pipe to standard output did not notice that its reader was gone before it had something to
+/// write.
+#[test]
+fn a_reader_that_goes_ends_a_pipe_that_waits() {
+    let store = Store::new();
+    store.send("a", &seq(1, 3));
+    let script = r#"{ mq-pipe a - -- cat; echo "status $?" >&2; } | head -1"#;
+    assert_eq!(store.sh(script).ok().says("status 141").stdout, b"1\n");
+}
+
 /// Whatever the destination's policy, the source lets go only of what is durable: the pipe under
 /// `never` works, and what it wrote is there after a kill.
 #[test]

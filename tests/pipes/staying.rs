@@ -57,6 +57,19 @@ fn one_message_is_quick() {
     assert!(best < Duration::from_millis(20), "the best of 20 took {best:?}");
 }
 
+/// Once, a message that no answer can be told of was tried up to the delivery limit, with pauses that
+/// grew, and held up all behind it.
+#[test]
+fn a_message_with_a_newline_is_given_up_at_once() {
+    let store = Store::new();
+    store.run("mq-send", &["--whole", "a"], b"x\ny").ok();
+    store.send("a", &seq(1, 3));
+    let done = pipe(&store, &["-e", "--name", "p", "--stay", "a", "b", "--", "cat"]).ok();
+    done.says("message 0 of a is a dead letter: a message holds a newline");
+    assert_eq!(store.receive("b"), seq(1, 3));
+    assert_eq!(store.number("a.pipe.p.dead", "ready"), 1);
+}
+
 /// Once, answers that were too much for one commit ended the pipe, though fewer lines would have done.
 #[test]
 fn answers_that_are_too_large_come_in_smaller_batches() {

@@ -16,6 +16,7 @@ use mq::client::inherited::{stdin_was_open, stdout_was_open};
 use mq::pipe::committer::CommitError;
 use mq::pipe::file::FileError;
 use mq::pipe::output::Cut;
+use mq::pipe::source::SourceError;
 use mq::pipe::state::StateError;
 use mq::pipe::{Destination, End, Misfit, Order, Origin, Pipe, PipeError};
 use rustix::io::Errno;
@@ -103,7 +104,7 @@ fn failure(error: PipeError, args: &Args) -> Outcome {
         }
         PipeError::Client(client)
         | PipeError::Commit(CommitError::Client(client))
-        | PipeError::Source(mq::pipe::source::SourceError::Client(client)) => {
+        | PipeError::Source(SourceError::Client(client)) => {
             let mut failure = Failure::from(client).while_doing(&args.doing());
             if failure.status == Status::BadInput && args.out == Some(Cut::Whole) {
                 let remedy = || "a smaller --batch: its whole output is one message".to_owned();
@@ -156,7 +157,9 @@ fn failure(error: PipeError, args: &Args) -> Outcome {
             let text = "the same with --reset, and --from to say where it begins anew";
             (Status::Failure, Some(text.to_owned()))
         }
-        PipeError::Misfit(_) | PipeError::Mark { .. } | PipeError::File(FileError::Cut { .. }) => {
+        PipeError::Misfit(_)
+        | PipeError::Mark { .. }
+        | PipeError::File(FileError::Cut { .. } | FileError::Edited(_)) => {
             let text = "the same with --reset: it begins anew, at the oldest message or at --from";
             (Status::Failure, Some(text.to_owned()))
         }
@@ -168,6 +171,7 @@ fn failure(error: PipeError, args: &Args) -> Outcome {
         PipeError::OutOfStep => (Status::CommandFailed, None),
         PipeError::TooMuch(_)
         | PipeError::WindowsTooMuch
+        | PipeError::Source(SourceError::TooLarge)
         | PipeError::Commit(CommitError::Output(_)) => (Status::BadInput, None),
         _ => (Status::Failure, None),
     };

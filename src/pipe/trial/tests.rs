@@ -161,6 +161,20 @@ fn a_batch_that_may_not_be_halved_is_tried_whole() {
     };
     let (done, _, end) = go(4, stops, poison);
     assert_eq!((done, end), (vec![(true, 0), (true, 1)], Step::GiveUp));
+    let mut trial = Trial::new(4, stops);
+    while trial.step() != Step::GiveUp {
+        if let Some(Running::Part(at)) = trial.running {
+            let how = poison(&trial.parts[at].messages.clone());
+            trial.ran(how);
+        } else if trial.running.is_some() {
+            trial.ran(Ran::Well);
+        }
+    }
+    assert_eq!(trial.at_fault(), 2..3);
+    let mut trial = Trial::new(4, stops);
+    trial.step();
+    trial.ran(Ran::Failed);
+    assert_eq!(trial.at_fault(), 0..4);
 }
 
 /// Once, all parts of a size were run before any of half of it: a thousand runs, each with 64
