@@ -588,6 +588,9 @@ pub const REMOTE_AHEAD_BYTES: usize = 2 * MIB;
 /// Batches, and their bytes ([`UNCONFIRMED_BYTES_MAX`]), that it has with an engine and that are not
 /// confirmed. A client has no more bytes under way either.
 pub const REMOTE_UNCONFIRMED_MAX: usize = 1024;
+/// Messages of a batch that an engine is handed at once: a frame may hold half a million, for which one that
+/// stores ten thousand a second would take a minute and say nothing of them before the last.
+pub const REMOTE_BATCH_MAX: u32 = 8192;
 /// Messages that failed and that it keeps, unsettled, until their back-off is over: at the bound it
 /// receives nothing new.
 pub const REMOTE_RESTING_MAX: usize = 1000;

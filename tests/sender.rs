@@ -328,6 +328,26 @@ fn room_in_a_queue_is_not_waited_for_longer_than_asked() {
     assert_lines(&server, 50_123);
 }
 
+/// A word of the server that comes together with its answer lay in the buffer until something else came: a
+/// sender whose server had nothing more to say waited for room for ever, and said nothing of it.
+#[test]
+fn what_comes_together_with_the_answer_is_heard() {
+    let full = Script { room: Some(0), held_at_once: true, ..Script::default() };
+    let server = FakeServer::start(vec![full; 3]);
+    let wait = Some(Micros::from_millis(300));
+    let (sent, outcome) = mpsc::channel();
+    std::thread::scope(|scope| {
+        let server = &server;
+        scope.spawn(move || sent.send(send(server, Order { wait, ..order(file(b"x\n")) })));
+        let outcome = outcome.recv_timeout(Duration::from_secs(20));
+        server.confirm();
+        let outcome = outcome.expect("it gives up");
+        assert!(matches!(&outcome.result, Err(SendError::Client(ClientError::Refused(fault)))
+            if fault.code == ErrorCode::Full));
+        assert_eq!((outcome.confirmed, outcome.notices.len()), (0, 1), "{:?}", outcome.notices);
+    });
+}
+
 #[test]
 fn a_batch_of_which_a_part_is_stored_is_sent_on_from_there() {
     for room in [1, 7, 19_999] {

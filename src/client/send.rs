@@ -226,7 +226,8 @@ impl<'a, H: Host> Sender<'a, H> {
     /// Tries to reach a server and to open the channel; there may be no connection afterwards.
     fn connect(&mut self) -> Result<(), SendError> {
         match self.try_connect() {
-            Ok(()) => Ok(()),
+            // What came right behind the answer makes no socket readable any more.
+            Ok(()) => self.heed(Filled::WouldBlock),
             Err(ClientError::Interrupted) => Err(self
                 .host
                 .take_signal()
@@ -293,6 +294,10 @@ impl<'a, H: Host> Sender<'a, H> {
         self.connection = None;
         self.held = None;
         self.window.rewind();
+        if self.dialer.is_to_engine() {
+            // Nothing is tried again: the next connection is refused with how the helper has ended.
+            return Ok(());
+        }
         let tries = again(&mut self.losing, self.window.confirmed());
         if tries.count == 1 {
             self.host.notice(Notice::Lost { orderly: self.orderly });
@@ -350,9 +355,13 @@ impl<'a, H: Host> Sender<'a, H> {
         self.give_up(fault)
     }
 
-    /// There is no room for the rest. What is stored is learnt by a new connection.
+    /// There is no room for the rest. What is stored is learnt by a new connection, but from a helper, which
+    /// has said all that it knows and is not started twice.
     fn give_up(&mut self, fault: Fault) -> Result<(), SendError> {
         self.connection = None;
+        if self.dialer.is_to_engine() {
+            return Err(ClientError::Refused(fault).into());
+        }
         self.held = None;
         self.window.rewind();
         self.end(ClientError::Refused(fault).into());
@@ -361,6 +370,9 @@ impl<'a, H: Host> Sender<'a, H> {
 
     /// What was sent last waits for room in the queue.
     fn hold(&mut self, fault: Fault) {
+        if self.ending.is_some() {
+            return;
+        }
         if self.held.is_none() {
             self.host.notice(Notice::Full(&fault));
         }
@@ -517,6 +529,12 @@ impl<'a, H: Host> Sender<'a, H> {
     fn hear(&mut self) -> Result<(), SendError> {
         let Some(connection) = &mut self.connection else { return Ok(()) };
         let filled = connection.fill().map_err(ClientError::io("read from the server"))?;
+        self.heed(filled)
+    }
+
+    /// Heeds all that was read of what the server says; `filled`: what the last read found.
+    fn heed(&mut self, filled: Filled) -> Result<(), SendError> {
+        let Some(connection) = &mut self.connection else { return Ok(()) };
         let before = self.window.confirmed();
         let (mut fault, mut held) = (None, None);
         while let Some((header, body)) = connection.next_frame().map_err(ClientError::from)? {

@@ -61,6 +61,8 @@ pub struct State {
     pub holds: watch::Sender<Option<Failure>>,
     /// Dies after so many more batches, the last of which is stored and not confirmed.
     pub dies_after: Option<usize>,
+    /// Takes nothing more after so many batches.
+    pub holds_after: Option<usize>,
     /// Dies after so many more messages were handed out.
     pub dies_after_deliveries: Option<usize>,
     /// What is published is stored, and not confirmed before this is over.
@@ -263,6 +265,14 @@ impl Publisher for MemoryPublisher {
                     queue.repeated += 1;
                 }
             }
+            let is_full = state.holds_after.as_mut().is_some_and(|left| {
+                *left = left.saturating_sub(1);
+                *left == 0
+            });
+            if is_full {
+                state.holds_after = None;
+                state.holds.send_replace(Some(Failure::new(Kind::Busy, "Memory is low on disk")));
+            }
             let dies = state.dies_after.as_mut().is_some_and(|left| {
                 *left = left.saturating_sub(1);
                 *left == 0
@@ -300,6 +310,8 @@ impl Publisher for MemoryPublisher {
     }
 
     async fn finish(self) -> Result<(), Failure> {
+        let mut held = self.broker.state().holds.subscribe();
+        held.wait_for(Option::is_none).await.expect("the broker stays");
         Ok(())
     }
 }

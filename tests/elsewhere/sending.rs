@@ -1,9 +1,11 @@
 //! Sending to an engine: confirmed once it is there, sent again when a connection is lost, refused in words.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use mq::limits;
 use mq::remote::failure::{Failure, Kind};
 
+use crate::desk::Desk;
 use crate::harness::seq;
 use crate::memory::Stored;
 use crate::stand::Stand;
@@ -139,6 +141,22 @@ fn an_engine_that_takes_nothing_says_why_and_is_waited_for() {
     assert_eq!(stand.broker.ready("q"), [b"x".to_vec()]);
 }
 
+/// A sender that waited for room no longer asked a new connection what was stored: there is no second
+/// helper, so it said that the helper was gone (69), seconds after its time was over.
+#[test]
+fn an_engine_that_takes_nothing_is_given_up_in_its_own_words() {
+    let desk = Desk::new("an_engine_that_takes_nothing_is_given_up");
+    let full = Failure::new(Kind::Busy, "Memory is low on disk");
+    desk.bench.feed("mq-send", &[&desk.url("q")], b"a\n").ok();
+    desk.broker.with(|state| state.holds.send_replace(Some(full)));
+    let began = Instant::now();
+    let args = ["-w", "300ms", &desk.url("q"), "-m", "x"];
+    let done = desk.bench.run("mq-send", &args).exits(75);
+    done.says("low on disk; waiting for room").says("confirmed: 0 leading");
+    assert!(began.elapsed() < limits::DRAIN.to_duration(), "after {:?}", began.elapsed());
+    assert_eq!(desk.broker.ready("q"), [b"a".to_vec()]);
+}
+
 #[test]
 fn an_engine_that_comes_back_is_waited_for() {
     let stand = Stand::new("an_engine_that_comes_back_is_waited_for");
@@ -234,4 +252,17 @@ fn figures_are_shown_as_far_as_they_are_known() {
     stand.store.run("mq-admin", &["-v", "purge", "q"], b"").ok().says("3 messages of q are gone");
     stand.store.run("mq-admin", &["rm", "q"], b"").ok();
     stand.store.run("mq-admin", &["requeue", "q"], b"").exits(2).says("no more");
+}
+
+/// A frame holds half a million short lines. Of an engine that was slow, or took no more, it was said that it
+/// had stored none of them until it had them all.
+#[test]
+fn a_large_batch_is_confirmed_on_the_way() {
+    let desk = Desk::new("a_large_batch_is_confirmed_on_the_way");
+    desk.broker.with(|state| state.holds_after = Some(3));
+    let args = ["-w", "300ms", &desk.url("q")];
+    let done = desk.bench.feed("mq-send", &args, &b"y\n".repeat(100_000)).exits(75);
+    let stored = desk.broker.ready("q").len();
+    assert_eq!(stored, 3 * limits::REMOTE_BATCH_MAX as usize);
+    done.says(&format!("confirmed: {stored} leading"));
 }

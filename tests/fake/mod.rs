@@ -41,6 +41,8 @@ pub struct Script {
     /// Has room for so many messages in all, until [`FakeServer::confirm`]: what goes beyond is
     /// parked, and that is said.
     pub room: Option<usize>,
+    /// Says so with its answer to OPEN_SEND, in one write, and not again.
+    pub held_at_once: bool,
     /// Closes once something is parked.
     pub close_when_held: bool,
     /// Answers OPEN_SEND with this fault.
@@ -189,7 +191,13 @@ impl Connection {
                             (stored.last, stored.annex.clone().filter(|_| open.named))
                         };
                         assert!(resumed <= last);
-                        self.reply(header.channel, &sending(last, annex));
+                        let mut answer = Vec::new();
+                        sending(last, annex).encode(header.channel, &mut answer);
+                        if self.script.held_at_once {
+                            no_room().encode(header.channel, &mut answer);
+                        }
+                        // The client may have gone.
+                        let _ = self.stream.write_all(&answer);
                     }
                 },
                 Request::Publish(head, payload) => {
@@ -258,10 +266,8 @@ impl Connection {
             store(&self.shared, &part, &payload[..bytes]);
             self.reply(channel, &Reply::Confirm(Sequence(fits), Offset(fits), Count(0)));
         }
-        if self.parked.is_empty() {
-            let message = "the queue is full".to_owned();
-            let fault = Fault::new(ErrorCode::Full, message);
-            self.reply(channel, &Reply::Held(fault));
+        if self.parked.is_empty() && !self.script.held_at_once {
+            self.reply(channel, &no_room());
         }
         self.parked.push((*head, payload.to_vec()));
         true
@@ -331,6 +337,10 @@ impl Connection {
         self.script.hold = false;
         self.reply(1, &Reply::Confirm(last, Offset(last.0), Count(0)));
     }
+}
+
+fn no_room() -> Reply<'static> {
+    Reply::Held(Fault::new(ErrorCode::Full, "the queue is full".to_owned()))
 }
 
 fn sending(last: Sequence, annex: Option<Vec<u8>>) -> Reply<'static> {

@@ -6,7 +6,7 @@ use crate::batch::{self, Framing, Record, tags};
 use crate::limits;
 use crate::remote::failure::{Failure, Kind};
 use crate::remote::message::{Facts, Outgoing};
-use crate::units::WallTime;
+use crate::units::{Sequence, WallTime};
 use crate::wire::PublishHead;
 
 /// Bytes that the parts of a large message may have together.
@@ -32,6 +32,27 @@ impl Published {
     #[must_use]
     pub fn new(head: PublishHead, payload: Bytes) -> Published {
         Published { head, payload, annex_of_parts: None, confirmed: 0 }
+    }
+
+    /// The same in parts of at most so many messages, in order: each can be confirmed by itself. What has an
+    /// annex stays whole, as that stands for all of it.
+    #[must_use]
+    pub fn split(self, most: u32) -> Vec<Published> {
+        let mut parts = Vec::new();
+        let mut rest = self;
+        while rest.head.count > most
+            && rest.head.batch_flags & batch::flags::ANNEX == 0
+            && let Some(bytes) =
+                batch::bytes_of_messages(rest.head.framing, &rest.payload, u64::from(most))
+        {
+            let behind = rest.head.count - most;
+            let sequence = Sequence(rest.head.sequence.0 - u64::from(behind));
+            let head = PublishHead { sequence, count: most, ..rest.head };
+            parts.push(Published::new(head, rest.payload.split_to(bytes)));
+            rest.head.count = behind;
+        }
+        parts.push(rest);
+        parts
     }
 
     /// So many of the messages that it still has, the first ones, are confirmed: they are not sent again.
@@ -192,7 +213,7 @@ impl Parts {
 mod tests {
     use super::*;
     use crate::batch::{flags, push_annex, push_attribute};
-    use crate::units::{Monotonic, Sequence};
+    use crate::units::Monotonic;
 
     fn head(sequence: u64, count: u32, framing: Framing) -> PublishHead {
         PublishHead {
@@ -219,6 +240,40 @@ mod tests {
             let wrong = Published::new(head(9, count, Framing::Delimited(b'\n')), bytes);
             assert!(wrong.messages().is_err(), "{text:?} is not {count}");
         }
+    }
+
+    #[test]
+    fn parts_are_the_same_messages() {
+        let lines = Bytes::from_static(b"a\n\nbc\nd\ne\n");
+        let mut records = Vec::new();
+        for body in [b"a".as_slice(), b"", b"bc", b"d", b"e"] {
+            Record { body, attribute_bytes: &[] }.encode(&mut records);
+        }
+        let numbers = |published: &Published| {
+            let messages = published.messages().expect("well made");
+            messages.into_iter().map(|m| (m.number, m.body)).collect::<Vec<_>>()
+        };
+        for (framing, payload) in
+            [(Framing::Delimited(b'\n'), lines), (Framing::Records, records.into())]
+        {
+            let whole = Published::new(head(9, 5, framing), payload);
+            for most in 1..=6 {
+                let parts = whole.clone().split(most);
+                assert_eq!(parts.len(), 5usize.div_ceil(most as usize));
+                let each: Vec<_> = parts.iter().flat_map(numbers).collect();
+                assert_eq!(each, numbers(&whole));
+                assert_eq!(parts.last().expect("one").last(), 9);
+                assert_eq!(parts[0].confirmed(), 4);
+            }
+        }
+        let wrong = Published::new(head(9, 5, Framing::Delimited(b'\n')), "a\nb".into());
+        assert!(wrong.split(1).iter().any(|part| part.messages().is_err()));
+        let mut annexed = Vec::new();
+        push_annex(&mut annexed, b"annex");
+        annexed.extend_from_slice(b"a\nb\n");
+        let head =
+            PublishHead { batch_flags: flags::ANNEX, ..head(9, 2, Framing::Delimited(b'\n')) };
+        assert_eq!(Published::new(head, annexed.into()).split(1).len(), 1);
     }
 
     #[test]

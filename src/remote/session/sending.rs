@@ -22,6 +22,7 @@ use crate::remote::engine::{
     Abilities, Confirmation, Engine, Holding, Progress, PublishWish, Publisher, Unconfirmed,
 };
 use crate::remote::failure::{Failure, Kind};
+use crate::remote::message::Outgoing;
 use crate::units::{Count, Epoch, Offset, Sequence, WallTime};
 use crate::wire::{OpenSend, Reply, Request, Sending};
 
@@ -88,7 +89,9 @@ impl<E: Engine> Session<E> {
         self.out.push(channel, &Reply::Sending(sending));
         self.at_most_once();
         let ended = self.run_sender(&mut sender).await;
-        if let Some(publisher) = sender.publisher.take() {
+        // An engine that takes nothing does not take a goodbye either.
+        let is_vain = sender.is_held() && matches!(ended, Err(Stop::Gone));
+        if let Some(publisher) = sender.publisher.take().filter(|_| !is_vain) {
             let finished =
                 tokio::time::timeout(limits::DRAIN.to_duration(), publisher.finish()).await;
             if let Ok(Err(failure)) = finished
@@ -130,8 +133,12 @@ impl<E: Engine> Session<E> {
         }
     }
 
-    /// The client is gone; what it sent goes its way all the same, within a bounded time.
+    /// The client is gone; what it sent goes its way all the same, within a bounded time, unless the engine
+    /// takes nothing anyway: the client waits for our end.
     async fn outlive(&mut self, sender: &mut Sender<E::Publisher>) -> Result<(), Stop> {
+        if sender.is_held() {
+            return Err(Stop::Gone);
+        }
         let rest = async {
             while sender.publisher.is_some()
                 && let Some(Ok(())) = sender.pending.next().await
@@ -186,39 +193,52 @@ impl<E: Engine> Session<E> {
                 Ok(messages) => messages,
                 Err(failure) => return self.give_up(sender, failure).await,
             };
-            let (mut heard, channel) = (Vec::new(), sender.channel);
-            let handed = {
-                let publisher = sender.publisher.as_mut().expect("just made");
-                if let Some(annex) = sender.kept[sender.handed].annex() {
-                    publisher.note(annex);
-                }
-                let mut publishing = std::pin::pin!(publisher.publish(messages));
-                // It may hold back until what it has is confirmed, and somebody heard of it.
-                loop {
-                    let is_well = heard.last().is_none_or(Result::is_ok);
-                    tokio::select! {
-                        biased;
-                        handed = &mut publishing => break handed,
-                        Some(confirmed) = sender.pending.next(),
-                            if is_well && !sender.pending.is_empty() => heard.push(confirmed),
-                        why = held(&mut sender.holding) => {
-                            self.say_held(channel, &why);
-                        }
-                        written = self.out.write(), if !self.out.is_empty() => written?,
-                        () = self.frames.hung_up() => return Err(Stop::Gone),
-                    }
-                }
-            };
+            let mut publisher = sender.publisher.take().expect("just made");
+            if let Some(annex) = sender.kept[sender.handed].annex() {
+                publisher.note(annex);
+            }
+            let published = self.publish(sender, &mut publisher, messages).await;
+            sender.publisher = Some(publisher);
+            let (handed, mut failure) = published?;
             let handed = handed.map(|confirmation| {
                 sender.pending.push_back(confirmation);
                 sender.handed += 1;
             });
-            let heard = self.hear(sender, heard);
-            if let Some(failure) = heard.or(handed.err()) {
+            if failure.is_none() {
+                // What is confirmed by now need not be sent again, if handing over failed.
+                failure = self.hear_all(sender, Vec::new()).or(handed.err());
+            }
+            if let Some(failure) = failure {
                 self.begin_anew(sender, failure).await?;
             }
         }
         Ok(())
+    }
+
+    /// Hands over a batch, and tells meanwhile what is confirmed of those before, as an engine may hold back
+    /// for long; with what was handed over, why one of those is not confirmed.
+    async fn publish(
+        &mut self,
+        sender: &mut Sender<E::Publisher>,
+        publisher: &mut E::Publisher,
+        messages: Vec<Outgoing>,
+    ) -> Result<(Result<Confirmation, Failure>, Option<Failure>), Stop> {
+        let mut publishing = std::pin::pin!(publisher.publish(messages));
+        let mut failed = None;
+        loop {
+            tokio::select! {
+                biased;
+                handed = &mut publishing => return Ok((handed, failed)),
+                Some(confirmed) = sender.pending.next(),
+                    if failed.is_none() && !sender.pending.is_empty() =>
+                {
+                    failed = self.hear_all(sender, vec![confirmed]);
+                }
+                why = held(&mut sender.holding) => self.say_held(sender.channel, &why),
+                written = self.out.write(), if !self.out.is_empty() => written?,
+                () = self.frames.hung_up() => return Err(Stop::Gone),
+            }
+        }
     }
 
     /// What was confirmed, in order, up to a failure.
@@ -251,17 +271,24 @@ impl<E: Engine> Session<E> {
         sender: &mut Sender<E::Publisher>,
         confirmed: Result<(), Unconfirmed>,
     ) -> Result<(), Stop> {
-        // All that is known at once is one word.
-        let mut heard = vec![confirmed];
-        while heard.last().is_some_and(Result::is_ok)
+        match self.hear_all(sender, vec![confirmed]) {
+            Some(failure) => self.begin_anew(sender, failure).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The same as [`Session::hear`], with all that is known by now: it is one word.
+    fn hear_all(
+        &mut self,
+        sender: &mut Sender<E::Publisher>,
+        mut heard: Vec<Result<(), Unconfirmed>>,
+    ) -> Option<Failure> {
+        while heard.last().is_none_or(Result::is_ok)
             && let Some(Some(confirmed)) = sender.pending.next().now_or_never()
         {
             heard.push(confirmed);
         }
-        match self.hear(sender, heard) {
-            Some(failure) => self.begin_anew(sender, failure).await,
-            None => Ok(()),
-        }
+        self.hear(sender, heard)
     }
 
     fn say_confirmed(&mut self, sender: &Sender<E::Publisher>) {
@@ -321,6 +348,11 @@ impl<P> Sender<P> {
         self.kept.push_back(published);
     }
 
+    /// Whether the engine says that it takes nothing.
+    fn is_held(&self) -> bool {
+        self.holding.as_ref().is_some_and(|holding| holding.borrow().is_some())
+    }
+
     fn confirm(&mut self) {
         let published = self.kept.pop_front().expect("a confirmation for each batch");
         self.kept_bytes -= published.bytes();
@@ -366,7 +398,8 @@ fn take<P>(sender: &mut Sender<P>, frame: &Frame) -> Result<(), Stop> {
         Request::Publish(head, payload) if is_ours => {
             let part = sender.parts.push(head, frame.body.slice_ref(payload));
             let whole = part.map_err(|failure| Stop::Failed(sender.channel, failure))?;
-            whole.into_iter().for_each(|published| sender.keep(published));
+            let parts = whole.into_iter().flat_map(|whole| whole.split(limits::REMOTE_BATCH_MAX));
+            parts.for_each(|published| sender.keep(published));
         }
         Request::Close if is_ours => sender.is_closing = true,
         _ => return Err(Stop::protocol("a frame that is none of a sender's")),
