@@ -96,6 +96,9 @@ impl Address {
         };
         let hosts = hosts.split(',').filter(|host| !host.is_empty());
         let hosts = hosts.map(|host| host_of(text, host)).collect::<Result<_, _>>()?;
+        if path.len() > 1 && path.ends_with('/') {
+            return Err(bad(text, "it ends with a slash; one that is in a name is written %2f"));
+        }
         let path = path.split('/').filter(|part| !part.is_empty()).map(decode);
         let path = path.collect::<Result<Vec<_>, _>>()?;
         let mut options = BTreeMap::new();
@@ -207,6 +210,7 @@ mod tests {
             "amqp://u:secret@[::1/q",
             "amqp://u:secret@h:0/q",
             "amqp://u:secret@h/%ff",
+            "amqp://u:secret@h/%2f/",
         ] {
             let failure = Address::parse(text).expect_err("bad");
             assert_eq!(failure.kind, Kind::Unsupported);

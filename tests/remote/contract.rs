@@ -486,6 +486,21 @@ pub async fn each_mistake_has_its_own_words<E: Tried>(port: u16, queue: &str) {
     }
 }
 
+/// What would be several queues there, or another one, is refused: it would be sent to, or purged.
+pub async fn names_of_none_are_refused<E: Tried>(port: u16, names: &[&str]) {
+    let engine: E = connect(port, "any").await;
+    for name in names {
+        let sent = engine.publisher(&to_send(name)).await.err();
+        let received = engine.consumer(&to_receive(name)).await.err();
+        let purged = engine.purge(name).await.err();
+        for failure in [sent, received, purged] {
+            let failure = failure.unwrap_or_else(|| panic!("{name} was taken"));
+            assert_eq!(failure.kind, Kind::Unsupported, "{failure}");
+            assert!(failure.message.contains(name), "{failure}");
+        }
+    }
+}
+
 /// The server is killed while messages are sent, and started again: all that was confirmed is there.
 pub async fn nothing_confirmed_is_lost_by_a_kill<E: Tried>(server: Server, queue: &str) {
     let engine: E = connect(server.port, queue).await;

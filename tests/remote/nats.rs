@@ -183,3 +183,9 @@ fn a_host_that_is_down_is_passed_over() {
         }
     });
 }
+
+#[test]
+fn names_of_several_queues_are_refused() {
+    let Some(port) = Nats::shared() else { return };
+    run(contract::names_of_none_are_refused::<Nats>(port, &["a.*", ">", "a..b", ".a", "a."]));
+}

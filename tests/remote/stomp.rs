@@ -109,3 +109,12 @@ fn the_brokers_own_headers_are_not_the_messages() {
         assert_eq!(facts, &plain);
     });
 }
+
+#[test]
+fn names_of_several_queues_are_refused() {
+    let Some(port) = Stomp::shared() else { return };
+    run(contract::names_of_none_are_refused::<Stomp>(
+        port,
+        &["a,b", ">", "a.*", "a?consumer.priority=9"],
+    ));
+}

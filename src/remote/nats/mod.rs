@@ -159,9 +159,22 @@ fn stream_name(subject: &str) -> String {
     subject.replace(['.', '*', '>', '/', '\\', ' ', '\t'], "_")
 }
 
+/// A queue here is one subject: a wildcard would be several, to be purged too.
+fn check_name(subject: &str) -> Result<(), Failure> {
+    let is_odd = |c: char| matches!(c, '*' | '>') || c.is_whitespace() || c.is_control();
+    if subject.contains(is_odd) || subject.split('.').any(str::is_empty) {
+        let why = format!(
+            "NATS has no subject {subject:?}: a queue there is one without wildcards, blanks and empty parts"
+        );
+        return Err(Failure::unsupported(why));
+    }
+    Ok(())
+}
+
 impl Nats {
     /// The stream that holds a subject.
     async fn find_stream(&self, subject: &str) -> Result<Option<Stream>, Failure> {
+        check_name(subject)?;
         let doing = format!("look for the stream of {subject}");
         let name = match &self.wanted.stream {
             Some(name) => name.clone(),
@@ -182,11 +195,6 @@ impl Nats {
     }
 
     async fn stream(&self, subject: &str, retention: RetentionPolicy) -> Result<Stream, Failure> {
-        if subject.is_empty() || subject.contains(['*', '>', ' ', '\t', '\r', '\n']) {
-            let why =
-                format!("NATS has no subject {subject:?}: a queue there is one without wildcards");
-            return Err(Failure::unsupported(why));
-        }
         if let Some(stream) = self.find_stream(subject).await? {
             return Ok(stream);
         }

@@ -314,8 +314,8 @@ impl Engine for RabbitMq {
         confirmed: "the broker confirmed a persistent message on a durable queue",
         ordered: Ability::Yes,
         once: Ability::No(
-            "RabbitMQ cannot tell a message that is sent again from another, so one that was in flight \
-             as a connection was lost may be stored twice",
+            "RabbitMQ cannot tell a message that is sent again from another, so one that was in flight as a \
+             connection was lost, or as a full queue refused one before it, may be stored twice",
         ),
         keys: Ability::Partly("kept in the header mq-key; they order nothing"),
         headers: Ability::Partly("in the order of their names"),

@@ -75,8 +75,26 @@ impl Stomp {
     }
 }
 
+/// A queue's name, if that is what it would be taken for: some characters make a destination of ActiveMQ
+/// several queues, or another one.
+fn check_name(queue: &str) -> Result<(), Failure> {
+    let is_wildcard = |part: &str| part == "*" || part == ">";
+    if queue.contains([',', '?']) || queue.split('.').any(is_wildcard) {
+        let why = format!(
+            "ActiveMQ has no queue {queue:?}: a name there has no wildcards, no commas and no ?"
+        );
+        return Err(Failure::unsupported(why));
+    }
+    Ok(())
+}
+
 fn destination(queue: &str, group: &str) -> Result<String, Failure> {
+    check_name(queue)?;
     match (queue.starts_with(VIRTUAL), group) {
+        (true, group) if group.contains('.') => {
+            let why = format!("with ActiveMQ a group has a name without dots, not {group}");
+            Err(Failure::unsupported(why))
+        }
         (true, group) => Ok(format!("/queue/Consumer.{group}.{queue}")),
         (false, DEFAULT_GROUP) => Ok(format!("/queue/{queue}")),
         (false, _) => {
@@ -148,6 +166,7 @@ impl Engine for Stomp {
     }
 
     async fn publisher(&self, wish: &PublishWish) -> Result<StompPublisher, Failure> {
+        check_name(&wish.queue)?;
         let kind = if wish.queue.starts_with(VIRTUAL) { "topic" } else { "queue" };
         let to = format!("/{kind}/{}", wish.queue);
         Ok(StompPublisher::new(self.place.clone(), self.open().await?, to))
