@@ -1,23 +1,24 @@
-//! Kafka, by rdkafka, on librdkafka's own mock cluster within this process: an idempotent producer whose
-//! reports are counted, and a consumer that stores positions, which are committed every half second.
+//! Kafka, by rdkafka, on the broker tansu: an idempotent producer whose reports are counted, and a consumer that
+//! stores positions, which are committed every half second. The broker makes each fetch wait for as long as it
+//! may, so that is set as in the tools.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
-use rdkafka::mocking::MockCluster;
-use rdkafka::producer::{
-    BaseRecord, DefaultProducerContext, Producer as _, ProducerContext, ThreadedProducer,
-};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::{ClientConfig, ClientContext};
 
 use crate::beside::Beside;
+use crate::servers::{self, Server};
 
-pub struct RdKafka(MockCluster<'static, DefaultProducerContext>);
+pub struct RdKafka(Server);
 
 /// Counts what was stored.
 #[derive(Default)]
@@ -35,9 +36,13 @@ impl ProducerContext for Stored {
 }
 
 impl RdKafka {
+    fn at(&self) -> String {
+        format!("127.0.0.1:{}", self.0.port)
+    }
+
     fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", self.0.bootstrap_servers());
+        config.set("bootstrap.servers", self.at());
         config
     }
 }
@@ -47,17 +52,20 @@ impl Beside for RdKafka {
     const CLIENT: &'static str = "rdkafka";
 
     fn start() -> Result<RdKafka, String> {
-        MockCluster::new(1).map(RdKafka).map_err(|error| error.to_string())
+        servers::tansu().map(RdKafka)
     }
 
     async fn new_queue(&self, number: u64) -> String {
         let queue = format!("bench-{number}");
-        self.0.create_topic(&queue, 4, 1).expect("a topic");
+        let admin: AdminClient<DefaultClientContext> = self.config().create().expect("a client");
+        let topic = NewTopic::new(&queue, 4, TopicReplication::Fixed(1));
+        let made = admin.create_topics([&topic], &AdminOptions::new()).await.expect("an answer");
+        assert!(made.iter().all(Result::is_ok), "{made:?}");
         queue
     }
 
     fn url(&self, queue: &str) -> String {
-        format!("kafka://{}/{queue}", self.0.bootstrap_servers())
+        format!("kafka://{}/{queue}", self.at())
     }
 
     async fn send(&self, queue: &str, messages: &[Bytes]) {
@@ -87,6 +95,7 @@ impl Beside for RdKafka {
             .set("group.id", format!("mq-{queue}"))
             .set("auto.offset.reset", "earliest")
             .set("auto.commit.interval.ms", "500")
+            .set("fetch.wait.max.ms", "100")
             .set("enable.auto.offset.store", "false");
         let consumer: BaseConsumer = config.create().expect("a consumer");
         consumer.subscribe(&[queue]).expect("subscribed");

