@@ -9,6 +9,7 @@ use crate::disk::ENDLESS;
 use crate::model::{Message, QueueModel};
 use crate::receiver::{Receiver, Take};
 use crate::runner::Happened;
+use crate::several::Several;
 use crate::wide::{Wide, aside, dead_letters_of, name, witness};
 use crate::world::Fall;
 
@@ -45,6 +46,7 @@ impl Wide {
                 receiver.refused = receiver.connection.is_some();
             }
         }
+        self.several.iter_mut().for_each(Several::ask_again);
         for round in 0..2_000u64 {
             for sender in 0..self.senders.len() {
                 let waiting = &self.senders[sender];
@@ -134,6 +136,7 @@ impl Wide {
     }
 
     fn check(mut self, groups: &[(Name, Name)]) -> Happened {
+        self.world.trace_accounts();
         let mut happened = Happened::default();
         for (queue, group) in groups.iter().filter(|(queue, _)| *queue != aside()) {
             let model = &self.queues[queue];

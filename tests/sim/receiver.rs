@@ -181,6 +181,10 @@ impl Receiver {
         for offset in &some {
             self.held.remove(offset);
         }
+        trace(|| {
+            let what = if give_back { "gives back" } else { "settles" };
+            format!("  {}/{} {what} {some:?}", self.queue, self.group)
+        });
         if give_back {
             let ranges = ranges(some.into_iter());
             Request::Release(ReleaseMode::Release, ranges).encode(CHANNEL, out);

@@ -27,6 +27,8 @@ struct Member {
 #[derive(Debug)]
 pub struct Several {
     pub queues: Vec<Name>,
+    /// Those that stood still.
+    left_out: Vec<Name>,
     pub group: Name,
     strict: bool,
     pub connection: Option<ConnectionId>,
@@ -47,6 +49,7 @@ impl Several {
     pub fn new(queues: Vec<Name>, group: Name, rng: &mut Random) -> Several {
         Several {
             queues,
+            left_out: Vec::new(),
             group,
             strict: rng.chance(50),
             connection: None,
@@ -82,6 +85,12 @@ impl Several {
 
     pub fn lost(&mut self) {
         self.connection = None;
+    }
+
+    /// A damaged queue that was left out may be sound again once power was lost, and is asked once more.
+    pub fn ask_again(&mut self) {
+        self.refused |= self.connection.is_some() && !self.left_out.is_empty();
+        self.queues.append(&mut self.left_out);
     }
 
     /// Reads what the server said, and answers: more credit, and acks.
@@ -139,7 +148,8 @@ impl Several {
         self.members.remove(&channel);
         self.refused |= channel == CHANNEL || fault.code != Corrupt;
         if channel == CHANNEL && fault.code == Corrupt {
-            self.queues.retain(|queue| !models[queue].spoilt);
+            let spoilt = self.queues.extract_if(.., |queue| models[queue].spoilt);
+            self.left_out.extend(spoilt);
         }
     }
 
