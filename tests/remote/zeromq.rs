@@ -68,6 +68,49 @@ fn many_messages_come_through_by_a_socket_file() {
     });
 }
 
+/// The crate's receiving end went round for ever once tokio held back its socket, as it does to whoever reads
+/// on and on in one turn: so it was with a sender that was always ahead.
+#[test]
+fn a_sender_that_is_always_ahead_does_not_stop_a_receiver() {
+    const COUNT: u64 = 30_000;
+    let port = free_port();
+    let (url, ready) = (format!("zmq+tcp://127.0.0.1:{port}"), std::sync::Barrier::new(2));
+    let (done, end) = std::sync::mpsc::channel();
+    let (bound, ready) = (format!("{url}?bind"), std::sync::Arc::new(ready));
+    let sender_ready = std::sync::Arc::clone(&ready);
+    std::thread::spawn(move || {
+        run(async {
+            let mut publisher =
+                engine(&bound).await.publisher(&to_send("")).await.expect("a publisher");
+            sender_ready.wait();
+            let body = bytes::Bytes::from(vec![b'.'; 4096]);
+            for first in (0..COUNT).step_by(1000) {
+                let batch = (first..first + 1000).map(|number| plain(number, body.clone()));
+                let sent = publisher.publish(batch.collect()).await.expect("sent");
+                sent.await.expect("handed over");
+            }
+        });
+    });
+    // Who goes round for ever is not waited for.
+    std::thread::spawn(move || {
+        run(async {
+            ready.wait();
+            let engine = engine(&url).await;
+            let mut consumer = engine.consumer(&to_receive("")).await.expect("a consumer");
+            let mut all = 0;
+            while all < COUNT {
+                let got = receive(&mut consumer, 10).await;
+                // Slower than the sender.
+                let bytes = got.iter().flat_map(|message| &message.body);
+                assert!(bytes.fold(0u64, |sum, byte| sum.wrapping_mul(31) + u64::from(*byte)) > 0);
+                all += got.len() as u64;
+            }
+            done.send(()).expect("it is waited for");
+        });
+    });
+    end.recv_timeout(std::time::Duration::from_secs(60)).expect("all comes");
+}
+
 #[test]
 fn facts_and_topics_come_through() {
     run(async {

@@ -160,10 +160,12 @@ enum Receiving {
 }
 
 impl Receiving {
+    /// The next message. tokio holds back a socket of a task that has read much in one turn, and the crate
+    /// asks that socket again until it has something, without giving up the turn: so it must not be held back.
     async fn recv(&mut self) -> Result<ZmqMessage, ZmqError> {
         match self {
-            Receiving::Pull(socket) => socket.recv().await,
-            Receiving::Subscribe(socket) => socket.recv().await,
+            Receiving::Pull(socket) => tokio::task::unconstrained(socket.recv()).await,
+            Receiving::Subscribe(socket) => tokio::task::unconstrained(socket.recv()).await,
         }
     }
 }
