@@ -2,6 +2,7 @@
 //! is a thread of this process with a runtime of its own; a sample ends when it has all.
 
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use zeromq::{PullSocket, PushSocket, Socket, SocketRecv as _, SocketSend as _, ZmqError};
@@ -38,17 +39,25 @@ async fn push_all(socket: &mut PushSocket, messages: &[Bytes]) {
                 Err(error) => panic!("{error}"),
             }
             // Nobody has come yet.
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 }
 
+/// How long nothing may come.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 async fn pull_all(socket: &mut PullSocket, count: u64) {
     let mut got = 0;
     while got < count {
-        // Whoever only looks whether somebody listens ends in an error.
-        if socket.recv().await.is_ok() {
-            got += 1;
+        // Without this the crate goes round for ever once tokio holds back the socket of a task that has
+        // read much in one turn.
+        let next = tokio::task::unconstrained(socket.recv());
+        match tokio::time::timeout(PATIENCE, next).await {
+            Ok(Ok(_)) => got += 1,
+            // Whoever only looks whether somebody listens ends in an error.
+            Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(1)).await,
+            Err(_) => panic!("{got} of {count} messages came, and then none for {PATIENCE:?}"),
         }
     }
 }

@@ -101,6 +101,20 @@ fn a_kill_loses_nothing(server: &Server, url: &str, lines: u64) {
     assert_eq!(receiver.await_end(), 143, "{}", receiver.stderr());
 }
 
+/// A message that is larger than what brokers hand out at once, and than librdkafka's mock cluster keeps.
+#[cfg(feature = "kafka")]
+#[test]
+fn a_large_message_comes_through_kafka() {
+    use super::contract::{Tried as _, new_queue};
+    let Some(port) = super::kafka::with_transactions() else { return };
+    let (store, url) = (Store::new(), super::kafka::OnTansu::url(port, &new_queue("tools-large")));
+    let large: Vec<u8> =
+        (0..30 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    store.run("mq-send", &["--whole", &url], &large).ok();
+    let came = store.run("mq-recv", &["-n1", "-w60s", "--raw", &url], b"").ok().stdout;
+    assert!(came == large, "{} bytes came of {}", came.len(), large.len());
+}
+
 /// `--producer`: whatever falls, a rerun of the same input stores what is missing, and that once.
 #[cfg(feature = "kafka")]
 #[test]
