@@ -220,12 +220,6 @@ impl Broker {
         self.consumer(c).group
     }
 
-    /// Whether it wants to have its group alone.
-    #[must_use]
-    pub fn is_exclusive(&self, c: ConsumerKey) -> bool {
-        self.consumer(c).kind.exclusive
-    }
-
     /// Whether the consumer is there; it may have gone with its queue or its group.
     #[must_use]
     pub fn has_consumer(&self, c: ConsumerKey) -> bool {

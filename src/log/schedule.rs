@@ -40,8 +40,7 @@ pub(super) struct Chores<S: Storage> {
     recording: usize,
     /// Not before this, because there was no room.
     retry_at: Option<Monotonic>,
-    /// No journal is installed before this, because there was no room for one: the other chores go on,
-    /// and may make some.
+    /// No journal is installed before this, because there was no room for one: the other chores go on.
     install_at: Option<Monotonic>,
     /// What is kept in reserve for a journal.
     pub spare: Spare,

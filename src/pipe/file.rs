@@ -92,6 +92,8 @@ pub struct Journalled {
     journal: PathBuf,
     file: File,
     length: u64,
+    /// XXH3 of its last bytes.
+    tail: u64,
     mark: Option<Mark>,
     /// Held as long as this is there.
     _lock: File,
@@ -117,19 +119,14 @@ impl Journalled {
     ) -> Result<Journalled, FileError> {
         let journal = beside(path, ".mq-pipe");
         let lock_path = beside(path, ".mq-pipe.lock");
-        let open = |path: &Path| {
-            File::options()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o666)
-                .open(path)
+        let open = |path: &Path, makes: bool| {
+            let mut options = File::options();
+            options.read(true).write(true).create(makes).truncate(false).mode(0o666).open(path)
         };
         if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
             return Err(FileError::Irregular(path.to_owned()));
         }
-        let held = open(&lock_path).map_err(doing("open", &lock_path))?;
+        let held = open(&lock_path, true).map_err(doing("open", &lock_path))?;
         let patience = Patience::lasting(limits::FILE_LOCK_WAIT.to_duration(), interrupt);
         let lock = match lock::take(held, patience).map_err(doing("lock", &lock_path))? {
             Locked::Taken(lock) => lock,
@@ -137,11 +134,18 @@ impl Journalled {
             Locked::Interrupted => return Err(FileError::Interrupted),
         };
         let known = if reset { None } else { read_journal(&journal)? };
-        let file = open(path).map_err(doing("open", path))?;
+        let expected = known.as_ref().map_or(0, |known| known.length);
+        let file = match open(path, expected == 0) {
+            // An empty one would be in the way of whoever puts it back.
+            Err(error) if expected > 0 && error.kind() == io::ErrorKind::NotFound => {
+                return Err(FileError::Cut { path: path.to_owned(), found: 0, expected });
+            }
+            file => file.map_err(doing("open", path))?,
+        };
         let found = file.metadata().map_err(doing("look at", path))?.len();
         let (length, mark) = match known {
             None => (found, None),
-            Some(Known { length: expected, .. }) if found < expected => {
+            Some(_) if found < expected => {
                 return Err(FileError::Cut { path: path.to_owned(), found, expected });
             }
             Some(Known { length, tail, mark }) => {
@@ -157,7 +161,8 @@ impl Journalled {
             }
         };
         sync_dir(path).map_err(doing("sync the directory of", path))?;
-        Ok(Journalled { path: path.to_owned(), journal, file, length, mark, _lock: lock })
+        let tail = tail_of(&file, length).map_err(doing("read", path))?;
+        Ok(Journalled { path: path.to_owned(), journal, file, length, tail, mark, _lock: lock })
     }
 
     /// The file.
@@ -179,12 +184,22 @@ impl Journalled {
     /// journal says, at the latest once it is opened again.
     pub fn commit(&mut self, outputs: &[Vec<u8>], mark: &Mark) -> io::Result<()> {
         self.check_place()?;
-        let written = self.write(outputs, mark);
-        if written.is_err() {
+        if tail_of(&self.file, self.length)? != self.tail {
+            return Err(io::Error::other("it was edited while the pipe ran"));
+        }
+        let (length, tail) = self.append(outputs, mark).inspect_err(|_| {
             // On a full disk others need the room. What stays is cut off by the next session.
             let _ = self.file.set_len(self.length);
-        }
-        written
+        })?;
+        // From here on nobody knows which journal the next session finds: what it says must be there.
+        std::fs::rename(self.new_journal(), &self.journal)?;
+        sync_dir(&self.journal)?;
+        (self.length, self.tail, self.mark) = (length, tail, Some(mark.clone()));
+        Ok(())
+    }
+
+    fn new_journal(&self) -> PathBuf {
+        beside(&self.journal, ".tmp")
     }
 
     /// Whether the name still leads to the file, with all that was written.
@@ -203,7 +218,9 @@ impl Journalled {
         Err(io::Error::other(what))
     }
 
-    fn write(&mut self, outputs: &[Vec<u8>], mark: &Mark) -> io::Result<()> {
+    /// Writes the outputs, and then the journal that names them beside the one in force. Both are durable.
+    /// How long the file is then, and how it ends.
+    fn append(&self, outputs: &[Vec<u8>], mark: &Mark) -> io::Result<(u64, u64)> {
         let mut at = self.length;
         for output in outputs {
             self.file.write_all_at(output, at)?;
@@ -212,18 +229,14 @@ impl Journalled {
         if at > self.length {
             self.file.sync_data()?;
         }
+        self.check_place()?;
         let value = serde_json::to_value(mark).map_err(io::Error::other)?;
-        let tail = Some(tail_of(&self.file, at)?);
-        let bytes = serde_json::to_vec(&Journal { length: at, tail, mark: value })?;
-        let temporary = beside(&self.journal, ".tmp");
-        let mut file = File::create(&temporary)?;
+        let tail = tail_of(&self.file, at)?;
+        let bytes = serde_json::to_vec(&Journal { length: at, tail: Some(tail), mark: value })?;
+        let mut file = File::create(self.new_journal())?;
         file.write_all(&bytes)?;
         file.sync_all()?;
-        std::fs::rename(&temporary, &self.journal)?;
-        sync_dir(&self.journal)?;
-        self.length = at;
-        self.mark = Some(mark.clone());
-        Ok(())
+        Ok((at, tail))
     }
 }
 
@@ -309,14 +322,23 @@ mod tests {
             std::fs::write(&path, b"aa\naa\naa\naa\n").expect("writes");
         };
         let cut = || std::fs::write(&path, b"").expect("writes");
-        let changes: [(&dyn Fn(), &str); 3] =
-            [(&rename, "moved or removed"), (&replace, "replaced"), (&cut, "was cut")];
+        let edit = || std::fs::write(&path, vec![b'x'; 10_000]).expect("writes");
+        let changes: [(&dyn Fn(), &str); 4] = [
+            (&rename, "moved or removed"),
+            (&replace, "replaced"),
+            (&cut, "was cut"),
+            (&edit, "was edited"),
+        ];
         for (change, said) in changes {
             let mut file = opened();
             change();
             let error = file.commit(&output, &mark).expect_err("not there").to_string();
             assert!(error.contains(said), "{error}");
         }
+        drop(opened());
+        rename();
+        let gone = Journalled::open(&path, false, None).expect_err("it is not there");
+        assert!(matches!(gone, FileError::Cut { found: 0, .. }) && !path.exists(), "{gone}");
         drop(opened());
         let mut bytes = std::fs::read(&path).expect("reads");
         bytes.insert(0, b'x');

@@ -80,6 +80,14 @@ impl<T> Lane<T> {
         }
     }
 
+    /// Lets go of what is not to be kept, all at once: what somebody takes meanwhile was in front of all
+    /// that goes.
+    pub fn retain(&self, keeps: impl Fn(&T) -> bool) {
+        let mut things = self.things();
+        things.waiting.retain(|(thing, _)| keeps(thing));
+        things.weight = things.waiting.iter().map(|(_, weight)| weight).sum();
+    }
+
     /// Whether there is nothing; then the descriptor is quiet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -120,6 +128,34 @@ mod tests {
     fn is_ringing(lane: &Lane<u32>) -> bool {
         let mut fds = [PollFd::new(lane, PollFlags::IN)];
         poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).expect("polls") > 0
+    }
+
+    #[test]
+    fn what_is_not_kept_is_gone_with_its_weight() {
+        let lane = Lane::new().expect("a lane");
+        (1..=4).for_each(|n| lane.push(n, 10 * n as usize));
+        lane.retain(|n| n % 2 == 1);
+        assert_eq!(lane.weight(), 40);
+        assert_eq!((lane.pop(), lane.pop(), lane.pop()), (Some(1), Some(3), None));
+    }
+
+    /// Once, things were let go of one by one, and who took meanwhile got some that lay behind.
+    #[test]
+    fn who_takes_while_things_go_gets_what_was_in_front_of_them() {
+        for _ in 0..20 {
+            let lane = Lane::new().expect("a lane");
+            (0..10_000u32).for_each(|n| lane.push(n, 1));
+            let others = lane.clone();
+            let taker = std::thread::spawn(move || -> Vec<u32> {
+                std::iter::from_fn(|| others.pop()).collect()
+            });
+            while lane.weight() == 10_000 {
+                std::thread::yield_now();
+            }
+            lane.retain(|_| false);
+            let taken = taker.join().expect("takes");
+            assert!(taken.iter().copied().eq(0..taken.len() as u32), "there is a hole");
+        }
     }
 
     #[test]

@@ -97,8 +97,6 @@ impl<H: Host> Pipe<'_, H> {
         let from = self.order.from.unwrap_or(Start::Oldest);
         let mut reading = Reading::new(queue, self.group(), mark.turn.is_none().then_some(from));
         reading.open.until_end = self.order.until_end;
-        // Whoever had the pipe before commits nothing more, though it may be stopped and not know it.
-        reading.open.takes_over = matches!(self.order.destination, Destination::Queue(_));
         reading.floor = mark.floor;
         reading.dead.clone_from(&mark.dead);
         if self.order.hands_on() {

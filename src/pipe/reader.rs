@@ -213,10 +213,9 @@ impl Reader {
         if self.has_ended {
             return;
         }
-        let waiting: Vec<Input> = std::iter::from_fn(|| self.inputs.pop()).collect();
-        let is_read = |input: &Input| matches!(input, Input::Batch(_) | Input::Extent(_));
-        let others = waiting.into_iter().filter(|input| !is_read(input));
-        others.for_each(|input| self.inputs.push(input, 0));
+        // At once: were they taken one by one, the pipe might get what is behind some that are gone, and
+        // a commit would pass over these.
+        self.inputs.retain(|input| !matches!(input, Input::Batch(_) | Input::Extent(_)));
     }
 
     /// An engine is away, and what it had delivered is not ours any more: it comes again under other

@@ -62,17 +62,16 @@ impl<H: Host> Pipe<'_, H> {
             PollFd::new(&session.committer, PollFlags::IN),
         ];
         let stdout = rustix::stdio::stdout();
-        if matches!(self.order.destination, Destination::Stdout) {
-            // Nothing but that its reader has gone.
+        // What is being written finds by itself that its reader has gone.
+        if matches!(self.order.destination, Destination::Stdout) && session.committer.is_idle() {
             fds.push(PollFd::from_borrowed_fd(stdout, PollFlags::empty()));
         }
         wait::poll(&mut fds, until)?;
         if !fds[0].revents().is_empty() {
             return Err(PipeError::Interrupted);
         }
-        let is_gone = fds.get(3).is_some_and(|fd| fd.revents().contains(PollFlags::ERR));
-        // What is being written finds that out by itself.
-        if is_gone && session.committer.is_idle() {
+        // Nothing is waited for there, so it is an end if anything: an error, a hang-up, no file at all.
+        if fds.get(3).is_some_and(|fd| !fd.revents().is_empty()) {
             let (what, source) = ("standard output".to_owned(), Errno::PIPE.into());
             return Err(CommitError::File { what, source }.into());
         }

@@ -213,10 +213,6 @@ pub struct OpenReceive {
     /// `until_end`, END comes in its turn.
     #[serde(default)]
     pub exclusive: bool,
-    /// With `exclusive`: the others of the group end, as another has taken over. For one that has
-    /// seen to it elsewhere that what they still do counts for nothing.
-    #[serde(default)]
-    pub takes_over: bool,
     /// Only what is durable is delivered, whatever the queue's policy: what the receiver makes of
     /// it is to last longer than what a power loss may take from the queue.
     #[serde(default)]
@@ -254,7 +250,6 @@ impl OpenReceive {
             no_ack: false,
             lease: None,
             exclusive: false,
-            takes_over: false,
             durable: false,
             backoff: None,
             tries: false,

@@ -37,24 +37,6 @@ fn a_newer_instance_takes_over() {
     assert_eq!(store.receive("b"), seq(1, 20));
 }
 
-/// One that is stopped cannot end by itself: it finds that out when it goes on.
-#[test]
-fn a_newer_instance_does_not_wait_for_one_that_is_stopped() {
-    let store = Store::new();
-    store.send("a", &seq(1, 10));
-    let mut first = store.spawn("mq-pipe", &CAT);
-    eventually("the first works", || (store.show("b")?["end"] == 10).then_some(()));
-    first.signal(rustix::process::Signal::STOP);
-    store.send("a", &seq(11, 20));
-    once(&store).ok();
-    assert_eq!(store.receive("b"), seq(1, 20));
-    first.signal(rustix::process::Signal::CONT);
-    assert_eq!(first.await_end(), 1);
-    let said = first.last_words();
-    assert!(said.contains("another instance of pipe p has taken over"), "{}", first.stderr());
-    assert_eq!(store.number("a", "unacked"), 0);
-}
-
 #[test]
 fn a_source_that_was_made_anew_is_refused_until_reset() {
     let store = Store::new();

@@ -157,9 +157,12 @@ fn failure(error: PipeError, args: &Args) -> Outcome {
             let text = "the same with --reset, and --from to say where it begins anew";
             (Status::Failure, Some(text.to_owned()))
         }
-        PipeError::Misfit(_)
-        | PipeError::Mark { .. }
-        | PipeError::File(FileError::Cut { .. } | FileError::Edited(_)) => {
+        PipeError::File(FileError::Cut { .. } | FileError::Edited(_)) => {
+            let text = "putting it back as it was, or the same with --reset: it begins anew, at the oldest \
+                        message or at --from";
+            (Status::Failure, Some(text.to_owned()))
+        }
+        PipeError::Misfit(_) | PipeError::Mark { .. } => {
             let text = "the same with --reset: it begins anew, at the oldest message or at --from";
             (Status::Failure, Some(text.to_owned()))
         }

@@ -73,9 +73,6 @@ impl<S: Storage> Engine<S> {
             resume.until.filter(|_| resumed).map_or(end, |until| until.min(end))
         });
         let mode = if looks { Mode::Peek } else { Mode::Take };
-        if let Some(group) = group.filter(|_| open.exclusive && open.takes_over && !looks) {
-            self.take_over(number, group, &open.group);
-        }
         let kind = Kind { mode, until, leases: open.lease.is_some(), exclusive: open.exclusive };
         let holding: &[OffsetRange] = if resumed { resume.holding } else { &[] };
         let (consumer, mut kept) = self.broker.add_consumer(key, group, kind, holding);

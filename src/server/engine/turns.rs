@@ -1,14 +1,13 @@
 //! Turns of exclusive receivers: each has a number, its epoch, which is durable before anyone is
 //! told of it. So whoever sees a higher one knows that its own turn is over.
 
-use crate::broker::{ConsumerKey, GroupKey};
+use crate::broker::ConsumerKey;
 use crate::log::storage::Storage;
 use crate::log::{GroupFact, GroupFile, GroupMark};
-use crate::units::Name;
-use crate::wire::{ErrorCode, Receiving, Reply};
+use crate::wire::{Receiving, Reply};
 
 use super::session::{Channel, Receiver};
-use super::{Engine, QueueNumber, fault};
+use super::{Engine, QueueNumber};
 
 /// A turn that begins when its epoch is durable.
 pub(super) struct Turn {
@@ -23,22 +22,6 @@ impl<S: Storage> Engine<S> {
     pub(super) fn await_turn(&mut self, receiver: Receiver, receiving: Receiving) {
         let hosted = self.hosted.get_mut(&receiver.queue).expect("a receiver's queue");
         hosted.books.awaiting_turn.insert(receiver.consumer, receiving);
-    }
-
-    /// The exclusive receivers of a group end, as another one takes over.
-    pub(super) fn take_over(&mut self, number: QueueNumber, group: GroupKey, name: &Name) {
-        let is_there = |consumer: ConsumerKey| {
-            self.broker.has_consumer(consumer)
-                && self.broker.is_exclusive(consumer)
-                && self.broker.group_of(consumer) == Some(group)
-        };
-        let there = self.consumers.iter().filter(|(consumer, _)| is_there(**consumer));
-        let there: Vec<_> = there.map(|(_, channel)| *channel).collect();
-        let queue = &self.hosted[&number].name;
-        let text = format!("another receiver took over group {name} of queue {queue}");
-        for (connection, channel) in there {
-            self.fail_channel(connection, channel, fault(ErrorCode::Fenced, text.clone()));
-        }
     }
 
     /// It is this consumer's turn to hold its group.
