@@ -90,7 +90,7 @@ fn a_kill_loses_nothing(server: &Server, url: &str, lines: u64) {
     let script = format!("exec mq-recv -w 300s '{url}' >> '{}'", out.display());
     let mut receiver = Running::start(store.shell(&script));
     let taken = || std::fs::read(&out).unwrap_or_default();
-    eventually("some have come", || (taken().len() > 5_000).then_some(()));
+    eventually_within(DEADLINE, "some have come", || (taken().len() > 5_000).then_some(()));
     server.kill();
     assert!(numbers_there(&taken()) != all(lines), "all had come before it was killed");
     server.start_again();
