@@ -317,7 +317,10 @@ impl Piped {
             list.queues.iter().find(|queue| queue.queue == self.source).expect("the source");
         let waiting = |group: &GroupInfo| group.ready.0 + group.resting.0;
         let held = |group: &GroupInfo| group.unacked.0;
-        let waiting = queue.delayed.0 + queue.groups.iter().map(waiting).sum::<u64>();
+        let groups = queue.groups.iter().map(waiting).sum::<u64>();
+        // Its group may have found no room yet: then all that is there waits for it.
+        let all = if queue.groups.is_empty() { queue.ready.0 } else { 0 };
+        let waiting = queue.delayed.0 + groups + all;
         [waiting, queue.groups.iter().map(held).sum()]
     }
 
