@@ -94,7 +94,7 @@ pub use log::{Boot, GroupFile, Log, Options};
 pub use named::{Committed, InternalBatch, OpenedProducer};
 pub use position::{AccountStart, GroupAccount, GroupFact, GroupPosition, LeasedRange, TriedRange};
 pub use producers::{Forgotten, Judgement, Producers};
-pub use queues::{create_queue, list_queues, remove_queue, sweep_removed};
+pub use queues::{create_queue, list_queues, remove_queue, settle_queues, sweep_removed};
 pub use recovery::{Recovered, TornTail};
 pub use schedule::Progress;
 pub use seek::{Extent, Sought};

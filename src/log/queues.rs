@@ -55,6 +55,19 @@ pub fn create_queue<S: Storage>(
     Ok(())
 }
 
+/// After an unclean stop: the names of the queues that are found become durable. The making of one may
+/// have been cut off before that, and from now on messages in it are confirmed.
+///
+/// # Errors
+/// What the system says.
+pub fn settle_queues<S: Storage>(storage: &S) -> Result<(), LogError> {
+    let queues = Path::new(files::QUEUES);
+    match storage.sync_dir(queues) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => Ok(other.syncing(queues)?),
+    }
+}
+
 /// The directory of all queues is made once, with the store's first queue.
 fn ensure_queues<S: Storage>(storage: &S) -> Result<(), Failure> {
     let queues = Path::new(files::QUEUES);

@@ -150,6 +150,9 @@ impl<S: Storage> Engine<S> {
         report: &mut dyn FnMut(&Name, Option<&LogError>),
     ) -> Result<(), LogError> {
         crate::log::sweep_removed(&*self.storage)?;
+        if !boot.clean {
+            crate::log::settle_queues(&*self.storage)?;
+        }
         for name in crate::log::list_queues(&*self.storage)? {
             match self.open_log(&name, boot) {
                 Ok((log, recovered, delay)) => {
