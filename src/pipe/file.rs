@@ -4,8 +4,8 @@
 //! with it. A commit writes the outputs behind that length and syncs them, and then replaces the
 //! journal; so whatever an end left behind the length in the journal is cut off by the next
 //! session. The journal is locked while a pipe writes. A file that somebody else moves, replaces,
-//! cuts or edits is not written any more: before each commit its name must still lead to it, and at a
-//! start its last bytes must be those that were written. Used by the [`committer`](super::committer).
+//! cuts or edits is not written any more: before each commit its name must still lead to it, and
+//! then as at a start its last bytes must be those that were written. Used by the [`committer`](super::committer).
 
 use std::fs::{File, Metadata};
 use std::io::{self, Write};

@@ -233,12 +233,9 @@ impl<S: Storage> Engine<S> {
         group: GroupKey,
         channel: (ConnectionId, u16),
     ) -> bool {
-        let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        let hosted = &self.hosted[&number];
         let waits = hosted.new_groups.contains(&hosted.groups[&group]);
-        if waits {
-            hosted.group_waiters.push(channel);
-        }
-        waits
+        self.wait_for_journal(number, channel, waits)
     }
 
     /// Whether the channel must wait for the group's journal to be installed: it cannot be set
@@ -249,9 +246,20 @@ impl<S: Storage> Engine<S> {
         group: GroupKey,
         channel: (ConnectionId, u16),
     ) -> bool {
-        let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        let hosted = &self.hosted[&number];
         let waits = !hosted.log.may_reset(hosted.groups[&group]);
+        self.wait_for_journal(number, channel, waits)
+    }
+
+    /// The channel is called on when a journal is installed, if it waits for one; whether it does.
+    fn wait_for_journal(
+        &mut self,
+        number: QueueNumber,
+        channel: (ConnectionId, u16),
+        waits: bool,
+    ) -> bool {
         if waits {
+            let hosted = self.hosted.get_mut(&number).expect("a live queue");
             hosted.group_waiters.push(channel);
         }
         waits
