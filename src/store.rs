@@ -22,6 +22,7 @@ pub mod passwd;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -216,6 +217,22 @@ impl StoreDir {
         self.check_version()?;
         self.write_version()?;
         Ok(ServerLock { _held: held })
+    }
+
+    /// After an end that was not clean, or none: the names that lead to the store become durable. Who
+    /// made it may have been killed before that, and all that is confirmed hangs on them.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn settle_names(&self) -> Result<(), StoreError> {
+        let real = std::fs::canonicalize(&self.path)
+            .map_err(|source| self.io_error("find the store", "", source))?;
+        // Where one file system lies on another, the name of the place was there before the store.
+        let same = |path: &&Path| {
+            let device = |path: &Path| path.metadata().map(|found| found.dev()).ok();
+            path.parent().is_some_and(|parent| device(path) == device(parent))
+        };
+        real.ancestors().take_while(same).try_for_each(sync_entry)
     }
 
     /// The error to tell where somebody holds the server's lock. What a server wrote that has ended
@@ -468,9 +485,13 @@ fn sync_entry(path: &Path) -> Result<(), StoreError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let synced = match rustix::fs::open(parent, flags, Mode::empty()) {
         Ok(dir) => rustix::fs::fsync(&dir),
-        // A parent that we may pass but not read cannot be synced by us, and was not made by us.
-        Err(rustix::io::Errno::ACCESS) => Ok(()),
         Err(errno) => Err(errno),
+    };
+    let synced = match synced {
+        // A parent that we may pass but not read cannot be synced by us, and was not made by us. Nor was
+        // one that nobody may write to.
+        Err(rustix::io::Errno::ACCESS | rustix::io::Errno::ROFS) => Ok(()),
+        other => other,
     };
     synced.map_err(|errno| StoreError::Io {
         doing: "sync the directory",
@@ -480,7 +501,6 @@ fn sync_entry(path: &Path) -> Result<(), StoreError> {
 }
 
 fn check_link(path: &Path) -> Result<(), StoreError> {
-    use std::os::unix::fs::MetadataExt;
     let Ok(found) = path.symlink_metadata() else { return Ok(()) };
     let ours = found.uid() == rustix::process::geteuid().as_raw() || found.uid() == 0;
     if found.is_symlink() && !ours {
@@ -491,7 +511,6 @@ fn check_link(path: &Path) -> Result<(), StoreError> {
 
 /// A directory that cannot even be opened is most often another user's: say that then.
 fn why_not_open(path: &Path, source: io::Error) -> StoreError {
-    use std::os::unix::fs::MetadataExt;
     let path = path.to_path_buf();
     let uid = rustix::process::geteuid().as_raw();
     match path.metadata() {

@@ -264,7 +264,8 @@ impl<S: Storage> Log<S> {
         active.count.0 += u64::from(header.count);
         active.end = header.end();
         active.time_last = header.time;
-        self.time = header.time;
+        // What took its time to be copied may be older than what was said of the time since.
+        self.time = self.time.max(header.time);
         self.last_write = now;
         self.chores.mark_failed = false;
         self.syncs.wrote(now, bytes);

@@ -82,6 +82,17 @@ pub enum LogError {
     Gone(Offset),
 }
 
+/// What is being done when a sync fails.
+const SYNCING: &str = "syncing";
+
+impl LogError {
+    /// Whether a sync failed, after which nothing may be trusted.
+    #[must_use]
+    pub fn is_of_sync(&self) -> bool {
+        matches!(self, LogError::Io { doing: SYNCING, .. })
+    }
+}
+
 /// Why nothing was appended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
@@ -162,7 +173,7 @@ impl<T> Doing<T> for io::Result<T> {
     }
 
     fn syncing(self, path: &Path) -> Result<T, Failure> {
-        self.map_err(|error| Failure { doing: "syncing", path: path.to_owned(), error, sync: true })
+        self.map_err(|error| Failure { doing: SYNCING, path: path.to_owned(), error, sync: true })
     }
 }
 

@@ -289,7 +289,10 @@ impl<S: Storage> Journal<S> {
         }
         self.dirty = true;
         self.noted.0 += 1;
-        let mut result = self.sheet.write(self.queue, facts, self.noted);
+        let mut result = match self.resetting {
+            false => self.sheet.write(self.queue, facts, self.noted),
+            true => self.write_before_reset(facts),
+        };
         if let Some(next) = &mut self.next {
             result = result.and(next.write(self.queue, facts, self.noted));
         }
@@ -300,6 +303,16 @@ impl<S: Storage> Journal<S> {
             }
             Ok(()) => Ok(()),
         }
+    }
+
+    /// Into the sheet that is in force while a reset waits for its installation. It does not hold the
+    /// reset, so nothing noted since is durable with it; and a turn that began where the group was set
+    /// must not be found where it stood before.
+    fn write_before_reset(&mut self, facts: &[Fact]) -> std::io::Result<()> {
+        let is_of_both = |fact: &&Fact| !matches!(fact, Fact::Numbers { .. });
+        let facts: Vec<Fact> = facts.iter().filter(is_of_both).copied().collect();
+        let noted = self.sheet.noted;
+        self.sheet.write(self.queue, &facts, noted)
     }
 
     /// Whether the whole state should be written anew.
@@ -400,6 +413,8 @@ impl<S: Storage> Journal<S> {
         self.installing = false;
         if !self.resetting && self.next.take().is_some() {
             self.compact_at = self.sheet.position + limits::JOURNAL_COMPACT_BYTES;
+            // What found no room in the one that goes kept all of it from counting as durable.
+            self.dirty = true;
         }
     }
 

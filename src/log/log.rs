@@ -257,6 +257,12 @@ impl<S: Storage> Log<S> {
         self.time
     }
 
+    /// Whether messages are on their way into the log that have their stored time and no offset yet.
+    #[must_use]
+    pub fn is_copying(&self) -> bool {
+        self.chain_running
+    }
+
     /// The offset that the next message gets.
     #[must_use]
     pub fn written_end(&self) -> Offset {

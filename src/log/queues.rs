@@ -45,13 +45,11 @@ pub fn create_queue<S: Storage>(
     let queues = Path::new(files::QUEUES);
     let dir = files::queue_dir(name);
     storage.rename(&temporary, &dir).doing("renaming", &temporary)?;
-    if let Err(failure) = storage.sync_dir(queues).syncing(queues) {
-        // It was not made, so it must not be found by the next that makes it.
-        if storage.rename(&dir, &temporary).is_ok() {
-            let _ = sweep(storage, &temporary);
-        }
-        return Err(failure.into());
-    }
+    storage.sync_dir(queues).syncing(queues).inspect_err(|_| {
+        // It was not made, so it must not be found by the next that makes it. Which of its names the disk
+        // has, nobody knows: its files stay until a start has made them durable.
+        let _ = storage.rename(&dir, &temporary);
+    })?;
     Ok(())
 }
 

@@ -155,12 +155,15 @@ impl Journalled {
                 }
                 // What a commit that was broken off has left.
                 if found > length {
-                    file.set_len(length).map_err(doing("cut", path))?;
+                    let cut = file.set_len(length).and_then(|()| file.sync_data());
+                    cut.map_err(doing("cut", path))?;
                 }
                 (length, Some(mark))
             }
         };
-        sync_dir(path).map_err(doing("sync the directory of", path))?;
+        // A link may lead to where the file was just made.
+        let place = std::fs::canonicalize(path).map_err(doing("find", path))?;
+        sync_dir(&place).map_err(doing("sync the directory of", path))?;
         let tail = tail_of(&file, length).map_err(doing("read", path))?;
         Ok(Journalled { path: path.to_owned(), journal, file, length, tail, mark, _lock: lock })
     }

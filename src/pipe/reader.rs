@@ -215,7 +215,7 @@ impl Reader {
         }
         // At once: were they taken one by one, the pipe might get what is behind some that are gone, and
         // a commit would pass over these.
-        self.inputs.retain(|input| !matches!(input, Input::Batch(_) | Input::Extent(_)));
+        self.inputs.retain(|input| !is_told_again(input));
     }
 
     /// An engine is away, and what it had delivered is not ours any more: it comes again under other
@@ -404,9 +404,27 @@ fn cut(text: &str, most: usize) -> String {
     }
     text[from..].to_owned()
 }
+/// Whether it is of no use when the server is lost: messages come again, and what time it was behind them
+/// is true only behind them.
+fn is_told_again(input: &Input) -> bool {
+    matches!(input, Input::Batch(_) | Input::Extent(_) | Input::Clock(_))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::ClockInfo;
+
+    /// Once, windows were closed without messages that had been forgotten, by the time behind them.
+    #[test]
+    fn the_time_behind_messages_is_forgotten_with_them() {
+        let lane = Lane::new().expect("a lane");
+        lane.push(Input::Extent(Vec::new()), 1);
+        lane.push(Input::Clock(ClockInfo::default()), 0);
+        lane.push(Input::End, 0);
+        lane.retain(|input| !is_told_again(input));
+        assert!(matches!(lane.pop(), Some(Input::End)) && lane.pop().is_none());
+    }
 
     #[test]
     fn the_end_of_a_text_is_cut_between_characters() {

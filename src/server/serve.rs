@@ -117,6 +117,9 @@ fn start(options: &Options) -> Result<Started, ServeError> {
     let lock = store.lock_server()?;
     let report = Report::new(options.level);
     let tenure = Tenure::begin(&root).map_err(io_error("record the start in the store"))?;
+    if !tenure.before().clean {
+        store.settle_names()?;
+    }
     let clock = Clock::start();
     let engine = recover(&root, &tenure, &report, clock)?;
     if !engine.has_damaged() {

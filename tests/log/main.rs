@@ -5,6 +5,7 @@
 
 mod carried;
 mod facts;
+mod journals;
 #[path = "../sim/mod.rs"]
 mod sim;
 
@@ -114,7 +115,7 @@ fn acks_and_groups_come_back() {
     let position = GroupPosition {
         settled: vec![range(0, 6)],
         handed: Offset(9),
-        account: facts::acked(6),
+        account: journals::acked(6),
         ..GroupPosition::default()
     };
     assert_eq!(recovered.groups, [(Name::new("g").unwrap(), position)]);
@@ -599,7 +600,7 @@ fn first_group_finds_room_on_a_full_disk() {
     let settled = GroupPosition {
         settled: range.to_vec(),
         handed: Offset(2),
-        account: facts::acked(2),
+        account: journals::acked(2),
         ..Default::default()
     };
     for seed in 0..100 {
@@ -799,6 +800,24 @@ fn chain_is_visible_whole_or_not_at_all() {
     bench.settle();
     assert_eq!(bench.read(Offset(0), 100).unwrap(), numbered(&["before", "after"]));
     drop(killed);
+}
+
+/// The time of a queue was told while a large message was being copied, and went back when it was there:
+/// what came then was older than what was said.
+#[test]
+fn time_does_not_go_back_when_a_chain_is_there() {
+    let options = Options { segment_bytes: 8 << 20, ..small() };
+    let disk = SimDisk::new(5);
+    create(&disk, SyncPolicy::Always).unwrap();
+    let mut bench = Bench::open(disk, CLEAN, &options).unwrap().0;
+    let mut staging = bench.log.stage_begin().unwrap();
+    staging.push(&record(1 << 20)).unwrap();
+    bench.log.append_chain(WallTime(10), &staging, &NewChain::default()).unwrap();
+    assert!(bench.log.is_copying());
+    assert_eq!(bench.log.reach_time(WallTime(50)), WallTime(50));
+    bench.settle();
+    assert!(!bench.log.is_copying());
+    assert_eq!(bench.log.reach_time(WallTime(20)), WallTime(50));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A file as the destination.
 
-use crate::harness::{Random, Store, eventually};
+use crate::harness::{Random, Store, eventually, skip};
 use crate::{pipe, seq, size};
 
 #[test]
@@ -17,6 +17,22 @@ fn a_file_gets_each_message_once() {
     pipe(&store, &["-e", "a", "file:out.txt", "--", "cat"]).exits(1).says("--reset");
     pipe(&store, &["-e", "--reset", "a", "file:out.txt", "--", "cat"]).ok();
     assert_eq!(std::fs::read(&file).expect("reads"), b"cut\n", "nothing of a is left to read");
+}
+
+/// A link that leads nowhere yet: the file is made there, and there its name has to be durable.
+#[test]
+fn a_file_behind_a_link_is_made_durable_where_it_is() {
+    let store = Store::new();
+    if store.sh("strace -o /dev/null true").code != 0 {
+        return skip("a_file_behind_a_link_is_made_durable_where_it_is", "needs strace");
+    }
+    store.send("a", b"x\n");
+    let pipe = "mq-pipe -e a file:out -- cat";
+    let trace = "strace -f -y -qq -o trace -e trace=fsync";
+    store.sh(&format!("mkdir there && ln -s there/out out && {trace} {pipe} && cat trace")).ok();
+    assert_eq!(std::fs::read(store.beside("there/out")).expect("reads"), b"x\n");
+    let trace = std::fs::read_to_string(store.beside("trace")).expect("strace wrote it");
+    assert!(trace.contains("/there>"), "{trace}");
 }
 
 /// Once, what came after the file was moved went into a file without a name, and was let go of.

@@ -4,10 +4,11 @@
 
 use mq::batch::{Framing, Record, flags, push_annex, push_attribute, tags};
 use mq::server::engine::ConnectionId;
-use mq::settings::{IdWindow, Overflow, Wanted};
-use mq::units::{Micros, Monotonic, Name, ProducerId, Sequence, SyncPolicy, WallTime};
+use mq::settings::{IdWindow, Overflow, Start, Wanted};
+use mq::units::{Count, Micros, Monotonic, Name, ProducerId, Sequence, SyncPolicy, WallTime};
 use mq::wire::{
-    OpenReceive, OpenSend, PublishHead, QueueInfo, ReceiveMode, Reply, Request, Sending,
+    Admin, ClockInfo, OpenReceive, OpenSend, PublishHead, QueueInfo, ReceiveMode, Reply, Request,
+    Sending,
 };
 
 use crate::plan::{Kind, Plan};
@@ -124,6 +125,27 @@ fn what_was_there_already_is_confirmed_when_that_is_durable() {
     two.hear(&mut world);
     assert_eq!(two.confirmed, Sequence(1));
     assert_eq!(shown(&mut world).ready.0, 1);
+}
+
+/// The time that a reader is told is older than nothing that comes to it later: what is stored waits,
+/// though the broker may not know of it yet, in the middle of a round of the event loop.
+#[test]
+fn what_is_stored_waits_until_it_is_handed_out() {
+    let (mut world, queue) = world(1, Wanted::default());
+    let group = name("g");
+    world.ask(Admin::AddGroup { queue: queue.clone(), group: group.clone(), from: Start::Oldest });
+    let mut sender = Teller::open(&mut world, OpenSend::new(queue.clone(), ProducerId(1)));
+    sender.say(&mut world, Sent::default());
+    for _ in 0..20 {
+        let clock = Admin::Clock { queue: queue.clone(), group: group.clone() };
+        let clock = world.ask(clock).expect("a server runs");
+        let clock: ClockInfo = serde_json::from_slice(&clock).expect("what the time is");
+        assert_eq!(clock.waiting, Count(1));
+        world.turn();
+        world.run_late_job();
+    }
+    sender.hear(&mut world);
+    assert_eq!(sender.confirmed, Sequence(1), "it came to its end");
 }
 
 /// A named producer goes on among the delayed messages: what it had said with its last message stayed

@@ -214,9 +214,8 @@ impl Extents {
         match what {
             0..25 => self.step_sender(),
             25..65 => self.step_reader(),
-            65..84 => {
-                self.world.run_job();
-            }
+            65..81 => self.world.run_job(),
+            81..84 => self.world.run_late_job(),
             84..90 => {
                 let micros = 1 << self.world.rng.below(22);
                 self.world.pass_time(micros);

@@ -114,7 +114,8 @@ impl Piped {
         match what {
             0..25 => self.step_sender(sender),
             25..64 if !self.torn => self.step_pipe(),
-            64..84 => self.world.run_job(),
+            64..79 => self.world.run_job(),
+            79..84 => self.world.run_late_job(),
             84..91 => {
                 let micros = 1 << self.world.rng.below(22);
                 self.world.pass_time(micros);
@@ -391,6 +392,7 @@ impl Piped {
         happened.count("messages buried", pipe.buried);
         happened.count("windows", pipe.windows_closed);
         happened.count("messages read again for windows", pipe.reread);
+        happened.count("times told", pipe.times_told);
         happened.count("unplanned falls", self.ended_by_itself);
         happened.count("full disks", self.filled);
         happened.count("pipes stopped by the disk under their state", pipe.stopped);

@@ -16,18 +16,23 @@ use mq::pipe::trial::{Ran, Rules, Step, Trial};
 use mq::pipe::window::{Closed, Fate, Windows};
 use mq::server::engine::ConnectionId;
 use mq::settings::{Backoff, Start};
-use mq::units::{Count, Epoch, Micros, Name, Offset, OffsetRange, ProducerId, QueueId, Sequence};
+use mq::units::{
+    Count, Epoch, Micros, Name, Offset, OffsetRange, ProducerId, QueueId, Sequence, WallTime,
+};
 use mq::wire::{
-    CommitHead, DeliverHead, ErrorCode, Fault, Nack, OpenReceive, OpenSend, ReceiveMode, Reply,
-    Request,
+    Admin, ClockInfo, CommitHead, DeliverHead, ErrorCode, Fault, Nack, OpenReceive, OpenSend,
+    ReceiveMode, Reply, Request,
 };
 
 use crate::filter::{self, Manner, State, key_of, key_of_window, part_of};
 use crate::model::Message;
 use crate::rng::{Chance, Random};
 use crate::state_files::{STATE_DIR, SimFiles};
-use crate::wire::{CHANNEL, Frames, hello, messages_of, ranges, take_frames};
+use crate::wire::{CHANNEL, Frames, headers_of, hello, messages_of, ranges, take_frames};
 use crate::world::{trace, trace_fault};
+
+/// Questions for the time.
+const CLOCK_CHANNEL: u16 = 3;
 
 /// What a session knows.
 #[derive(Debug)]
@@ -49,10 +54,16 @@ struct Session {
     ran: Option<Vec<String>>,
     /// Delivered and not settled.
     held: BTreeSet<Offset>,
+    /// Behind all that was delivered.
+    seen: Offset,
     /// Commits that are not confirmed.
     waiting: VecDeque<Waiting>,
     /// Frames of a commit that have yet to be said.
     saying: VecDeque<Frames>,
+    /// The server was asked for the time.
+    asked: bool,
+    /// Above this offset nothing may be older: what it said when nothing waited.
+    time_floor: Option<(Offset, WallTime)>,
 }
 
 /// A commit that is not confirmed.
@@ -90,6 +101,8 @@ pub struct Pipe {
     pub buried: usize,
     pub windows_closed: usize,
     pub reread: usize,
+    /// Times that the server said what time it is, and that nothing waits.
+    pub times_told: usize,
     /// Times that the disk under its state ended it.
     pub stopped: usize,
     /// Something on the disk has changed by itself.
@@ -116,6 +129,7 @@ impl Pipe {
             buried: 0,
             windows_closed: 0,
             reread: 0,
+            times_told: 0,
             stopped: 0,
             may_be_damaged: false,
         }
@@ -197,6 +211,9 @@ impl Pipe {
         if self.refused {
             return out;
         }
+        if rng.chance(10) {
+            self.ask_for_time(&mut out[1]);
+        }
         let has_room =
             self.session.as_ref().is_some_and(|s| s.saying.is_empty() && s.waiting.len() < 3);
         if has_room {
@@ -233,7 +250,7 @@ impl Pipe {
                     if let Err(error) = self.begin(sending.last.0, whose, mark) {
                         return self.stopped_by(&error);
                     }
-                    let group = Name::new("pipe").expect("a name");
+                    let group = group();
                     let open = OpenReceive {
                         from: Some(Start::Oldest),
                         exclusive: true,
@@ -287,8 +304,11 @@ impl Pipe {
             trial: None,
             ran: None,
             held: BTreeSet::new(),
+            seen: Offset(0),
             waiting: VecDeque::new(),
             saying: VecDeque::new(),
+            asked: false,
+            time_floor: None,
         });
         Ok(())
     }
@@ -329,21 +349,56 @@ impl Pipe {
                     self.session.as_mut().expect("a session").source_id = receiving.queue_id;
                 }
                 Reply::Deliver(head, batches) => self.take_in(&head, batches, to_source),
+                Reply::Reply(json) => self.learn_time(json),
                 Reply::Error(fault) => self.is_refused(&fault),
                 _ => {}
             }
         }
     }
 
-    fn take_in(&mut self, head: &DeliverHead, batches: &[u8], to_source: &mut Frames) {
+    fn ask_for_time(&mut self, to_source: &mut Frames) {
+        let (queue, group) = (self.source.clone(), group());
+        if let Some(session) = self.session.as_mut()
+            && session.source_id.is_some()
+            && !std::mem::replace(&mut session.asked, true)
+        {
+            Request::Admin(Admin::Clock { queue, group }).encode(CLOCK_CHANNEL, to_source);
+        }
+    }
+
+    fn learn_time(&mut self, json: &[u8]) {
+        let clock: ClockInfo = serde_json::from_slice(json).expect("what the time is");
         let session = self.session.as_mut().expect("a session");
+        session.asked = false;
+        if clock.waiting == Count(0) {
+            session.time_floor = Some((session.seen, clock.now));
+            self.times_told += 1;
+        }
+    }
+
+    /// Nothing that comes now is older than the server said.
+    fn check_times(&mut self, queue: QueueId, head: &DeliverHead, batches: &[u8]) {
+        let session = self.session.as_mut().expect("a session");
+        for header in headers_of(queue, head, batches) {
+            let late = session
+                .time_floor
+                .filter(|(seen, floor)| header.offset >= *seen && header.time < *floor);
+            assert!(late.is_none(), "G14: {} is older than was said: {late:?}", header.offset);
+            session.seen = session.seen.max(header.end());
+        }
+    }
+
+    fn take_in(&mut self, head: &DeliverHead, batches: &[u8], to_source: &mut Frames) {
+        let session = self.session.as_ref().expect("a session");
         let queue = session.source_id.expect("delivered before its turn");
+        self.check_times(queue, head, batches);
         let (messages, bad) = messages_of(queue, head, batches);
         if let Some(place) = bad {
             assert!(self.may_be_damaged, "G11: a batch at {place:?} does not verify");
             Request::Complain(place.segment, place.position).encode(CHANNEL, to_source);
             self.refused = true;
         }
+        let session = self.session.as_mut().expect("a session");
         for (offset, body) in messages {
             let message = Message::parse(&body).expect("G2: what somebody sent");
             let before = self.read.insert(offset, message);
@@ -602,6 +657,11 @@ impl Pipe {
         self.in_parts += 1;
         Ok(())
     }
+}
+
+/// The group that it takes from.
+fn group() -> Name {
+    Name::new("pipe").expect("a name")
 }
 
 /// The file that a filter keeps its state in.

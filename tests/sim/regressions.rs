@@ -200,6 +200,61 @@ fn a_queue_that_is_found_after_a_kill_is_there_after_a_loss_of_power() {
     assert!(used > 0, "some were found");
 }
 
+/// A start removed the files of a queue whose removal had been cut off by a kill before it was durable, and
+/// a loss of power brought back its name, and some of the files.
+#[test]
+fn a_queue_whose_removal_was_cut_off_is_there_whole_or_not_at_all() {
+    for (seed, step, calls) in
+        (0..6).flat_map(|seed| (1..6).flat_map(move |step| (1..30).map(move |at| (seed, step, at))))
+    {
+        let mut world = World::new(&Plan::whole(Kind::Wide, seed));
+        let queue = name("q");
+        world.declare(&queue, Wanted::default());
+        fill(&mut world, &queue, 1, 4);
+        let ready = world.list().queues[0].ready;
+        world.disk.fail_in(step, Fault::Kill);
+        world.ask_for_later(Admin::Remove { queue });
+        world.settle();
+        world.end(Fall::Kill);
+        world.begin_in_vain(calls);
+        world.begin();
+        let queues = world.list().queues;
+        let whole = queues.first().is_none_or(|info| info.trouble.is_none() && info.ready == ready);
+        assert!(whole, "seed {seed}, step {step}, after {calls} calls: {queues:?}");
+    }
+}
+
+/// A server that could not wait for the making of a queue said that it had ended in order, and the next
+/// one did not make sure of the queue's name.
+#[test]
+fn a_stop_in_the_midst_of_making_a_queue_is_not_in_order() {
+    let mut world = World::new(&Plan::whole(Kind::Wide, 1));
+    world.declare(&name("other"), Wanted::default());
+    world.settle();
+    let declare = Admin::Declare { queue: name("q"), wanted: Wanted::default(), change: false };
+    world.ask_for_later(declare);
+    world.turn();
+    assert_eq!(world.stop_at_once(), Ok(false));
+}
+
+/// The directory of the queues could not be synced as one was made or removed, and the server went on and
+/// synced it for the next (G12).
+#[test]
+fn a_server_ends_when_the_name_of_a_queue_cannot_be_synced() {
+    for removes in [false, true] {
+        let mut world = World::new(&Plan::whole(Kind::Wide, 1));
+        world.declare(&name("other"), Wanted::default());
+        world.may_fail = true;
+        world.disk.break_calls(Some(("sync_dir", Fault::Eio)));
+        world.ask_for_later(match removes {
+            true => Admin::Remove { queue: name("other") },
+            false => Admin::Declare { queue: name("q"), wanted: Wanted::default(), change: false },
+        });
+        world.settle();
+        assert!(world.down.as_ref().is_some_and(|why| why.contains("syncing")), "{:?}", world.down);
+    }
+}
+
 /// Who waits to set a group elsewhere, as its journal is being written, hears of it when the group
 /// goes meanwhile.
 #[test]

@@ -221,7 +221,8 @@ impl Wide {
         match what {
             0..32 => self.step_sender(sender),
             32..60 => self.step_receiver(receiver),
-            60..74 => self.world.run_job(),
+            60..71 => self.world.run_job(),
+            71..74 => self.world.run_late_job(),
             74..76 => self.meddle(),
             76..82 => {
                 let micros = 1 << self.world.rng.below(22);

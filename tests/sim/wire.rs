@@ -65,6 +65,19 @@ pub fn messages_of(
     (found, None)
 }
 
+/// The headers of the batches in a DELIVER, up to one that is none.
+pub fn headers_of(queue: QueueId, head: &DeliverHead, mut rest: &[u8]) -> Vec<BatchHeader> {
+    let mut place = Place { queue, segment: head.segment, position: head.position };
+    let mut found = Vec::new();
+    while let Ok(header) = BatchHeader::decode(rest, &place) {
+        let length = header.length();
+        place = place.advanced(length);
+        rest = rest.get(length as usize..).unwrap_or_default();
+        found.push(header);
+    }
+    found
+}
+
 /// Joins offsets to ranges.
 pub fn ranges(offsets: impl Iterator<Item = Offset>) -> Vec<OffsetRange> {
     let mut out: Vec<OffsetRange> = Vec::new();

@@ -50,6 +50,8 @@ pub struct World {
     engine: Option<Engine<SimDisk>>,
     jobs: Vec<Work<SimDisk>>,
     outcomes: Vec<Outcome<SimDisk>>,
+    /// What came back from helper threads and is told just before something else that comes.
+    late: Vec<Outcome<SimDisk>>,
     now: Monotonic,
     pub wall: WallTime,
     /// The latest that the wall clock has ever said.
@@ -98,6 +100,7 @@ impl World {
             engine: None,
             jobs: Vec::new(),
             outcomes: Vec::new(),
+            late: Vec::new(),
             now: Monotonic(0),
             wall: WALL_START,
             wall_max: WALL_START,
@@ -236,6 +239,9 @@ impl World {
 
     /// Puts frames into the socket of a connection; the server reads what it can.
     pub fn say(&mut self, connection: ConnectionId, frames: &[u8]) {
+        // In one round of the event loop outcomes are heard before frames, and the engine turns after both.
+        let late = std::mem::take(&mut self.late);
+        self.hear(late);
         let socket = self.sockets.entry(connection).or_default();
         let mut at = 0;
         while at < frames.len() {
@@ -272,17 +278,23 @@ impl World {
         }
     }
 
-    pub fn turn(&mut self) {
+    fn hear(&mut self, outcomes: Vec<Outcome<SimDisk>>) {
         let moment = self.moment();
-        for outcome in std::mem::take(&mut self.outcomes) {
+        for outcome in outcomes {
             if self.is_up() {
                 self.engine().outcome(outcome, moment);
                 self.look();
             }
         }
+    }
+
+    pub fn turn(&mut self) {
+        let outcomes = std::mem::take(&mut self.outcomes);
+        self.hear(outcomes);
         if !self.is_up() {
             return;
         }
+        let moment = self.moment();
         self.engine().turn(moment);
         let jobs = self.engine().take_jobs();
         self.jobs.extend(jobs);
@@ -300,14 +312,30 @@ impl World {
         }
     }
 
-    /// Runs one job, however long it takes. False when there is none.
-    fn run_any_job(&mut self) -> bool {
+    /// Runs one job; what came of it is heard just before the next frames, or later.
+    pub fn run_late_job(&mut self) {
+        if self.age < self.slow_until {
+            return;
+        }
+        if let Some(outcome) = self.done_job() {
+            self.late.push(outcome);
+        }
+    }
+
+    fn done_job(&mut self) -> Option<Outcome<SimDisk>> {
         if self.jobs.is_empty() || !self.is_up() {
-            return false;
+            return None;
         }
         let which = self.rng.below(self.jobs.len() as u64) as usize;
         let outcome = self.jobs.swap_remove(which).run();
         self.look();
+        Some(outcome)
+    }
+
+    /// Runs one job, however long it takes. False when there is none.
+    fn run_any_job(&mut self) -> bool {
+        let Some(outcome) = self.done_job() else { return false };
+        self.outcomes.append(&mut self.late);
         self.outcomes.push(outcome);
         self.turn();
         true
@@ -441,6 +469,7 @@ impl World {
 
     /// Lets everything that is under way come to its end.
     pub fn settle(&mut self) {
+        self.outcomes.append(&mut self.late);
         for _ in 0..10_000 {
             self.turn();
             if !self.run_any_job() && self.outcomes.is_empty() {
@@ -521,6 +550,7 @@ impl World {
         }
         self.jobs.clear();
         self.outcomes.clear();
+        self.late.clear();
         self.sockets.clear();
         self.descriptors.clear();
         self.down = None;
@@ -553,6 +583,19 @@ impl World {
         self.opened &= !reboots;
         self.boot = Boot { clean, same_boot: self.opened };
         clean
+    }
+
+    /// A server ends at once, without waiting for its jobs; whether it says that it ended in order.
+    pub fn stop_at_once(&mut self) -> Result<bool, String> {
+        let engine = self.engine.take().expect("a server runs");
+        engine.close(self.now)
+    }
+
+    /// A server starts, and after so many calls of the system the power is lost.
+    pub fn begin_in_vain(&mut self, calls: u64) {
+        self.disk.fail_in(calls, Fault::Kill);
+        let _ = self.try_to_start();
+        self.end(Fall::Power);
     }
 
     /// The next server starts.

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::harness::{Store, is_root, process, skip, tool};
+use crate::harness::{Running, Store, eventually, is_root, peer::Peer, process, skip, tool};
 use crate::seq;
 
 /// Sets the permission bits of a file.
@@ -32,6 +32,36 @@ fn a_store_is_made_for_its_owner_alone() {
             files.extend(std::fs::read_dir(&path).expect("ours").map(|e| e.expect("ours").path()));
         }
     }
+}
+
+/// Who made a store may have been killed before the names that lead to it were durable: the next server
+/// makes sure of them, as all that it confirms hangs on them.
+#[test]
+fn a_start_after_a_kill_makes_the_way_to_the_store_durable() {
+    let store = Store::new().named("some/where/store");
+    if store.sh("strace -o /dev/null true").code != 0 {
+        return skip("a_start_after_a_kill_makes_the_way...", "needs strace");
+    }
+    store.send("q", b"x\n");
+    let traced = |store: &Store| {
+        let script = "exec strace -f -y -qq -o trace -e trace=fsync mq-serve";
+        let mut server = Running::start(store.shell(script));
+        eventually("the server answers", || {
+            assert!(!server.has_ended(), "{}", server.stderr());
+            Peer::connect(store).ok()
+        });
+        store.run("mq-admin", &["stop"], b"").ok();
+        server.await_end();
+        std::fs::read_to_string(store.beside("trace")).expect("strace wrote it")
+    };
+    store.kill_server();
+    let trace = traced(&store);
+    for above in ["some/where", "some", ""] {
+        let named = store.beside(above);
+        let named = format!("<{}>", named.display().to_string().trim_end_matches('/'));
+        assert!(trace.contains(&named), "{named} in {trace}");
+    }
+    assert!(!traced(&store).contains("/some>"), "after an end in order that is not needed");
 }
 
 #[test]

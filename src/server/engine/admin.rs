@@ -116,8 +116,11 @@ impl<S: Storage> Engine<S> {
         let number = self.find_here(queue)?;
         let hosted = self.hosted.get_mut(&number).expect("a live queue");
         let now = hosted.log.reach_time(wall);
-        let hidden = hosted.log.written_end().0 - hosted.log.visible_end().0;
-        let mut clock = ClockInfo { now, waiting: Count(hidden), dying: Count(0) };
+        // What the broker does not know was not handed out, though it may be durable by now; and what is
+        // being copied has its time already.
+        let hidden = hosted.log.written_end().0 - self.broker.visible_end(hosted.key).0;
+        let copied = u64::from(hosted.log.is_copying());
+        let mut clock = ClockInfo { now, waiting: Count(hidden + copied), dying: Count(0) };
         let mut groups = self.broker.groups(hosted.key);
         if let Some((key, _)) = groups.find(|(_, name)| *name == group) {
             let counts = self.broker.counts(key);

@@ -149,10 +149,10 @@ impl<S: Storage> Engine<S> {
         boot: Boot,
         report: &mut dyn FnMut(&Name, Option<&LogError>),
     ) -> Result<(), LogError> {
-        crate::log::sweep_removed(&*self.storage)?;
         if !boot.clean {
             crate::log::settle_queues(&*self.storage)?;
         }
+        crate::log::sweep_removed(&*self.storage)?;
         for name in crate::log::list_queues(&*self.storage)? {
             match self.open_log(&name, boot) {
                 Ok((log, recovered, delay)) => {
@@ -340,6 +340,7 @@ impl<S: Storage> Engine<S> {
                 self.host(name, log, recovered)
             }
             Err(error) => {
+                self.heed_sync(&error);
                 let fault = log_fault(&format!("cannot make queue {name}"), &error);
                 self.rest_movers_to(name, &fault.message, moment);
                 for (connection, channel) in waiting {
@@ -353,6 +354,13 @@ impl<S: Storage> Engine<S> {
             self.reopen(connection, channel, moment);
         }
         self.invite(number);
+    }
+
+    /// After a sync that failed nothing is confirmed any more.
+    fn heed_sync(&mut self, error: &LogError) {
+        if error.is_of_sync() {
+            self.failed.get_or_insert_with(|| error.to_string());
+        }
     }
 
     /// Goes on with a channel that waited for its queue.
@@ -594,6 +602,7 @@ impl<S: Storage> Engine<S> {
                 }
             }
             Err(error) => {
+                self.heed_sync(&error);
                 let why = error.to_string();
                 let fault = log_fault(&format!("cannot remove queue {name}"), &error);
                 self.places.insert(name.clone(), Place::Damaged(why));
