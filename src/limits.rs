@@ -387,6 +387,9 @@ pub const HELPER_THREADS: usize = 4;
 /// Syncs of one queue under way at once.
 pub const SYNCS_PER_QUEUE_MAX: usize = 2;
 
+/// How long `mq-recv` waits for the dead letters that it tells of to arrive.
+pub const LETTERS_WAIT: Micros = Micros::from_secs(5);
+
 /// How long a stopping server waits for its connections to drain.
 pub const DRAIN: Micros = Micros::from_secs(5);
 

@@ -188,7 +188,22 @@ impl StoreDir {
         if direct.as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
             return direct;
         }
-        PathBuf::from(format!("/proc/self/fd/{}/sock", self.dir.as_raw_fd()))
+        self.own_path().join("sock")
+    }
+
+    /// A path to the open directory, wherever it is now; good only in this process and as long as `self`
+    /// lives.
+    #[must_use]
+    pub fn own_path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.dir.as_raw_fd()))
+    }
+
+    /// Whether the store's path leads to the open directory; it may have been renamed.
+    #[must_use]
+    pub fn is_at_its_path(&self) -> bool {
+        let place = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+        let named = rustix::fs::stat(&self.path).map(place);
+        named.is_ok() && named == rustix::fs::fstat(&self.dir).map(place)
     }
 
     /// Takes the server's lock, which says that at most one server uses the store, and writes

@@ -21,7 +21,7 @@ pub use flags::{
     queue_pattern, something, start, sync_policy,
 };
 pub use full_screen::FullScreen;
-pub use hint::{binary_hint, is_terminal, terminal_hint};
+pub use hint::{binary_hint, is_terminal, passed_over, terminal_hint};
 pub use measures::{duration_text, human_age, size};
 pub use output::{human_bytes, human_count, json_line, print, print_json};
 pub use signals::Signals;

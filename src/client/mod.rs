@@ -35,6 +35,7 @@ pub mod helper;
 pub mod inherited;
 pub mod intake;
 pub mod ledger;
+pub mod letters;
 pub mod outlet;
 pub mod packer;
 pub mod piece;

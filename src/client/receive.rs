@@ -44,7 +44,7 @@ use super::wait::{self, Patience};
 use super::{ClientError, Connection, Dialer};
 use crate::limits;
 use crate::settings::{Backoff, Start};
-use crate::units::{Micros, Monotonic, Name, OffsetRange};
+use crate::units::{Count, Micros, Monotonic, Name, OffsetRange};
 use crate::url::Url;
 use crate::wire::{Fault, QueuePattern};
 use link::Link;
@@ -182,6 +182,8 @@ fn cut_text(cut: Option<bool>) -> &'static str {
 pub enum Note {
     /// The queue does not exist, or none of several does; it is waited for.
     NoQueue(Option<Name>),
+    /// So many messages of the queue no group gets: this one is its first, and begins behind them.
+    Passed(Name, Count),
     /// A message holds the output's delimiter.
     Ambiguous,
     /// The file that is appended to ends within a message: a delimiter goes in front of ours.
@@ -367,6 +369,11 @@ impl<D: Dial, S: Sink> Receiver<D, S> {
             redelivered: 0,
             redelivering: None,
         }
+    }
+
+    /// The queues that it has received from.
+    pub fn queues(&self) -> impl Iterator<Item = &Name> {
+        self.members.numbers().map(|number| &self.members.at(number).name)
     }
 
     /// What has been received.

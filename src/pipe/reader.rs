@@ -161,6 +161,9 @@ impl Reader {
                 }
                 Reply::Extent(extent) => self.told(&extent)?,
                 Reply::Receiving(receiving) => {
+                    if receiving.passed.0 > 0 {
+                        self.inputs.push(Input::Passed(receiving.passed), 0);
+                    }
                     if let Some(input) = self.announced(&receiving) {
                         self.inputs.push(input, 0);
                     }

@@ -14,7 +14,7 @@ use super::state::StateError;
 use super::window::Full;
 use crate::client::ClientError;
 use crate::client::command::StartError;
-use crate::units::{Offset, OffsetRange};
+use crate::units::{Count, Offset, OffsetRange};
 use crate::url::Url;
 use crate::wire::{Fault, PipeFigures};
 
@@ -35,6 +35,8 @@ pub enum Note<'a> {
     NoQueue,
     /// Another instance has the pipe's group; its end is waited for.
     Waiting,
+    /// So many messages of the source no group gets: the pipe's is its first, and begins behind them.
+    Passed(Count),
     /// The connection was lost, or the server was stopped by somebody.
     Lost {
         /// Somebody wants it stopped.

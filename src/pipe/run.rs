@@ -374,6 +374,7 @@ impl<'h, H: Host> Pipe<'h, H> {
             }
             // Said of everyone first; who is alone has its turn at once.
             Input::Waiting => self.wait_for_turn(session)?,
+            Input::Passed(passed) => self.host.note(Note::Passed(passed)),
             Input::Open(id, turn, limit) => {
                 // Who keeps nothing has no dead letters either.
                 let ends_at = Some(limits::DELIVERY_LIMIT_DEFAULT);

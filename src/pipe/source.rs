@@ -29,6 +29,8 @@ pub enum Input {
     NoQueue,
     /// Another instance has the pipe's group.
     Waiting,
+    /// So many messages no group of the queue gets: the pipe's is its first, and begins behind them.
+    Passed(Count),
     /// It is our turn, on this incarnation of the queue; and the attempts after which a message is
     /// given up there, if ever. Standard input has no turns.
     Open(QueueId, Option<Turn>, Option<u32>),

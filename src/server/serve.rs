@@ -107,21 +107,27 @@ fn start(options: &Options) -> Result<Started, ServeError> {
     }
     let signals = watch_signals()?;
     let store = StoreDir::open(&options.dir, true)?;
-    // The server leaves the directory that it was started in.
-    let root = std::fs::canonicalize(store.path()).map_err(io_error("find the store"))?;
+    let shown = std::fs::canonicalize(store.path()).map_err(io_error("find the store"))?;
     if options.started_by_client {
-        leave_client()?;
+        // Out of the session of the client, so that whatever waits for that (`x=$(mq-send ...)`, `ssh`)
+        // need not wait for the server. Already a leader when started by a shell's job control: then it
+        // is on its own as it is.
+        let _ = rustix::process::setsid();
     }
+    // Out of the directory that it was started in (`umount`). All that it does in the store goes by way
+    // of the one that it has open, so that it stays the same when the path is renamed and leads to another.
+    rustix::process::fchdir(store.dir()).map_err(|e| io_error("change to the store")(e.into()))?;
+    let root = Path::new(".");
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     raise_descriptor_limit();
     let lock = store.lock_server()?;
     let report = Report::new(options.level);
-    let tenure = Tenure::begin(&root).map_err(io_error("record the start in the store"))?;
+    let tenure = Tenure::begin(root).map_err(io_error("record the start in the store"))?;
     if !tenure.before().clean {
         store.settle_names()?;
     }
     let clock = Clock::start();
-    let engine = recover(&root, &tenure, &report, clock)?;
+    let engine = recover(root, &shown, &tenure, &report, clock)?;
     if !engine.has_damaged() {
         tenure.recovered().map_err(io_error("record the recovery in the store"))?;
     }
@@ -183,14 +189,6 @@ fn watch_signals() -> Result<UnixStream, ServeError> {
     Ok(out)
 }
 
-/// Out of the session, the directory and the descriptors of the client that started this server,
-/// so that whatever waits for those (`x=$(mq-send ...)`, `ssh`, `umount`) need not wait for it.
-fn leave_client() -> Result<(), ServeError> {
-    // Already a leader when started by a shell's job control: then it is on its own as it is.
-    let _ = rustix::process::setsid();
-    rustix::process::chdir("/").map_err(|e| io_error("change to /")(e.into()))
-}
-
 /// Each connection takes a descriptor and each queue some, and the ordinary limit of 1024 is a
 /// courtesy to programs that use select(2).
 fn raise_descriptor_limit() {
@@ -203,6 +201,7 @@ fn raise_descriptor_limit() {
 
 fn recover(
     root: &Path,
+    shown: &Path,
     tenure: &Tenure,
     report: &Report,
     clock: Clock,
@@ -235,7 +234,7 @@ fn recover(
     report.info(&format!(
         "mq-serve {} on {}: {queues} queues recovered in {} ms",
         env!("CARGO_PKG_VERSION"),
-        root.display(),
+        shown.display(),
         begun.elapsed().as_millis()
     ));
     Ok(engine)

@@ -5,7 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
-use rustix::fs::inotify;
+use rustix::fs::{AtFlags, inotify};
+use rustix::io::Errno;
 
 use crate::store::StoreDir;
 
@@ -25,18 +26,36 @@ impl OwnSocket {
     pub fn bind(store: StoreDir) -> io::Result<(OwnSocket, UnixListener)> {
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         let gone = inotify::WatchFlags::DELETE | inotify::WatchFlags::MOVED_FROM;
-        inotify::add_watch(&watch, store.path(), gone)?;
+        inotify::add_watch(&watch, store.own_path(), gone)?;
         let socket = OwnSocket { store, watch };
         let listener = socket.listen()?;
         Ok((socket, listener))
     }
 
     fn listen(&self) -> io::Result<UnixListener> {
-        match std::fs::remove_file(self.store.join("sock")) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        match self.unlink() {
+            Err(Errno::NOENT) | Ok(()) => {}
+            Err(errno) => return Err(errno.into()),
         }
-        UnixListener::bind(self.store.socket_address())
+        // The name of a socket is what the system's lists show of it.
+        let address = match self.store.is_at_its_path() {
+            true => self.store.socket_address(),
+            false => self.store.own_path().join("sock"),
+        };
+        UnixListener::bind(address)
+    }
+
+    /// By way of the open directory: at the store's path there may be another one by now.
+    fn unlink(&self) -> rustix::io::Result<()> {
+        rustix::fs::unlinkat(self.store.dir(), "sock", AtFlags::empty())
+    }
+
+    fn has(&self, name: &str) -> io::Result<bool> {
+        match rustix::fs::statat(self.store.dir(), name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     /// What to poll for reading before [`OwnSocket::restore`].
@@ -54,26 +73,21 @@ impl OwnSocket {
         let mut events = inotify::Reader::new(&self.watch, &mut buffer);
         // Only that something happened counts: what stands in the directory is looked at.
         while events.next().is_ok() {}
-        match std::fs::symlink_metadata(self.store.join("sock")) {
-            Ok(_) => Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // The whole store may have been deleted: then there is nothing to listen for.
-                if self.store.join("queues").exists() { self.listen().map(Some) } else { Ok(None) }
-            }
-            Err(error) => Err(error),
+        // The whole store may have been deleted: then there is nothing to listen for.
+        if self.has("sock")? || !self.has("queues")? {
+            return Ok(None);
         }
+        self.listen().map(Some)
     }
 
     /// Whether the directory of the queues was deleted, or moved out of the store.
     #[must_use]
     pub fn is_store_gone(&self) -> bool {
-        let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
-        let found = rustix::fs::statat(self.store.dir(), "queues", flags);
-        found.err() == Some(rustix::io::Errno::NOENT)
+        matches!(self.has("queues"), Ok(false))
     }
 
     /// Removes the socket: the server ends. Left behind, it would be cleared by the next start.
     pub fn remove(self) {
-        let _ = std::fs::remove_file(self.store.join("sock"));
+        let _ = self.unlink();
     }
 }

@@ -311,6 +311,14 @@ pub struct Receiving {
     /// letter; absent: never. Comes again, with nothing kept, when it changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delivery_limit: Option<u32>,
+    /// Messages that no group gets, as the receiver's is the first of the queue and was made to begin
+    /// behind them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub passed: Count,
+}
+
+fn is_zero(count: &Count) -> bool {
+    count.0 == 0
 }
 
 /// What becomes of a leased message.
@@ -577,6 +585,10 @@ pub struct GroupInfo {
     /// Whether it is at the bound of those, and so gets nothing new until holes close.
     #[serde(default)]
     pub stuck: bool,
+    /// Messages that no group gets, as this one is the first of the queue and was made to begin behind
+    /// them: said to who made it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub passed: Count,
     /// What became of its messages.
     #[serde(default)]
     pub account: Account,

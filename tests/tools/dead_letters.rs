@@ -30,6 +30,20 @@ fn fail_all(store: &Store, queue: &str, said: &str) {
     store.run("mq-recv", &command, b"").exits(123);
 }
 
+/// Once, `mq-recv -e q -- ... || mq-recv -e q.dead` found nothing most of the time.
+#[test]
+fn dead_letters_are_there_when_the_receiver_says_that_there_are_some() {
+    let store = Store::new();
+    for n in 0..20 {
+        let queue = format!("q{n}");
+        store.send(&queue, b"x\n");
+        let receive = format!(
+            "mq-recv -e {queue} -- sh -c 'exit 65'; [ $? = 123 ] && mq-recv --peek {queue}.dead"
+        );
+        assert_eq!(store.sh(&receive).ok().text(), "x\n", "round {n}");
+    }
+}
+
 #[test]
 fn a_dead_letter_says_where_it_is_from_and_why() {
     let store = Store::new();

@@ -32,6 +32,35 @@ fn each_group_sees_everything() {
     assert_eq!(receive(&store, "two", &["--from", "oldest"]), seq(11, 12), "it stays where it is");
 }
 
+/// The first group of a queue, made behind what is there: nobody gets that, which used to happen without a
+/// word.
+#[test]
+fn who_makes_the_first_group_behind_messages_is_told_that_nobody_gets_them() {
+    let store = Store::new();
+    let told = |args: &[&str]| {
+        let done = store.run(args[0], &args[1..], b"").ok();
+        done.stderr.contains("no group gets 7 messages of q").then_some(done.stdout)
+    };
+    let ways: [&[&str]; 4] = [
+        &["mq-recv", "-e", "--from", "-3", "q"],
+        &["mq-recv", "-e", "--exclusive", "-g", "audit", "--from", "7", "q"],
+        &["mq-admin", "group", "add", "--from", "7", "q", "audit"],
+        &["mq-pipe", "-e", "--from", "7", "q", "out", "--", "cat"],
+    ];
+    for way in ways {
+        store.send("q", &seq(1, 10));
+        let out = told(way).unwrap_or_else(|| panic!("{way:?} said nothing"));
+        assert!(out.is_empty() || out == seq(8, 10), "{way:?}");
+        // A second group is behind nothing that the first one has not.
+        assert!(told(&["mq-admin", "group", "add", "q", "second"]).is_none());
+        store.run("mq-admin", &["rm", "q"], b"").ok();
+    }
+    // What a log keeps is there for groups to come.
+    store.run("mq-admin", &["declare", "--retain", "log", "q"], b"").ok();
+    store.send("q", &seq(1, 10));
+    assert!(told(ways[0]).is_none());
+}
+
 #[test]
 fn a_group_that_nobody_made_is_an_error_and_no_leak() {
     let store = Store::new();

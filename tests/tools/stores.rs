@@ -34,6 +34,35 @@ fn a_store_is_made_for_its_owner_alone() {
     }
 }
 
+/// Once, the server of a store that was renamed went on by its path: at its end it overwrote files of the
+/// new store there, which was damaged then, and `rm` removed a queue of the wrong one.
+#[test]
+fn a_server_stays_with_its_store_when_that_is_renamed() {
+    let store = Store::new();
+    store.send("q", b"old\n");
+    let aside = store.beside("aside");
+    std::fs::rename(store.path(), &aside).expect("ours");
+    store.send("q", b"new\n");
+    let aside = aside.to_str().expect("UTF-8");
+    store.run("mq-send", &["--dir", aside, "made", "-m", "x"], b"").ok();
+    let removed = store.run("mq-recv", &["--dir", aside, "-e", "q"], b"").ok();
+    assert_eq!(removed.stdout, b"old\n");
+    store.run("mq-admin", &["--dir", aside, "rm", "q"], b"").ok();
+    std::fs::remove_file(store.beside("aside/sock")).expect("ours");
+    eventually("it listens again where it is", || {
+        store.beside("aside/sock").exists().then_some(())
+    });
+    store.run("mq-admin", &["--dir", aside, "stop"], b"").ok();
+    // The new one was not touched, as its next server finds.
+    store.kill_server();
+    store.run("mq-admin", &["check"], b"").ok();
+    assert_eq!(store.receive("q"), b"new\n");
+    assert!(!store.path().join("queues/made").exists());
+    let kept = store.run("mq-recv", &["--dir", aside, "-e", "made"], b"").ok();
+    assert_eq!(kept.stdout, b"x\n");
+    store.run("mq-admin", &["--dir", aside, "stop"], b"").ok();
+}
+
 /// Who made a store may have been killed before the names that lead to it were durable: the next server
 /// makes sure of them, as all that it confirms hangs on them.
 #[test]

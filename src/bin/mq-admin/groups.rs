@@ -65,7 +65,13 @@ pub fn run(verb: Verb, flags: &Flags) -> Outcome {
         Verb::Add { queue, group, from } => {
             let doing = format!("adding the group {group} to {queue}");
             let done = format!("group {group} of {queue} is there");
-            place(Admin::AddGroup { queue, group, from }, &doing, &done, flags)
+            place(
+                Admin::AddGroup { queue: queue.clone(), group, from },
+                &queue,
+                &doing,
+                &done,
+                flags,
+            )
         }
         Verb::Rm { queue, group } => {
             let doing = format!("removing the group {group} from {queue}");
@@ -79,7 +85,13 @@ pub fn run(verb: Verb, flags: &Flags) -> Outcome {
         Verb::Seek { queue, group, to } => {
             let doing = format!("seeking the group {group} of {queue}");
             let done = format!("group {group} of {queue} is set");
-            place(Admin::SeekGroup { queue, group, to }, &doing, &done, flags)
+            place(
+                Admin::SeekGroup { queue: queue.clone(), group, to },
+                &queue,
+                &doing,
+                &done,
+                flags,
+            )
         }
     }
 }
@@ -98,8 +110,11 @@ fn list(queue: Name, flags: &Flags) -> Outcome {
 }
 
 /// A request that sets a group to a place.
-fn place(request: Admin, doing: &str, done: &str, flags: &Flags) -> Outcome {
+fn place(request: Admin, queue: &Name, doing: &str, done: &str, flags: &Flags) -> Outcome {
     let info: GroupInfo = ask(request, flags.patience(), flags, doing)?;
+    if info.passed.0 > 0 {
+        say(flags, &cli::passed_over(queue, info.passed));
+    }
     if flags.json {
         cli::print_json(&info)?;
     } else if flags.shared.verbose {

@@ -122,6 +122,7 @@ impl Host for Terminal {
             Note::Waiting => {
                 format!("another instance of pipe {} still runs; waiting for its end", self.name)
             }
+            Note::Passed(passed) => cli::passed_over(&self.source, passed),
             Note::Lost { orderly: true } => "the server was stopped; waiting for a new one".into(),
             Note::Lost { orderly: false } if self.verbose => {
                 "the connection to the server was lost; going on from the last commit".into()

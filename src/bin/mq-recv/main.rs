@@ -4,18 +4,23 @@
 mod args;
 mod terminal;
 
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use mq::cli::{self, Failure, Outcome, Signals, Status};
-use mq::client::Dialer;
 use mq::client::command::StartError;
 use mq::client::format::Format;
 use mq::client::inherited::stdout_was_open;
 use mq::client::outlet::{Outlet, OutletError};
+use mq::client::place::Peer;
 use mq::client::receive::{End, Printer, ReceiveError, Receiver, Sink, Tally};
+use mq::client::wait::Patience;
 use mq::client::work::{Work, Worker};
+use mq::client::{Dialer, letters};
+use mq::limits;
+use mq::units::Name;
 use signal_hook::consts::{SIGPIPE, SIGXFSZ};
 
 use args::Args;
@@ -71,11 +76,29 @@ fn receive(args: &Args, sink: impl Sink) -> Outcome {
     let ended = receiver.run(&mut terminal);
     let tally = receiver.tally();
     terminal.end(&tally);
+    if tally.dead > 0 && !args.no_ack && matches!(ended, Ok(End::Done)) {
+        await_letters(args, receiver.queues(), &terminal);
+    }
     Ok(match ended.map_err(|error| failure(error, args))? {
         End::Signal(signal) => Status::Signal(signal),
         End::ReaderGone => Status::Signal(SIGPIPE),
         End::Done => status(args, &tally),
     })
+}
+
+/// Who is told that messages were given up finds them among the dead letters. What cannot be asked, as at an
+/// engine, was told of already.
+fn await_letters<'a>(args: &Args, queues: impl Iterator<Item = &'a Name>, terminal: &Terminal) {
+    let Ok(peer @ Peer::Store(_)) = args.peer() else { return };
+    let wait = limits::LETTERS_WAIT.to_duration();
+    let patience = Patience::lasting(wait, Some(terminal.as_fd()));
+    let Ok(mut connection) = Dialer::to(peer, TOOL, false).reach(patience) else { return };
+    let group = args.options().group;
+    for queue in queues {
+        if let Ok(false) = letters::arrive(&mut connection, queue, &group, patience) {
+            terminal.say_late_letters(queue);
+        }
+    }
 }
 
 /// How it ends when it has done all that it was to do.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use mq::cli::{self, Signals};
 use mq::client::receive::{Caller, Note, Tally};
+use mq::units::Name;
 
 use crate::TOOL;
 use crate::args::Args;
@@ -71,6 +72,7 @@ impl Terminal {
         Some(match note {
             Note::NoQueue(Some(queue)) => format!("there is no queue {queue} yet; waiting for it"),
             Note::NoQueue(None) => format!("there is no queue {} yet; waiting", self.queues),
+            Note::Passed(queue, passed) => cli::passed_over(&queue, passed),
             Note::Ambiguous => format!(
                 "a message of {} holds the delimiter and is written as it is\n  \
                  try: -0, or -J",
@@ -110,6 +112,11 @@ impl Terminal {
         } else if self.in_lines {
             self.say(&format!("{TOOL}: {} messages ({bytes} bytes) received\n", tally.messages));
         }
+    }
+
+    /// Dead letters have not arrived yet.
+    pub fn say_late_letters(&self, queue: &Name) {
+        self.say(&format!("{TOOL}: dead letters of {queue} are still on their way\n"));
     }
 
     pub fn end(&mut self, tally: &Tally) {

@@ -199,6 +199,9 @@ impl<D: Dial, S: Sink> Receiver<D, S> {
         self.waits_for_engine = false;
         self.members.announce(number, channel);
         let member = self.members.at_mut(number);
+        if receiving.passed.0 > 0 {
+            caller.note(Note::Passed(member.name.clone(), receiving.passed));
+        }
         member.epoch = receiving.epoch;
         member.delivery_limit = receiving.delivery_limit;
         if self.options.exclusive && receiving.epoch.is_none() {

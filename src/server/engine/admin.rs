@@ -175,6 +175,7 @@ impl<S: Storage> Engine<S> {
         GroupInfo {
             group: self.broker.group_name(group).clone(),
             ready: counts.ready,
+            passed: Count(0),
             unacked: Count(counts.leased.0 + counts.dying.0),
             resting: counts.resting,
             receivers: counts.consumers as u64,

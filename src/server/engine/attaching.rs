@@ -3,7 +3,7 @@
 use crate::broker::{GroupKey, Kind, Mode};
 use crate::limits;
 use crate::log::storage::Storage;
-use crate::units::{Offset, OffsetRange, QueueId};
+use crate::units::{Count, Offset, OffsetRange, QueueId};
 use crate::wire::{Begun, Fault, OpenReceive, ReceiveMode, Receiving, Reply};
 
 use super::figures::Share;
@@ -111,20 +111,23 @@ impl<S: Storage> Engine<S> {
         let session = self.sessions.get_mut(&connection).expect("a connected client");
         session.channels.insert(seat, Channel::Receiving(receiver));
         let messages = kept.iter().map(OffsetRange::span).sum();
-        let ledgers = &self.hosted[&number].books.ledgers;
-        let ledger = group.filter(|_| open.exclusive).and_then(|group| ledgers.get(&group));
+        let hosted = self.hosted.get_mut(&number).expect("a live queue");
+        let books = &mut hosted.books;
+        let passed = group.and_then(|group| books.passed.remove(&group)).unwrap_or_default();
+        let ledger = group.filter(|_| open.exclusive).and_then(|group| books.ledgers.get(&group));
         let receiving = Receiving {
+            passed,
             queue_id: Some(id),
             kept,
             until,
-            queue: is_member.then(|| self.hosted[&number].name.clone()),
+            queue: is_member.then(|| hosted.name.clone()),
             born: ledger.map(|ledger| ledger.start.born),
             delivery_limit: self.delivery_limit_for(receiver),
             ..Receiving::default()
         };
         self.reply(connection, seat, &Reply::Receiving(receiving.clone()));
         if open.exclusive && mode == Mode::Take {
-            self.await_turn(receiver, receiving);
+            self.await_turn(receiver, Receiving { passed: Count(0), ..receiving });
         }
         Ok(Attached::At { channel: seat, kept: messages })
     }

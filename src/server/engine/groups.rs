@@ -12,8 +12,10 @@ use crate::log::{
     AccountStart, GroupAccount, GroupFact, GroupFile, GroupPosition, LeasedRange, Log, TriedRange,
 };
 use crate::planted::{self, Bug};
+use crate::settings::Retention;
 use crate::units::{
-    DEFAULT_GROUP, Ending, Micros, Moment, Monotonic, Name, Offset, OffsetRange, Tally, WallTime,
+    Count, DEFAULT_GROUP, Ending, Micros, Moment, Monotonic, Name, Offset, OffsetRange, Tally,
+    WallTime,
 };
 use crate::wire::{ErrorCode, Fault, Receiving};
 
@@ -32,6 +34,9 @@ pub(super) struct GroupBooks {
     pub seekers: Vec<(ConnectionId, u16)>,
     /// Requests that are answered when this group stands durably where they want it.
     pub made: Vec<(GroupFile, GroupKey, (ConnectionId, u16))>,
+    /// Messages that no group gets, as the first one was made to begin behind them, until somebody is
+    /// told.
+    pub passed: BTreeMap<GroupKey, Count>,
     /// Requests that are answered when the group of this name is gone.
     pub removals: Vec<(Name, (ConnectionId, u16))>,
     /// Exclusive receivers that wait for their turn, and what is said again then.
@@ -194,6 +199,7 @@ impl<S: Storage> Engine<S> {
         name: &Name,
         state: Option<GroupState>,
     ) -> Result<GroupKey, Fault> {
+        let passed = state.as_ref().map(|state| self.passed_by_first(number, state));
         let hosted = self.hosted.get_mut(&number).expect("a live queue");
         let queue = &hosted.name;
         let added = self.broker.add_group(hosted.key, name, state);
@@ -214,6 +220,7 @@ impl<S: Storage> Engine<S> {
             Ok(file) => {
                 hosted.groups.insert(group, file);
                 hosted.new_groups.push(file);
+                hosted.books.passed.extend(passed.map(|passed| (group, passed)));
                 self.touch(number);
                 Ok(group)
             }
@@ -224,6 +231,20 @@ impl<S: Storage> Engine<S> {
                 Err(log_fault(&doing, &error))
             }
         }
+    }
+
+    /// Messages that a group would pass over as the first of its queue: no other keeps them.
+    fn passed_by_first(&self, number: QueueNumber, state: &GroupState) -> Count {
+        let hosted = &self.hosted[&number];
+        let keeps = hosted.log.settings().retain == Retention::Log;
+        if keeps || self.broker.groups(hosted.key).next().is_some() {
+            return Count(0);
+        }
+        let gone = self.broker.gone(hosted.key);
+        let of = |ranges: &mut dyn Iterator<Item = OffsetRange>| ranges.map(|r| r.span()).sum();
+        let (settled, gone): (u64, u64) =
+            (of(&mut state.settled.iter().copied()), of(&mut gone.iter()));
+        Count(settled.saturating_sub(gone))
     }
 
     /// Whether the channel must wait for the group's journal; then it is called on later.

@@ -5,7 +5,7 @@ use crate::log::storage::Storage;
 use crate::log::{GroupFile, Sought};
 use crate::settings::Start;
 use crate::units::{Name, Offset, OffsetRange};
-use crate::wire::{Admin, ErrorCode, Fault, Reply};
+use crate::wire::{Admin, ErrorCode, Fault, GroupInfo, Reply};
 
 use super::groups::{journal_clock, position_of, whole};
 use super::hosting::log_fault;
@@ -134,6 +134,7 @@ impl<S: Storage> Engine<S> {
         hosted.handed.remove(&group);
         hosted.books.lease_counters.remove(&group);
         hosted.books.ledgers.remove(&group);
+        hosted.books.passed.remove(&group);
         for (_, _, (connection, channel)) in
             hosted.books.made.extract_if(.., |(_, made, _)| *made == group).collect::<Vec<_>>()
         {
@@ -224,7 +225,9 @@ impl<S: Storage> Engine<S> {
             made.extract_if(.., |(file, ..)| stands(file)).collect::<Vec<_>>()
         {
             if self.answered(connection, channel) {
-                let info = self.group_info(number, group);
+                let books = &mut self.hosted.get_mut(&number).expect("a live queue").books;
+                let passed = books.passed.remove(&group).unwrap_or_default();
+                let info = GroupInfo { passed, ..self.group_info(number, group) };
                 self.answer(connection, channel, &info);
             }
         }
