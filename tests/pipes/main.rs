@@ -1,13 +1,14 @@
 //! `mq-pipe` from outside: real queues, real filters, real kills (G14). Each test on a store of
 //! its own.
 //!
-//! `MQ_ROUNDS=500 cargo test --release --test pipes -- kills kept --nocapture` is the long run of kill
+//! `MQ_ROUNDS=500 cargo test --release --test pipes -- kills kept files clock --nocapture` is the long run of kill
 //! -9, with as many rounds for each kind of pipe; it says how many kills there were.
 
 #[allow(dead_code)]
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod clock;
 mod examples;
 mod failures;
 mod files;
