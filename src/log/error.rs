@@ -86,10 +86,19 @@ pub enum LogError {
 const SYNCING: &str = "syncing";
 
 impl LogError {
-    /// Whether a sync failed, after which nothing may be trusted.
+    /// Whether a sync failed, after which nothing may be trusted. A directory that could not even be
+    /// opened to be synced is no such thing.
     #[must_use]
     pub fn is_of_sync(&self) -> bool {
-        matches!(self, LogError::Io { doing: SYNCING, .. })
+        matches!(self, LogError::Io { doing: SYNCING, .. }) && !self.is_for_want_of_descriptors()
+    }
+
+    /// Whether this process, or the system, had too many open files.
+    #[must_use]
+    pub fn is_for_want_of_descriptors(&self) -> bool {
+        let LogError::Io { source, .. } = self else { return false };
+        let short = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
+        rustix::io::Errno::from_io_error(source).is_some_and(|errno| short.contains(&errno))
     }
 }
 

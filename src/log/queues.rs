@@ -35,17 +35,19 @@ pub fn create_queue<S: Storage>(
     if list_queues(storage)?.contains(name) {
         return Err(LogError::Exists(name.clone()));
     }
-    let temporary = Path::new(files::QUEUES).join(format!("{}{id}", files::NEW));
+    // Open before there is something to be synced: what is short then must not be in the way.
+    let queues = Path::new(files::QUEUES);
+    let named = storage.open_dir(queues).doing("opening", queues)?;
+    let temporary = queues.join(format!("{}{id}", files::NEW));
     let made = fill(storage, &temporary, id, settings, now);
     if let Err(failure) = made {
         // What is left would be removed at the next start; the space may be wanted now.
         let _ = sweep(storage, &temporary);
         return Err(failure.into());
     }
-    let queues = Path::new(files::QUEUES);
     let dir = files::queue_dir(name);
     storage.rename(&temporary, &dir).doing("renaming", &temporary)?;
-    storage.sync_dir(queues).syncing(queues).inspect_err(|_| {
+    named().syncing(queues).inspect_err(|_| {
         // It was not made, so it must not be found by the next that makes it. Which of its names the disk
         // has, nobody knows: its files stay until a start has made them durable.
         let _ = storage.rename(&dir, &temporary);
@@ -143,13 +145,14 @@ pub fn remove_queue<S: Storage>(
     let dir = files::queue_dir(name);
     let queues = Path::new(files::QUEUES);
     let removed = queues.join(format!("{}{id}", files::REMOVED));
+    let named = storage.open_dir(queues).doing("opening", queues)?;
     match storage.rename(&dir, &removed) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             return Err(LogError::NoQueue(name.clone()));
         }
         other => other.doing("renaming", &dir)?,
     }
-    storage.sync_dir(queues).syncing(queues)?;
+    named().syncing(queues)?;
     Ok(Job { queue: id, storage: storage.clone(), work: Work::Sweep { dir: removed } })
 }
 

@@ -80,6 +80,12 @@ pub trait Storage: Send + Sync + 'static {
     /// What the system says; never retried by anyone.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
 
+    /// Opens a directory, so that its entries can be made durable later, whatever is short then.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn open_dir(&self, path: &Path) -> io::Result<OpenDir<'_>>;
+
     /// How much room there is.
     ///
     /// # Errors
@@ -89,6 +95,9 @@ pub trait Storage: Send + Sync + 'static {
     /// Closes handles of files that were removed, maybe a little later: that may take long.
     fn let_go(&self, files: Vec<Arc<Self::File>>);
 }
+
+/// An open directory: what it does, once, is what [`Storage::sync_dir`] does.
+pub type OpenDir<'a> = Box<dyn FnOnce() -> io::Result<()> + 'a>;
 
 /// An open file of a [`Storage`]. Shared between the event loop and helper threads.
 pub trait StorageFile: Send + Sync + 'static {
@@ -252,6 +261,11 @@ impl Storage for Disk {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         File::open(self.root.join(path))?.sync_all()
+    }
+
+    fn open_dir(&self, path: &Path) -> io::Result<OpenDir<'_>> {
+        let dir = File::open(self.root.join(path))?;
+        Ok(Box::new(move || dir.sync_all()))
     }
 
     fn space(&self) -> io::Result<Space> {

@@ -135,6 +135,7 @@ impl Journalled {
         };
         let known = if reset { None } else { read_journal(&journal)? };
         let expected = known.as_ref().map_or(0, |known| known.length);
+        let was_there = path.exists();
         let file = match open(path, expected == 0) {
             // An empty one would be in the way of whoever puts it back.
             Err(error) if expected > 0 && error.kind() == io::ErrorKind::NotFound => {
@@ -161,9 +162,16 @@ impl Journalled {
                 (length, Some(mark))
             }
         };
-        // A link may lead to where the file was just made.
+        // The journal lies beside the name, whatever that is; a link may lead to where the file was just
+        // made.
+        sync_dir(path).map_err(doing("sync the directory of", path))?;
         let place = std::fs::canonicalize(path).map_err(doing("find", path))?;
-        sync_dir(&place).map_err(doing("sync the directory of", path))?;
+        match sync_dir(&place) {
+            // Where we may not look, the file was there before.
+            Err(error) if was_there && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            synced => synced,
+        }
+        .map_err(doing("sync the directory of", path))?;
         let tail = tail_of(&file, length).map_err(doing("read", path))?;
         Ok(Journalled { path: path.to_owned(), journal, file, length, tail, mark, _lock: lock })
     }

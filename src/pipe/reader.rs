@@ -216,9 +216,7 @@ impl Reader {
         if self.has_ended {
             return;
         }
-        // At once: were they taken one by one, the pipe might get what is behind some that are gone, and
-        // a commit would pass over these.
-        self.inputs.retain(|input| !is_told_again(input));
+        forget_untaken(&self.inputs);
     }
 
     /// An engine is away, and what it had delivered is not ours any more: it comes again under other
@@ -407,10 +405,13 @@ fn cut(text: &str, most: usize) -> String {
     }
     text[from..].to_owned()
 }
-/// Whether it is of no use when the server is lost: messages come again, and what time it was behind them
-/// is true only behind them.
-fn is_told_again(input: &Input) -> bool {
-    matches!(input, Input::Batch(_) | Input::Extent(_) | Input::Clock(_))
+/// Messages come again when their server is lost, and what time it was behind them is true only behind them.
+fn forget_untaken(inputs: &Lane<Input>) {
+    // At once: were they taken one by one, the pipe might get what is behind some that are gone, and a
+    // commit would pass over these.
+    let is_told_again =
+        |input: &Input| matches!(input, Input::Batch(_) | Input::Extent(_) | Input::Clock(_));
+    inputs.retain(|input| !is_told_again(input));
 }
 
 #[cfg(test)]
@@ -425,7 +426,7 @@ mod tests {
         lane.push(Input::Extent(Vec::new()), 1);
         lane.push(Input::Clock(ClockInfo::default()), 0);
         lane.push(Input::End, 0);
-        lane.retain(|input| !is_told_again(input));
+        forget_untaken(&lane);
         assert!(matches!(lane.pop(), Some(Input::End)) && lane.pop().is_none());
     }
 

@@ -26,7 +26,8 @@ impl OwnSocket {
     pub fn bind(store: StoreDir) -> io::Result<(OwnSocket, UnixListener)> {
         let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
         let gone = inotify::WatchFlags::DELETE | inotify::WatchFlags::MOVED_FROM;
-        inotify::add_watch(&watch, store.own_path(), gone)?;
+        // From here on it is watched wherever it is.
+        inotify::add_watch(&watch, store.path(), gone)?;
         let socket = OwnSocket { store, watch };
         let listener = socket.listen()?;
         Ok((socket, listener))

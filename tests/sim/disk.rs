@@ -19,7 +19,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
-use mq::log::storage::{Space, Storage, StorageFile};
+use mq::log::storage::{OpenDir, Space, Storage, StorageFile};
 use mq::units::{Bytes, Position};
 
 const SECTOR: usize = 512;
@@ -756,6 +756,12 @@ impl Storage for SimDisk {
         }
         let node = state.find(path)?;
         Ok(state.dir(node)?.live.keys().cloned().collect())
+    }
+
+    fn open_dir(&self, path: &Path) -> io::Result<OpenDir<'_>> {
+        self.state().find(path)?;
+        let path = path.to_owned();
+        Ok(Box::new(move || self.sync_dir(&path)))
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {

@@ -148,6 +148,44 @@ fn what_is_stored_waits_until_it_is_handed_out() {
     assert_eq!(sender.confirmed, Sequence(1), "it came to its end");
 }
 
+/// The same of a large message, while it is copied into the log under the time that it has already.
+#[test]
+fn what_is_being_copied_waits_too() {
+    let (mut world, queue) = world(1, Wanted::default());
+    let group = name("g");
+    world.ask(Admin::AddGroup { queue: queue.clone(), group: group.clone(), from: Start::Oldest });
+    world.settle();
+    let mut sender = Teller::open(&mut world, OpenSend::new(queue.clone(), ProducerId(1)));
+    let mut record = Vec::new();
+    Record { attribute_bytes: &[], body: &vec![b'x'; 3000] }.encode(&mut record);
+    let mut parts = record.chunks(1000).peekable();
+    let mut frames = Vec::new();
+    while let Some(part) = parts.next() {
+        let head = PublishHead {
+            sequence: Sequence(1),
+            count: 1,
+            framing: Framing::Records,
+            batch_flags: 0,
+            read: Monotonic(0),
+            more: parts.peek().is_some(),
+        };
+        Request::Publish(head, part).encode(CHANNEL, &mut frames);
+    }
+    world.say(sender.connection, &frames);
+    let (mut asked, mut waited) = (0, 0);
+    while sender.confirmed < Sequence(1) {
+        world.turn();
+        let clock = Admin::Clock { queue: queue.clone(), group: group.clone() };
+        let clock = world.ask(clock).expect("a server runs");
+        let clock: ClockInfo = serde_json::from_slice(&clock).expect("what the time is");
+        (asked, waited) = (asked + 1, waited + u64::from(clock.waiting > Count(0)));
+        world.run_late_job();
+        sender.hear(&mut world);
+        assert!(asked < 100, "it comes to its end");
+    }
+    assert!(waited > 1 && waited == asked, "{waited} of {asked} answers said that something waits");
+}
+
 /// A named producer goes on among the delayed messages: what it had said with its last message stayed
 /// behind, and a restart that took the newer sequence from there knew nothing of it.
 #[test]

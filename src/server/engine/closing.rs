@@ -16,7 +16,7 @@ impl<S: Storage> Engine<S> {
     pub fn close(mut self, now: Monotonic) -> Result<bool, String> {
         // A queue that could not be opened was not closed in order either, nor one that is just being made
         // or removed.
-        let mut clean = !self.has_damaged() && self.jobs_under_way == 0;
+        let mut clean = !self.has_damaged() && self.jobs_under_way() == 0;
         let idle = self.hosted.iter().filter(|(_, hosted)| hosted.jobs_under_way == 0);
         for number in idle.map(|(number, _)| *number).collect::<Vec<_>>() {
             self.keep_groups(number, Moment { now, ..self.clock });

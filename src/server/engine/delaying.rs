@@ -457,6 +457,9 @@ impl<S: Storage> Engine<S> {
 
     /// The place for delayed messages stands, or could not be made.
     pub(super) fn delay_made(&mut self, number: QueueNumber, result: Result<Delays<S>, LogError>) {
+        if let Err(error) = &result {
+            self.heed_sync(error);
+        }
         let Some(hosted) = self.hosted.get_mut(&number) else { return };
         hosted.jobs_under_way -= 1;
         hosted.delay = match result {

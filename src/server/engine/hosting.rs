@@ -357,7 +357,7 @@ impl<S: Storage> Engine<S> {
     }
 
     /// After a sync that failed nothing is confirmed any more.
-    fn heed_sync(&mut self, error: &LogError) {
+    pub(super) fn heed_sync(&mut self, error: &LogError) {
         if error.is_of_sync() {
             self.failed.get_or_insert_with(|| error.to_string());
         }
@@ -652,15 +652,10 @@ pub(super) fn log_fault(doing: &str, error: &LogError) -> Fault {
         LogError::Corrupt(_) | LogError::Metadata { .. } => ErrorCode::Corrupt,
         LogError::Io { source, .. } if is_full(source) => ErrorCode::Full,
         // Files are closed again.
-        LogError::Io { source, .. } if has_no_descriptor(source) => ErrorCode::Busy,
+        _ if error.is_for_want_of_descriptors() => ErrorCode::Busy,
         _ => ErrorCode::Disk,
     };
     fault(code, format!("{doing}: {error}"))
-}
-
-fn has_no_descriptor(error: &std::io::Error) -> bool {
-    let errno = rustix::io::Errno::from_io_error(error);
-    errno.is_some_and(|errno| [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].contains(&errno))
 }
 
 fn is_full(error: &std::io::Error) -> bool {
