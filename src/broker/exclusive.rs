@@ -90,6 +90,13 @@ impl Broker {
         self.consumer_mut(c).waits = None;
     }
 
+    /// Whether an exclusive consumer has to wait for others: they have its group, or hold messages
+    /// of it.
+    #[must_use]
+    pub fn waits_for_others(&self, c: ConsumerKey) -> bool {
+        self.consumer(c).waits.is_some()
+    }
+
     /// Whether it is this consumer's turn.
     pub(super) fn is_in_tenure(&self, c: ConsumerKey) -> bool {
         self.consumer(c).group.is_some_and(|g| self.group(g).exclusives.in_tenure() == Some(c))

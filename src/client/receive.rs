@@ -198,7 +198,7 @@ pub enum Note {
     QueueRemoved(Name),
     /// One of several queues cannot be received from; the others can.
     QueueFailed(Name, Fault),
-    /// Another receiver has the group for itself; its turn is waited for.
+    /// Others have the group, or messages of it, and this one wants it for itself: it waits.
     Waiting(Name),
 }
 

@@ -199,7 +199,9 @@ impl Reader {
         let limit = receiving.delivery_limit;
         match (receiving.queue_id, receiving.epoch) {
             (None, _) => Some(Input::NoQueue),
-            (Some(_), None) if self.reading.open.exclusive => Some(Input::Waiting),
+            (Some(_), None) if self.reading.open.exclusive => {
+                receiving.held.then_some(Input::Waiting)
+            }
             (Some(id), epoch) if self.unpacker.is_none() => {
                 self.unpacker = Some(Unpacker::new(id));
                 let turn = receiving.born.zip(epoch).map(|(born, epoch)| Turn { born, epoch });

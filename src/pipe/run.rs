@@ -372,7 +372,6 @@ impl<'h, H: Host> Pipe<'h, H> {
                     self.host.note(Note::NoQueue);
                 }
             }
-            // Said of everyone first; who is alone has its turn at once.
             Input::Waiting => self.wait_for_turn(session)?,
             Input::Passed(passed) => self.host.note(Note::Passed(passed)),
             Input::Open(id, turn, limit) => {

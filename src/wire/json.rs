@@ -297,12 +297,16 @@ pub struct Receiving {
     /// The queue's name, for a member of a receiver of several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<Name>,
-    /// For an exclusive receiver: the fencing number of its turn. Absent: another holds the group,
-    /// and this comes again when it is its turn. Divided by
+    /// For an exclusive receiver: the fencing number of its turn. Absent: it is not its turn yet,
+    /// and this comes again when it is. Divided by
     /// [`TURNS_PER_PLACE_MAX`](crate::limits::TURNS_PER_PLACE_MAX) it says how often the group was
     /// set to another place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u64>,
+    /// For an exclusive receiver that is announced before its turn: others have the group, or hold
+    /// messages of it. Else its turn begins once its number is stored.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub held: bool,
     /// For an exclusive receiver: when its group was made, by which it is told from another of the
     /// same name.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -134,6 +134,27 @@ fn an_exclusive_receiver_is_followed_by_the_next_with_a_higher_number() {
     assert!(after[0].1 > before[0].1, "{lines:?} {next:?}");
 }
 
+/// It once told everyone of another receiver first, also who was alone.
+#[test]
+fn an_exclusive_receiver_is_told_of_others_only_when_there_are_any() {
+    let store = Store::new();
+    store.send("q", &seq(1, 3));
+    let alone = store.run("mq-recv", &["-e", "--exclusive", "q"], b"").ok().quietly();
+    assert_eq!(alone.stdout, seq(1, 3));
+    // One that takes nothing for itself is another too, as long as it holds something.
+    store.send("q", &seq(4, 4));
+    store.sh("mkfifo gate").ok();
+    let mut holder =
+        store.spawn("mq-recv", &["-n1", "q", "--", "sh", "-c", "echo begun; read x; cat gate"]);
+    drop(holder.take_stdin());
+    assert_eq!(holder.line().as_deref(), Some("begun"));
+    let mut next = store.spawn("mq-recv", &["-e", "--exclusive", "q"]);
+    next.await_stderr("another receiver has q, or messages of it");
+    store.sh("echo done > gate").ok();
+    assert_eq!(holder.finish().ok().text(), "done\n");
+    assert_eq!(next.finish().ok().stdout, b"");
+}
+
 #[test]
 fn at_most_once_is_gone_when_it_is_delivered() {
     let store = Store::new();

@@ -91,7 +91,7 @@ impl Terminal {
                 format!("receiving from {queue}: {}; the others go on", fault.message)
             }
             Note::Waiting(queue) => {
-                format!("another receiver has {queue} for itself; waiting for its end")
+                format!("another receiver has {queue}, or messages of it; waiting until it is free")
             }
             Note::ServerGone(true) => "the server was stopped; waiting for a new one".to_owned(),
             Note::ServerGone(false) if self.verbose => {

@@ -205,7 +205,7 @@ impl<D: Dial, S: Sink> Receiver<D, S> {
         member.epoch = receiving.epoch;
         member.delivery_limit = receiving.delivery_limit;
         if self.options.exclusive && receiving.epoch.is_none() {
-            if !std::mem::replace(&mut self.is_turn_awaited, true) {
+            if receiving.held && !std::mem::replace(&mut self.is_turn_awaited, true) {
                 caller.note(Note::Waiting(member.name.clone()));
             }
             return;

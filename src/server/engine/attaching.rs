@@ -122,6 +122,7 @@ impl<S: Storage> Engine<S> {
             until,
             queue: is_member.then(|| hosted.name.clone()),
             born: ledger.map(|ledger| ledger.start.born),
+            held: self.broker.waits_for_others(consumer),
             delivery_limit: self.delivery_limit_for(receiver),
             ..Receiving::default()
         };

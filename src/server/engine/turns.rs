@@ -57,7 +57,7 @@ impl<S: Storage> Engine<S> {
             {
                 receiver.epoch = Some(epoch);
             }
-            let receiving = Receiving { epoch: Some(epoch), ..receiving };
+            let receiving = Receiving { epoch: Some(epoch), held: false, ..receiving };
             self.reply(connection, channel, &Reply::Receiving(receiving));
             self.broker.begin_tenure(consumer);
         }

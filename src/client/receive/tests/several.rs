@@ -180,9 +180,9 @@ fn an_exclusive_receiver_holds_nothing_before_its_turn() {
     let mut server = play.serve();
     let Some(Said::Open(open)) = server.hear() else { panic!("no OPEN_RECEIVE") };
     assert!(open.exclusive);
-    let waiting = Receiving { queue_id: Some(QUEUE), ..Receiving::default() };
+    let waiting = Receiving { queue_id: Some(QUEUE), held: true, ..Receiving::default() };
     server.say(&Reply::Receiving(waiting.clone()));
-    server.say(&Reply::Receiving(Receiving { epoch: Some(4), ..waiting }));
+    server.say(&Reply::Receiving(Receiving { epoch: Some(4), held: false, ..waiting }));
     server.hear_credit(1);
     server.deliver(1, b"a\n");
     read(&mut reader, 2);
