@@ -128,6 +128,22 @@ fn check_reads_everything_with_and_without_a_server() {
     assert!(store.server().is_none());
 }
 
+/// It told of a queue that was missing, and nothing of a server.
+#[test]
+fn waiting_without_a_server_says_so_and_goes_on_when_there_is_one() {
+    let store = Store::new();
+    let mut waiter = store.spawn("mq-admin", &["wait", "q"]);
+    waiter.await_stderr("no mq-serve runs on the store");
+    store.send("q", b"x\n");
+    assert_eq!(store.receive("q"), b"x\n");
+    let done = waiter.finish().ok();
+    assert_eq!(done.stderr.matches("no mq-serve").count(), 1, "{}", done.stderr);
+    store.run("mq-admin", &["stop"], b"").ok();
+    let done = store.run("mq-admin", &["wait", "-w", "100ms", "q"], b"").exits(69);
+    done.says("yet; waiting for one");
+    store.run("mq-admin", &["wait", "-q", "-w", "100ms", "q"], b"").exits(69);
+}
+
 /// `mq-admin ls` of a server that stands still waited for half a minute without a word.
 #[test]
 fn a_server_that_stands_still_is_named_while_it_is_waited_for() {

@@ -350,12 +350,22 @@ fn wait_for_quiet(queue: &Name, flags: &Flags) -> Outcome {
     let until = flags.wait.and_then(|wait| began.checked_add(wait.to_duration()));
     let patience = Patience { until, interrupt: None };
     let mut dialer = Dialer::new(flags.shared.store()?, TOOL, false);
-    let mut told = false;
+    let (mut told, mut told_of_server) = (false, false);
     loop {
-        let for_server = patience.at_most(limits::SERVER_WAIT.to_duration());
-        let mut connection = dialer
-            .redial(true, for_server)
-            .map_err(|error| Failure::from(error).while_doing(&doing))?;
+        let for_server = if until.is_some() { patience } else { flags.patience() };
+        let reached = match dialer.reach(for_server) {
+            Err(ClientError::NoServer { .. }) => {
+                if !std::mem::replace(&mut told_of_server, true) {
+                    let store = dialer.store().display();
+                    let text =
+                        format!("no mq-serve runs on the store {store} yet; waiting for one");
+                    say(flags, &text);
+                }
+                dialer.redial(true, for_server)
+            }
+            reached => reached,
+        };
+        let mut connection = reached.map_err(|error| Failure::from(error).while_doing(&doing))?;
         let request = Admin::Wait { queue: queue.clone() };
         match admin::call::<()>(&mut connection, request, patience) {
             Ok(()) => return Ok(Status::Done),
