@@ -362,6 +362,19 @@ impl StoreDir {
         Some(line.split_once("]: ").map_or(line, |(_, said)| said).to_owned())
     }
 
+    /// What has come to `server.log` behind its first `end` bytes; nothing, if that is nothing. At most
+    /// 2 KiB of it.
+    #[must_use]
+    pub fn said_behind(&self, end: u64) -> Option<String> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = rustix::fs::openat(&self.dir, "server.log", flags, Mode::empty()).ok()?;
+        let mut bytes = [0u8; LAST_WORDS_BYTES_MAX];
+        let read = rustix::io::pread(&file, &mut bytes, end).ok()?;
+        let text = String::from_utf8_lossy(&bytes[..read]);
+        let said = text.trim().trim_start_matches("mq-serve: ");
+        (!said.is_empty()).then(|| said.to_owned())
+    }
+
     fn io_error(&self, doing: &'static str, name: &str, source: io::Error) -> StoreError {
         StoreError::Io { doing, path: self.path.join(name), source }
     }

@@ -362,6 +362,8 @@ impl Dialer {
             .map_err(|errno| ClientError::io("make a pipe")(errno.into()))?;
         let (program, beside) = self.server_program();
         let idle = format!("{}s", limits::IDLE_EXIT.0 / 1_000_000);
+        let log = store.open_server_log()?;
+        let log_end = rustix::fs::fstat(&log).map_or(u64::MAX, |stat| stat.st_size.unsigned_abs());
         let spawned = Command::new(&program)
             .arg("--dir")
             .arg(store.path())
@@ -369,7 +371,7 @@ impl Dialer {
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(told)
-            .stderr(store.open_server_log()?)
+            .stderr(log)
             .spawn();
         match spawned {
             Ok(child) => self.children.push(child),
@@ -387,7 +389,10 @@ impl Dialer {
                 self.killed += 1;
                 format!("it was killed as it started ({status})")
             }
-            ("", _) => "it ended without a word".to_owned(),
+            // What went wrong before it could tell us, or as it told us, is in its log.
+            ("", _) => {
+                store.said_behind(log_end).unwrap_or_else(|| "it ended without a word".to_owned())
+            }
             (words, _) => words.to_owned(),
         };
         Err(ClientError::StartFailed { store: self.store.clone(), said })

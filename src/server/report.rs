@@ -28,7 +28,7 @@ impl std::str::FromStr for Level {
             "error" => Ok(Level::Error),
             "info" => Ok(Level::Info),
             "debug" => Ok(Level::Debug),
-            _ => Err("a log level is error, info or debug".to_owned()),
+            _ => Err(format!("{text:?} is no log level; it is error, info or debug")),
         }
     }
 }

@@ -198,6 +198,18 @@ fn a_start_that_fails_is_explained_by_the_sender() {
     done.says("queues");
 }
 
+/// What went wrong before the server could tell its client was in a file only, and did not name the
+/// value.
+#[test]
+fn a_start_that_fails_early_is_explained_by_the_servers_log() {
+    let store = Store::new();
+    let mut command = store.command("mq-send", &["q", "-m", "x"]);
+    command.env("MQ_LOG", "foo");
+    let done = crate::harness::process::run(command, b"").exits(69);
+    let why = "the environment variable MQ_LOG: \"foo\" is no log level";
+    done.says(&format!("cannot start mq-serve on the store {}: {why}", store.path().display()));
+}
+
 /// For supervisors: readiness is told when the server answers, and the beginning of its end.
 #[test]
 fn a_supervisor_is_told_of_readiness_and_of_the_end() {
