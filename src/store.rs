@@ -18,6 +18,7 @@
 
 mod error;
 mod file_system;
+mod making;
 pub mod passwd;
 
 use std::io;
@@ -29,6 +30,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
 use crate::limits;
+
+use making::{for_its_owner, make};
 
 pub use error::StoreError;
 
@@ -117,16 +120,18 @@ pub struct StartLock {
 }
 
 impl StoreDir {
-    /// Opens the store at `path`; with `create` makes it and its parents first (itself with mode
-    /// 0700, its parents as the umask says).
+    /// Opens the store at `path`; with `create` makes it and its parents first: itself with mode 0700,
+    /// its parents as the umask says, but never closed to their owner.
     ///
     /// # Errors
     /// Whatever forbids its use: it is not a directory, not ours, open to others, not writable,
     /// on a network file system, of a newer version, or holds other things than a store. Nothing
     /// is changed then.
     pub fn open(path: &Path, create: bool) -> Result<StoreDir, StoreError> {
-        if path.is_symlink() && !path.exists() {
-            return Err(StoreError::NotADirectory { path: path.to_path_buf() });
+        if let Err(source) = path.metadata()
+            && path.is_symlink()
+        {
+            return Err(StoreError::DeadLink { path: path.to_path_buf(), source });
         }
         if create {
             make(path)?;
@@ -155,7 +160,8 @@ impl StoreDir {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
             rustix::io::Errno::NOENT => StoreError::Missing { path: path.to_path_buf() },
-            rustix::io::Errno::NOTDIR => StoreError::NotADirectory { path: path.to_path_buf() },
+            rustix::io::Errno::NOTDIR => making::what_is_in_the_way(path)
+                .unwrap_or_else(|| StoreError::NotADirectory { path: path.to_path_buf() }),
             _ => why_not_open(path, errno.into()),
         })?;
         Ok(StoreDir { path: path.to_path_buf(), dir })
@@ -289,6 +295,7 @@ impl StoreDir {
     fn open_lock(&self) -> Result<OwnedFd, StoreError> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         rustix::fs::openat(&self.dir, "lock", flags, Mode::RUSR | Mode::WUSR)
+            .and_then(for_its_owner)
             .map_err(|errno| self.io_error("open the lock file", "lock", errno.into()))
     }
 
@@ -336,6 +343,7 @@ impl StoreDir {
                 | OFlags::CLOEXEC
                 | OFlags::NOFOLLOW;
             rustix::fs::openat(&self.dir, LOG, flags, Mode::RUSR | Mode::WUSR)
+                .and_then(for_its_owner)
                 .map_err(io("open the log of the server"))
         };
         let file = open()?;
@@ -483,28 +491,6 @@ fn try_lock(file: &OwnedFd) -> rustix::io::Result<bool> {
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
         Err(errno) => Err(errno),
     }
-}
-
-/// Makes the directory and what is missing above it, and makes each new entry durable.
-fn make(path: &Path) -> Result<(), StoreError> {
-    use std::os::unix::fs::DirBuilderExt;
-    let error =
-        |source| StoreError::Io { doing: "make the store", path: path.to_path_buf(), source };
-    if path.symlink_metadata().is_ok() {
-        return Ok(());
-    }
-    let missing: Vec<&Path> =
-        path.ancestors().skip(1).take_while(|above| !above.exists()).collect();
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(error)?;
-    }
-    match std::fs::DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => {}
-        // Another process was faster; it is checked like any other.
-        Err(other) if other.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(other) => return Err(error(other)),
-    }
-    std::iter::once(path).chain(missing).try_for_each(sync_entry)
 }
 
 /// Makes the directory entry of `path` durable.

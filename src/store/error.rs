@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use super::STORE_VERSION;
 
+/// What is being done where the store is made.
+pub(super) const MAKING: &str = "make the store";
+
 /// Why a store cannot be used. The text says what, on which directory and why;
 /// [`StoreError::remedy`] what to do.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +29,22 @@ pub enum StoreError {
     NotADirectory {
         /// What stands there.
         path: PathBuf,
+    },
+    /// A symbolic link that leads nowhere, or in a circle.
+    #[error("cannot use {} as the store: it is a symbolic link that leads to no directory ({source})", path.display())]
+    DeadLink {
+        /// The link.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Something else stands where a directory above it would have to be.
+    #[error("there can be no store at {}: {} is not a directory", path.display(), above.display())]
+    InTheWay {
+        /// The store.
+        path: PathBuf,
+        /// What stands there.
+        above: PathBuf,
     },
     /// A directory in which somebody keeps other things.
     #[error("cannot use {} as the store: it is not empty, and not a store (it holds {found:?})", path.display())]
@@ -129,9 +148,11 @@ impl StoreError {
             StoreError::Missing { .. } => {
                 "sending something first, or another store with --dir DIR or MQ_DIR".to_owned()
             }
-            StoreError::NotADirectory { .. } | StoreError::ForeignLink { .. } => {
-                elsewhere.to_owned()
-            }
+            StoreError::NotADirectory { .. }
+            | StoreError::ForeignLink { .. }
+            | StoreError::DeadLink { .. }
+            | StoreError::InTheWay { .. }
+            | StoreError::Io { doing: MAKING, .. } => elsewhere.to_owned(),
             StoreError::NotAStore { path, .. } => {
                 format!("a directory of its own, such as {}", path.join("mq").display())
             }

@@ -63,6 +63,55 @@ fn a_server_stays_with_its_store_when_that_is_renamed() {
     store.run("mq-admin", &["--dir", aside, "stop"], b"").ok();
 }
 
+/// A umask that takes something from the owner too left a store that nobody could use, and with it
+/// directories above it that may be anybody's.
+#[test]
+fn a_store_is_made_usable_whatever_the_umask() {
+    for umask in ["277", "777"] {
+        let store = Store::new().named("some/where/store");
+        store.sh(&format!("umask {umask}; mq-send q -m x")).ok();
+        for (name, wanted) in [
+            ("some", 0o700),
+            ("some/where", 0o700),
+            ("some/where/store", 0o700),
+            ("some/where/store/queues", 0o700),
+            ("some/where/store/lock", 0o600),
+            ("some/where/store/server.log", 0o600),
+            ("some/where/store/version", 0o600),
+        ] {
+            let mode = std::fs::metadata(store.beside(name)).expect("it is there").permissions();
+            assert_eq!(mode.mode() & 0o7777, wanted, "{name} under umask {umask}");
+        }
+        store.run("mq-admin", &["stop"], b"").ok();
+        assert_eq!(store.receive("q"), b"x\n");
+    }
+}
+
+/// What was in the way was told as if it were the store, or not at all.
+#[test]
+fn what_is_in_the_way_of_a_store_is_named() {
+    let store = Store::new();
+    store.sh("touch file; ln -s nowhere dangling; ln -s circle circle").ok();
+    let refused = |dir: &str, whys: &[&str]| {
+        let done = store.run("mq-send", &["--dir", dir, "-m", "x", "q"], b"").exits(1);
+        let done = done.says("try: another directory");
+        for why in whys {
+            assert!(done.stderr.contains(why), "{dir}: {}", done.stderr);
+        }
+    };
+    refused("file", &["/file as the store: it is not a directory"]);
+    refused("dangling", &["a symbolic link that leads to no directory", "No such file"]);
+    refused("circle", &["a symbolic link that leads to no directory", "symbolic links"]);
+    for below in ["file/x", "file/x/y"] {
+        refused(below, &["no store at", "/file is not a directory"]);
+    }
+    refused("dangling/x", &["no store at", "/dangling is not a directory"]);
+    let done = store.run("mq-admin", &["--dir", "file/x", "ls"], b"").exits(1);
+    done.says("/file is not a directory");
+    // Where nobody can make anything, not even root.
+    refused("/proc/store", &["cannot make the store /proc/store"]);
+}
+
 /// Who made a store may have been killed before the names that lead to it were durable: the next server
 /// makes sure of them, as all that it confirms hangs on them.
 #[test]
