@@ -19,6 +19,7 @@
 mod child;
 mod program;
 mod report;
+mod stopped;
 #[cfg(test)]
 mod tests;
 
@@ -190,6 +191,10 @@ pub struct Pool {
     slots: Vec<Option<Child>>,
     running: usize,
     finished: VecDeque<Finished>,
+    /// Whether it is looked whether commands are stopped by the terminal: until one was.
+    looks: bool,
+    /// The process of that one, until it was told of.
+    stopped: Option<u32>,
 }
 
 impl Pool {
@@ -220,6 +225,8 @@ impl Pool {
             slots: (0..spec.parallel).map(|_| None).collect(),
             running: 0,
             finished: VecDeque::new(),
+            looks: true,
+            stopped: None,
         })
     }
 
@@ -256,7 +263,7 @@ impl Pool {
             .map_err(StartError::system("make a pipe"))?;
         let process = self.program.spawn(job.env, Ends { stdin, stdout: None, stderr })?;
         let until = self.timeout.map(|timeout| now.plus(timeout));
-        let mut child = Child::new(job.id, process, feed, report, until);
+        let mut child = Child::new(job.id, process, feed, report, until, now);
         self.watch(slot, &mut child).map_err(StartError::system("watch a process"))?;
         self.slots[slot] = Some(child);
         self.running += 1;
@@ -315,6 +322,9 @@ impl Pool {
     fn look_after(&mut self, slot: usize, now: Monotonic) {
         let Some(child) = &mut self.slots[slot] else { return };
         child.keep_time(now);
+        if self.looks && child.is_found_stopped(now) {
+            (self.looks, self.stopped) = (false, Some(child.pid()));
+        }
         if !child.is_over() {
             return;
         }
@@ -326,7 +336,15 @@ impl Pool {
     /// When [`Pool::turn`] has something to do even if the descriptor is not readable.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Monotonic> {
-        self.slots.iter().flatten().filter_map(Child::deadline).min()
+        let children = || self.slots.iter().flatten();
+        let looks = children().filter(|_| self.looks).filter_map(Child::next_look);
+        children().filter_map(Child::deadline).chain(looks).min()
+    }
+
+    /// The process of a command that asked the terminal and was stopped for that; the first one only,
+    /// once.
+    pub fn take_stopped(&mut self) -> Option<u32> {
+        self.stopped.take()
     }
 
     /// Asks all commands to end: TERM to their groups, and KILL to those that are still there

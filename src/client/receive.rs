@@ -200,6 +200,8 @@ pub enum Note {
     QueueFailed(Name, Fault),
     /// Others have the group, or messages of it, and this one wants it for itself: it waits.
     Waiting(Name),
+    /// A command, this process, asked the terminal and was stopped for that.
+    Stopped(u32),
 }
 
 /// What has been received.
@@ -394,6 +396,7 @@ impl<D: Dial, S: Sink> Receiver<D, S> {
             self.read(caller).or_else(|error| self.broken(error))?;
             self.push();
             self.settle();
+            self.tell_notes(caller);
             if std::mem::take(&mut self.is_signalled) {
                 self.take_signals(caller);
             }
@@ -412,6 +415,13 @@ impl<D: Dial, S: Sink> Receiver<D, S> {
             },
             Why::End(end) => Ok(end),
             Why::Failed(error) => Err(error),
+        }
+    }
+
+    /// Tells what the sink has to tell.
+    fn tell_notes(&mut self, caller: &mut dyn Caller) {
+        while let Some(note) = self.sink.take_note() {
+            caller.note(note);
         }
     }
 

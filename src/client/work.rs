@@ -214,7 +214,7 @@ impl Sink for Worker {
     }
 
     fn take_note(&mut self) -> Option<Note> {
-        None
+        self.pool.take_stopped().map(Note::Stopped)
     }
 
     fn wants_more(&self) -> bool {

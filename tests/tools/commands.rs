@@ -7,6 +7,7 @@ use rustix::process::Signal;
 
 use crate::harness::{Done, Random, Store, eventually};
 use crate::seq;
+use crate::terminal::Terminal;
 
 /// Runs `mq-recv ARGS -- sh -c SCRIPT` beside the store.
 #[track_caller]
@@ -325,4 +326,18 @@ fn a_command_that_is_not_there_takes_nothing() {
     assert!(done.stderr.contains("no command behind --"), "{}", done.stderr);
     store.sh("mq-recv -e q -- cat >&-; test $? = 1").ok();
     assert_eq!(store.number("q", "ready"), 3);
+}
+
+/// A command that asks the terminal is stopped by the system: it was waited for without a word.
+#[test]
+fn a_command_that_asks_the_terminal_is_told_of() {
+    let store = Store::new();
+    store.send("q", b"x\n");
+    let args = ["-e", "q", "--", "sh", "-c", "read answer < /dev/tty; echo got"];
+    let mut terminal = Terminal::start(&store.command("mq-recv", &args), 200, 24);
+    let text = terminal.await_words("asked the terminal");
+    let (_, rest) = text.split_once("the command (process ").expect("it is named");
+    let pid = rest.split(')').next().expect("a number").to_owned();
+    store.sh(&format!("kill -9 {pid}")).ok();
+    assert_eq!(terminal.await_end(), 123);
 }

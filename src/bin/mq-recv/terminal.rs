@@ -93,6 +93,12 @@ impl Terminal {
             Note::Waiting(queue) => {
                 format!("another receiver has {queue}, or messages of it; waiting until it is free")
             }
+            Note::Stopped(pid) => format!(
+                "the command (process {pid}) asked the terminal, and was stopped for that: each runs in a \
+                 process group of its own, in the background\n  \
+                 try: its answers from a file, or {TOOL} {} | while read -r x; do ...; done",
+                self.queues
+            ),
             Note::ServerGone(true) => "the server was stopped; waiting for a new one".to_owned(),
             Note::ServerGone(false) if self.verbose => {
                 "the connection to the server was lost; trying again".to_owned()

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal};
 
 use super::report::{Reports, Tail};
+use super::stopped::{FIRST_LOOK, is_stopped_by_terminal};
 use super::{Finished, Outcome};
 use crate::client::piece::Slice;
 use crate::limits;
@@ -114,6 +115,8 @@ pub(super) struct Child {
     pub(super) rest: usize,
     phase: Phase,
     is_timed_out: bool,
+    /// When it was started, and when it is looked at next whether it is stopped.
+    looks: (Monotonic, Monotonic),
 }
 
 impl Child {
@@ -123,6 +126,7 @@ impl Child {
         feed: Option<Feed>,
         report: OwnedFd,
         until: Option<Monotonic>,
+        now: Monotonic,
     ) -> Child {
         Child {
             id,
@@ -136,6 +140,7 @@ impl Child {
             rest: 0,
             phase: Phase::Running(until),
             is_timed_out: false,
+            looks: (now, now.plus(FIRST_LOOK)),
         }
     }
 
@@ -204,6 +209,27 @@ impl Child {
     /// looks it is not given anew.
     fn is_group_gone(&self) -> bool {
         rustix::process::test_kill_process_group(self.group).is_err()
+    }
+
+    /// Its process number.
+    pub(super) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Whether it is stopped because it asked the terminal, if it is time to look.
+    pub(super) fn is_found_stopped(&mut self, now: Monotonic) -> bool {
+        let (began, next) = self.looks;
+        if now < next || self.has_exited() {
+            return false;
+        }
+        self.looks.1 = now.plus(now.since(began));
+        is_stopped_by_terminal(self.group)
+    }
+
+    /// When that is to be asked again.
+    pub(super) fn next_look(&self) -> Option<Monotonic> {
+        let is_running = matches!(self.phase, Phase::Running(_)) && !self.has_exited();
+        is_running.then_some(self.looks.1)
     }
 
     /// Asks the group to end.

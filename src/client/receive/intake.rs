@@ -291,9 +291,7 @@ impl<D: Dial, S: Sink> Receiver<D, S> {
             self.complaints = 0;
             self.sink.hasten(now, false);
         }
-        while let Some(note) = self.sink.take_note() {
-            caller.note(note);
-        }
+        self.tell_notes(caller);
         match taken.and(unpacked) {
             Ok(()) => Ok(()),
             Err(error) => self.complain(number, channel, head, error),

@@ -70,7 +70,8 @@ pub trait Sink {
         which: Range<u64>,
     ) -> Result<(), BatchError>;
 
-    /// Something that the user should know of the messages that came; each once.
+    /// Something that the user should know of the messages that came, or of what is done with them;
+    /// each once.
     fn take_note(&mut self) -> Option<Note>;
 
     /// Whether it has so few messages that more should be read.
