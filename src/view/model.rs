@@ -103,7 +103,9 @@ pub struct Model {
     /// When the window was last reset.
     reset: WallTime,
     step: Micros,
-    /// Between the last two looks.
+    /// When the last step was over.
+    stepped: WallTime,
+    /// Between the last two steps.
     elapsed: Option<Micros>,
     rows: Vec<Row>,
     totals: Totals,
@@ -134,7 +136,7 @@ impl Model {
         self.server.as_ref().map_or(WallTime(0), |server| server.started)
     }
 
-    /// How far the last look and the one before are apart, if there were two.
+    /// How far the last step and the one before are apart, if there were two.
     #[must_use]
     pub fn elapsed(&self) -> Option<Micros> {
         self.elapsed
@@ -216,6 +218,28 @@ impl Model {
         queues: Vec<QueueFigures>,
         is_whole: bool,
     ) -> Option<u32> {
+        self.hear(server, queues, is_whole, true)
+    }
+
+    /// The same of a look between two steps, which was made because more was wanted at once. It is no step
+    /// of its own: so short a time says nothing of a rate, and a server that counts in ticks may not have
+    /// counted since.
+    pub fn update_between_steps(
+        &mut self,
+        server: ServerFigures,
+        queues: Vec<QueueFigures>,
+        is_whole: bool,
+    ) -> Option<u32> {
+        self.hear(server, queues, is_whole, false)
+    }
+
+    fn hear(
+        &mut self,
+        server: ServerFigures,
+        queues: Vec<QueueFigures>,
+        is_whole: bool,
+        is_step: bool,
+    ) -> Option<u32> {
         let before = self.server.take();
         let other = before.as_ref().filter(|before| before.instance != server.instance);
         let replaced = other.map(|before| before.pid);
@@ -229,12 +253,19 @@ impl Model {
             let there: HashSet<&Name> = queues.iter().map(|figures| &figures.queue).collect();
             self.tracks.retain(|queue, _| there.contains(queue));
         }
-        self.elapsed = before.as_ref().map(|b| Micros(server.now.0.saturating_sub(b.now.0)));
+        let is_step = is_step || before.is_none();
+        if is_step {
+            let apart = Micros(server.now.0.saturating_sub(self.stepped.0));
+            self.elapsed = before.is_some().then_some(apart);
+            self.stepped = server.now;
+        }
         // A queue that appears while the others are watched is new.
         let known_since = before.is_none().then_some(server.started);
         self.take(queues, server.now, known_since);
-        for track in self.tracks.values_mut() {
-            track.advance(server.now, self.elapsed, self.step);
+        if is_step {
+            for track in self.tracks.values_mut() {
+                track.advance(server.now, self.elapsed, self.step);
+            }
         }
         self.server = Some(server);
         self.refresh();

@@ -193,8 +193,11 @@ impl Track {
         if !figures.seconds.is_empty() {
             self.steps = steps_of(&figures, figures.seconds[0].at, now, step);
         }
-        self.before = std::mem::replace(&mut self.now, Rc::new(figures));
-        self.is_fresh = true;
+        let before = std::mem::replace(&mut self.now, Rc::new(figures));
+        // It may come twice within a step.
+        if !std::mem::replace(&mut self.is_fresh, true) {
+            self.before = before;
+        }
     }
 
     /// A step is over, whether something was said about this queue or not; `elapsed` since the

@@ -61,9 +61,10 @@ impl Asker {
     /// Asks once a step, and at once when the wish changes; ends when the view has.
     pub fn run(mut self, wishes: &Receiver<Wish>, events: &Sender<Event>) {
         let mut next = Instant::now();
+        let mut is_early = false;
         loop {
             if !self.wish.is_paused && Instant::now() >= next {
-                let said = self.ask();
+                let said = self.ask(std::mem::take(&mut is_early));
                 self.has_failed = matches!(said, Event::Missed(_));
                 if events.send(said).is_err() {
                     return;
@@ -79,10 +80,12 @@ impl Asker {
             };
             match wishes.recv_timeout(wait) {
                 Ok(wish) => {
-                    if self.wish.is_paused && !wish.is_paused {
+                    let goes_on = self.wish.is_paused && !wish.is_paused;
+                    if goes_on {
                         // The history tells what happened meanwhile.
                         self.follower.forget();
                     }
+                    is_early = !goes_on && Instant::now() < next;
                     (self.wish, next) = (wish, Instant::now());
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -91,9 +94,9 @@ impl Asker {
         }
     }
 
-    fn ask(&mut self) -> Event {
+    fn ask(&mut self, is_early: bool) -> Event {
         match self.try_ask() {
-            Ok(heard) => Event::Heard(Box::new(heard)),
+            Ok(heard) => Event::Heard(Box::new(Heard { is_early, ..heard })),
             Err(error) => {
                 self.connection = None;
                 match error {
@@ -121,7 +124,8 @@ impl Asker {
             Some(queue) => detail(connection, queue, patience)?,
             None => None,
         };
-        Ok(Heard { server: news.server, queues: news.queues, is_whole: news.is_whole, detail })
+        let (server, queues, is_whole) = (news.server, news.queues, news.is_whole);
+        Ok(Heard { server, queues, is_whole, is_early: false, detail })
     }
 }
 

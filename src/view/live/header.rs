@@ -14,6 +14,9 @@ use crate::wire::stat::Counted;
 /// Where values begin, behind what names them.
 const VALUES: usize = 13;
 
+/// The columns that messages and bytes in a second take, with a space behind them.
+const WAY_WIDTH: usize = 21;
+
 /// Below this height only the most important lines are there.
 const HEIGHT_FULL: usize = 16;
 
@@ -161,6 +164,10 @@ impl Screen {
         canvas.put(x, y, name, Style::DIM);
         let strong = Style { bold: true, ..Style::of(colour) };
         canvas.put_right(x + 11, y, &format!("{}/s", format::rate(messages)), quiet(strong));
+        // Where both ways leave no room for bytes, messages say enough.
+        if (canvas.width() - VALUES) / 2 < WAY_WIDTH {
+            return;
+        }
         let bytes = format!("{}B/s", format::bytes(bytes));
         canvas.put_right(x + 20, y, &bytes, quiet(Style::PLAIN));
         let width = ((canvas.width() - VALUES) / 2).saturating_sub(23);

@@ -1,6 +1,6 @@
 //! What keys do.
 
-use super::Screen;
+use super::{Detail, Screen};
 use crate::units::Name;
 use crate::view::columns::{Column, layout};
 
@@ -77,7 +77,7 @@ impl Screen {
 
     fn reset(&mut self) {
         self.model.reset();
-        if let Some(track) = &mut self.detail {
+        if let Some(Detail { track, .. }) = &mut self.detail {
             track.reset();
         }
     }

@@ -40,6 +40,8 @@ pub struct Heard {
     pub queues: Vec<QueueFigures>,
     /// Whether they are all.
     pub is_whole: bool,
+    /// Whether it was asked between two steps.
+    pub is_early: bool,
     /// Everything about the queue whose page is open; `None` when it is not there.
     pub detail: Option<QueueFigures>,
 }
@@ -69,6 +71,16 @@ enum Link {
     Down(String),
 }
 
+/// What is known of the queue whose page is open.
+#[derive(Debug)]
+struct Detail {
+    track: Track,
+    /// Since when.
+    since: WallTime,
+    /// Between the last two looks, if there were two.
+    elapsed: Option<Micros>,
+}
+
 /// The live view.
 #[derive(Debug)]
 pub struct Screen {
@@ -91,7 +103,7 @@ pub struct Screen {
     /// The queue whose page is open.
     open: Option<Name>,
     /// What is known of it beyond the table.
-    detail: Option<Track>,
+    detail: Option<Detail>,
     /// The first line of the page, or of the help, that is shown.
     scroll: usize,
 }
@@ -125,15 +137,19 @@ impl Screen {
         if self.is_paused {
             return;
         }
-        let Heard { server, queues, is_whole, detail } = heard;
+        let Heard { server, queues, is_whole, is_early, detail } = heard;
         let (pid, now) = (server.pid, server.now);
         let before = self.model.now();
         self.link = Link::Up;
-        if let Some(old) = self.model.update(server, queues, is_whole) {
+        let replaced = match is_early {
+            true => self.model.update_between_steps(server, queues, is_whole),
+            false => self.model.update(server, queues, is_whole),
+        };
+        if let Some(old) = replaced {
             let text = format!("the server was started anew: process {pid} in the place of {old}");
             self.notice = Some((now, text));
-            if let Some(track) = &mut self.detail {
-                track.forget_latencies();
+            if let Some(detail) = &mut self.detail {
+                detail.track.forget_latencies();
             }
         }
         if self.notice.as_ref().is_some_and(|(at, _)| now.0.saturating_sub(at.0) > NOTICE.0) {
@@ -150,14 +166,15 @@ impl Screen {
         };
         let step = self.setting.step;
         match &mut self.detail {
-            Some(track) if track.is_of(figures.id) => {
-                track.take(figures, now, step);
-                track.advance(now, Some(elapsed), step);
+            Some(detail) if detail.track.is_of(figures.id) => {
+                detail.track.take(figures, now, step);
+                detail.track.advance(now, Some(elapsed), step);
+                detail.elapsed = Some(elapsed);
             }
             known => {
                 let mut track = Track::begin(figures, now, step, Some(self.model.started()));
                 track.advance(now, None, step);
-                *known = Some(track);
+                *known = Some(Detail { track, since: now, elapsed: None });
             }
         }
     }
@@ -278,6 +295,23 @@ impl Screen {
             (_, Some(window)) => format!("since reset, {}", format::age(window)),
             (_, None) => "since start".to_owned(),
         }
+    }
+
+    /// The same for what only the page of a queue tells: of the time before it was opened that knows
+    /// nothing.
+    fn page_window_text(&self, detail: &Detail) -> String {
+        let known = Micros(self.model.now().0.saturating_sub(detail.since.0));
+        match self.model.window() {
+            Some(window) if known < window => format!("since opened, {}", format::age(known)),
+            _ => self.window_text(),
+        }
+    }
+}
+
+impl Detail {
+    /// Between the last two looks, in seconds; before there were two, as they are to be apart.
+    fn seconds(&self, step: Micros) -> f64 {
+        self.elapsed.unwrap_or(step).0.max(1) as f64 / 1e6
     }
 }
 

@@ -1,14 +1,14 @@
 //! The page of one queue: its latencies, its groups with their accounts, the pipes that write to it,
 //! who sends and receives, its settings.
 
-use super::{Line, Screen, alarm};
+use super::{Detail, Line, Screen, alarm};
 use crate::cli;
 use crate::units::{DEFAULT_GROUP, Micros, WallTime};
 use crate::view::canvas::{Colour, Style};
 use crate::view::columns::trend_style;
 use crate::view::format;
 use crate::view::latency::{Percentiles, STAGES, within};
-use crate::view::track::{Track, Trend};
+use crate::view::track::Trend;
 use crate::wire::PipeFigures;
 use crate::wire::stat::{ClientFigures, GroupFigures, QueueFigures, Role};
 
@@ -18,7 +18,7 @@ impl Screen {
         let mut lines = Vec::new();
         let Some(queue) = self.open() else { return lines };
         let mut title = Line::head(queue.as_str());
-        let Some(track) = &self.detail else {
+        let Some(detail) = &self.detail else {
             lines.push(title);
             let text = match (self.model.row(queue), self.is_paused()) {
                 (None, false) if self.model.server().is_some() => "there is no such queue now",
@@ -29,21 +29,21 @@ impl Screen {
             return lines;
         };
         let now = self.model.now();
-        let figures = track.now();
+        let figures = detail.track.now();
         let trend = self.model.row(queue).map_or(Trend::Steady, |row| row.trend);
         title.push(trend_text(trend), trend_style(trend));
         lines.push(title);
         self.push_trouble(&mut lines, figures, width);
         lines.push(Line::default());
-        self.push_latencies(&mut lines, track, now, width);
+        self.push_latencies(&mut lines, detail, now, width);
         lines.push(Line::default());
         push_groups(&mut lines, &figures.groups, now);
         lines.push(Line::default());
         if !figures.pipes.is_empty() {
-            self.push_pipes(&mut lines, track, width);
+            self.push_pipes(&mut lines, detail, width);
             lines.push(Line::default());
         }
-        self.push_clients(&mut lines, track, now, width);
+        self.push_clients(&mut lines, detail, now, width);
         lines.push(Line::default());
         push_facts(&mut lines, figures, now);
         lines
@@ -69,7 +69,8 @@ impl Screen {
         }
     }
 
-    fn push_latencies(&self, lines: &mut Vec<Line>, track: &Track, now: WallTime, width: usize) {
+    fn push_latencies(&self, lines: &mut Vec<Line>, detail: &Detail, now: WallTime, width: usize) {
+        let track = &detail.track;
         let base = self.model.base_of(track, now);
         let stages: Vec<(&str, Option<Percentiles>)> = STAGES
             .iter()
@@ -89,7 +90,7 @@ impl Screen {
             .zip([9, 6, 6, 6, 6, 6, 6])
             .fold(String::new(), |line, (name, width)| format!("{line}{name:>width$}"));
         head.push(columns, Style::BOLD);
-        head.push(format!("  {}", self.window_text()), Style::DIM);
+        head.push(format!("  {}", self.page_window_text(detail)), Style::DIM);
         lines.push(head);
         for (name, found) in stages {
             let mut line = Line::default();
@@ -113,7 +114,8 @@ impl Screen {
     }
 
     /// The pipes that write here: how far behind each is, and what it has made of what.
-    fn push_pipes(&self, lines: &mut Vec<Line>, track: &Track, width: usize) {
+    fn push_pipes(&self, lines: &mut Vec<Line>, detail: &Detail, width: usize) {
+        let track = &detail.track;
         let glyphs = &self.setting.glyphs;
         let shown = |text: &str| format::printable(text, glyphs.is_utf8);
         let pipes = &track.now().pipes;
@@ -124,7 +126,7 @@ impl Screen {
             "PIPE", "LAG", "READ/s", "WRIT/s", "FILTER", "OPEN", "LATE", "RETRY", "DEAD"
         )));
         let before = &track.before().pipes;
-        let apart = self.model.elapsed().unwrap_or(self.setting.step).0.max(1) as f64 / 1e6;
+        let apart = detail.seconds(self.setting.step);
         for pipe in pipes {
             let earlier = before.iter().find(|other| other.name == pipe.name);
             let since = |of: fn(&PipeFigures) -> u64| {
@@ -158,7 +160,8 @@ impl Screen {
         }
     }
 
-    fn push_clients(&self, lines: &mut Vec<Line>, track: &Track, now: WallTime, width: usize) {
+    fn push_clients(&self, lines: &mut Vec<Line>, detail: &Detail, now: WallTime, width: usize) {
+        let track = &detail.track;
         let clients = &track.now().clients;
         if clients.is_empty() {
             lines.push(Line::head("CLIENTS"));
@@ -170,7 +173,7 @@ impl Screen {
             "CLIENT", "PID", "USER", "MSGS/s", "MESSAGES", "UNACK", "SINCE", "PROGRAM, GROUP"
         )));
         let before = &track.before().clients;
-        let apart = self.model.elapsed().unwrap_or(self.setting.step).0.max(1) as f64 / 1e6;
+        let apart = detail.seconds(self.setting.step);
         for client in clients {
             let earlier = before.iter().find(|other| is_same(other, client));
             let more =

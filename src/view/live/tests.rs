@@ -99,6 +99,7 @@ fn heard(second: u64, queues: Vec<QueueFigures>) -> Heard {
         },
         queues,
         is_whole: true,
+        is_early: false,
         detail: None,
     }
 }
@@ -303,6 +304,50 @@ fn the_cursor_stays_on_its_queue_and_enter_opens_it() {
     screen.press(Key::End);
     screen.draw(80, 12);
     assert!(screen.top > 0, "the cursor is on a line that is shown");
+}
+
+/// Enter asks at once. Rates over the moment since the last look were nothing, or anything, and what
+/// only the page tells was said to be of the whole window.
+#[test]
+fn a_look_between_two_steps_changes_no_rate_and_the_page_says_since_when_it_knows() {
+    let mut screen = watched(Glyphs::ASCII);
+    screen.press(Key::Enter);
+    let open = screen.open().expect("it is open").clone();
+    let rates = |screen: &Screen| screen.model.totals().rates;
+    let before = rates(&screen);
+    assert!(before.stored > 50_000.0, "{before:?}");
+    let look = |screen: &mut Screen, micros: u64, second: u64| {
+        let all = queues(second);
+        let detail = all.iter().find(|figures| figures.queue == open).cloned();
+        let is_early = !micros.is_multiple_of(SECOND);
+        let mut heard = Heard { detail, is_early, ..heard(second, all) };
+        heard.server.now = WallTime(START + micros);
+        screen.hear(heard);
+        screen.draw(120, 40).text()
+    };
+    let text = look(&mut screen, 25 * SECOND + SECOND / 20, 25);
+    assert_eq!(rates(&screen), before);
+    assert!(text.contains("since opened, 0s"), "{text}");
+    let text = look(&mut screen, 26 * SECOND, 26);
+    assert_eq!(rates(&screen), before);
+    assert!(text.contains("since opened, 0s") && text.contains("last 26s"), "{text}");
+    for second in 27..=90 {
+        look(&mut screen, second * SECOND, second);
+    }
+    let text = look(&mut screen, 91 * SECOND, 91);
+    assert!(!text.contains("since opened") && text.contains("last minute"), "{text}");
+}
+
+/// Bytes were painted over messages.
+#[test]
+fn a_narrow_view_leaves_out_what_has_no_room() {
+    let text = watched(Glyphs::ASCII).draw(40, 20).text();
+    let line = text.lines().find(|line| line.contains("throughput")).expect("the line");
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(words, ["throughput", "in", "60.4k/s", "out", "58.0k/s"]);
+    let text = watched(Glyphs::ASCII).draw(55, 20).text();
+    let line = text.lines().find(|line| line.contains("throughput")).expect("the line");
+    assert_eq!(line.matches("B/s").count(), 2, "{line}");
 }
 
 #[test]
