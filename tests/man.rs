@@ -119,10 +119,16 @@ fn every_flag_of_a_tool_is_on_its_page_and_no_other() {
 
 #[test]
 fn short_help_fits_a_terminal() {
-    for (tool, program) in TOOLS.iter().copied() {
-        let help = output(program, &["-h"]);
+    // The verb with the most flags by far had 49 lines.
+    let declare = TOOLS
+        .iter()
+        .find(|(tool, _)| *tool == "mq-admin")
+        .map(|(tool, program)| (*tool, *program, &["declare", "-h"][..]));
+    let tools = TOOLS.iter().map(|(tool, program)| (*tool, *program, &["-h"][..]));
+    for (tool, program, args) in tools.chain(declare) {
+        let help = output(program, args);
         let lines = help.lines().count();
-        assert!(lines <= 24, "{tool} -h has {lines} lines:\n{help}");
+        assert!(lines <= 24, "{tool} {args:?} has {lines} lines:\n{help}");
         for line in help.lines() {
             assert!(line.chars().count() <= 80, "{tool} -h has a line over 80 columns: {line}");
         }

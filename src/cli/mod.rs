@@ -27,7 +27,7 @@ pub use output::{human_bytes, human_count, json_line, print, print_json};
 pub use signals::Signals;
 pub use slow::Slow;
 pub use status::Status;
-pub use tables::{group_table, queue_page, queue_table, rfc3339, settings_flags};
+pub use tables::{group_table, queue_page, queue_table, rfc3339, rfc3339_millis, settings_flags};
 
 use std::ffi::OsString;
 use std::io::Write;

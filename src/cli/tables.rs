@@ -19,6 +19,15 @@ pub fn rfc3339(time: WallTime) -> String {
         .map_or_else(|| "?".to_owned(), |time| time.to_string())
 }
 
+/// A time as RFC 3339, in UTC, to the millisecond: as it stands in JSON.
+#[must_use]
+pub fn rfc3339_millis(time: WallTime) -> String {
+    i64::try_from(time.0)
+        .ok()
+        .and_then(|micros| jiff::Timestamp::from_microsecond(micros).ok())
+        .map_or_else(|| "?".to_owned(), |time| format!("{time:.3}"))
+}
+
 /// One column: its head, and its cells from the top.
 struct Column {
     head: &'static str,

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::interval::Interval;
 use super::latency::Percentiles;
 use super::model::Model;
+use crate::cli::rfc3339_millis;
 use crate::units::{Bytes, Count, Micros, Name, Offset, QueueId, WallTime};
 use crate::wire::stat::{Account, Counted, GroupFigures, Histogram, QueueFigures, Slice, unknown};
 use crate::wire::{PipeFigures, PipeInfo};
@@ -160,7 +161,7 @@ pub fn line<'a>(interval: &'a Interval<'a>, model: &Model) -> Line<'a> {
     let figures = interval.now;
     let latency = |of: &Option<Histogram>| of.as_ref().and_then(Percentiles::of).map(Latency::from);
     Line {
-        time: rfc3339(now),
+        time: rfc3339_millis(now),
         queue: &figures.queue,
         id: figures.id,
         interval: model.elapsed().map(seconds),
@@ -254,7 +255,7 @@ pub struct SliceLine<'a> {
 #[must_use]
 pub fn slice<'a>(queue: &'a Name, slice: &Slice, long: Micros) -> SliceLine<'a> {
     SliceLine {
-        time: rfc3339(slice.at),
+        time: rfc3339_millis(slice.at),
         queue,
         interval: seconds(long),
         ready: slice.ready,
@@ -277,14 +278,6 @@ fn seconds(time: Micros) -> f64 {
 /// To a thousandth: more digits say nothing of a rate.
 fn rounded(rate: f64) -> f64 {
     (rate * 1e3).round() / 1e3
-}
-
-/// To the millisecond.
-fn rfc3339(time: WallTime) -> String {
-    i64::try_from(time.0)
-        .ok()
-        .and_then(|micros| jiff::Timestamp::from_microsecond(micros).ok())
-        .map_or_else(|| "?".to_owned(), |time| format!("{time:.3}"))
 }
 
 impl From<Percentiles> for Latency {

@@ -48,6 +48,21 @@ fn listing_names_every_queue() {
     assert_eq!(names, ["one", "three", "two"]);
 }
 
+/// Times were in microseconds alone, unlike those of all other JSON.
+#[test]
+fn times_are_told_as_other_tools_tell_them_too() {
+    let store = Store::new();
+    store.send("q", b"x\n");
+    let info = store.show("q").expect("a queue");
+    let envelope = store.run("mq-recv", &["-J", "-e", "q"], b"").ok();
+    let envelope: serde_json::Value = serde_json::from_str(envelope.text()).expect("JSON");
+    let stored = envelope["time"].as_str().expect("a time");
+    let oldest = info["oldest_at"].as_str().expect("a time").trim_end_matches('Z');
+    assert!(stored.starts_with(oldest), "{info} beside {envelope}");
+    assert!(info["created"].is_u64() && info["created_at"].is_string(), "{info}");
+    assert!(store.show("q").expect("a queue")["oldest_at"].is_null());
+}
+
 #[test]
 fn purge_settles_what_is_ready_and_leaves_what_is_held() {
     let store = Store::new();

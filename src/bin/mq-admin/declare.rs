@@ -8,7 +8,11 @@ use mq::units::{Micros, Name, SyncPolicy};
 use mq::url::Url;
 use mq::wire::{Admin, QueueInfo};
 
-use crate::{Flags, TOOL, say};
+use crate::{Flags, TOOL, json, say};
+
+const SYNC_LONG: &str = "When to sync: always (the default), interval=DUR or never";
+const RETAIN_LONG: &str = "What becomes of settled messages: acked (the default) lets them go, log \
+                           keeps them for replay, within the limits";
 
 const LIMITS: &str = "Limits (0: none)";
 const KEEPING: &str = "What is kept";
@@ -25,15 +29,14 @@ pub struct Declare {
     /// Change the settings of a queue that exists
     #[arg(long)]
     change: bool,
-    /// When to sync: always (the default), interval=DUR or never
-    #[arg(long, value_name = "WHEN", value_parser = cli::sync_policy, help_heading = KEEPING)]
+    /// When to sync: always, interval=DUR or never
+    #[arg(long, long_help = SYNC_LONG, value_name = "WHEN", value_parser = cli::sync_policy, help_heading = KEEPING)]
     sync: Option<SyncPolicy>,
-    /// What becomes of settled messages: acked (the default) lets them go, log
-    /// keeps them for replay, within the limits
-    #[arg(long, value_name = "acked|log", help_heading = KEEPING)]
+    /// With log: keep settled messages for replay
+    #[arg(long, long_help = RETAIN_LONG, value_name = "acked|log", help_heading = KEEPING)]
     retain: Option<Retention>,
     /// With --retain log: how old messages get
-    #[arg(long, value_name = "DUR", value_parser = cli::duration, help_heading = LIMITS)]
+    #[arg(long, value_name = "DUR", value_parser = cli::duration, hide_short_help = true, help_heading = LIMITS)]
     max_age: Option<Micros>,
     /// Bytes of messages that the queue holds, such as 64MiB
     #[arg(long, value_name = "SIZE", value_parser = cli::size, help_heading = LIMITS)]
@@ -43,24 +46,24 @@ pub struct Declare {
     max_messages: Option<u64>,
     /// At a limit: senders wait (block, the default), are refused (reject), or
     /// the oldest messages go (drop-oldest)
-    #[arg(long, value_name = "block|reject|drop-oldest", help_heading = LIMITS)]
+    #[arg(long, value_name = "block|reject|drop-oldest", hide_short_help = true, help_heading = LIMITS)]
     overflow: Option<Overflow>,
     /// Attempts after which a message is a dead letter [default: 20]; 0: never
-    #[arg(long, value_name = "N", help_heading = FAILURES)]
+    #[arg(long, value_name = "N", hide_short_help = true, help_heading = FAILURES)]
     delivery_limit: Option<u32>,
     /// Where dead letters go [default: QUEUE.dead], and then also messages that
     /// expired or were dropped
-    #[arg(long, value_name = "QUEUE", value_parser = cli::queue_name, help_heading = FAILURES)]
+    #[arg(long, value_name = "QUEUE", value_parser = cli::queue_name, hide_short_help = true, help_heading = FAILURES)]
     dead_letter: Option<Name>,
     /// Store one message of an id, among the last N or within a time
-    #[arg(long, value_name = "N|DUR", help_heading = ONCE)]
+    #[arg(long, value_name = "N|DUR", hide_short_help = true, help_heading = ONCE)]
     unique_ids: Option<IdWindow>,
     /// Know of N keys whether one is pending: mq-send --unless-pending
-    #[arg(long, value_name = "N", help_heading = ONCE)]
+    #[arg(long, value_name = "N", hide_short_help = true, help_heading = ONCE)]
     unique_keys: Option<u64>,
     /// The queue lives at this engine, and clients go there; only of one that
     /// is new, or empty (then with --change)
-    #[arg(long, value_name = "URL", value_parser = crate::engine, help_heading = ELSEWHERE)]
+    #[arg(long, value_name = "URL", value_parser = crate::engine, hide_short_help = true, help_heading = ELSEWHERE)]
     at: Option<Url>,
 }
 
@@ -89,7 +92,7 @@ impl Declare {
         let info: QueueInfo =
             admin::call(&mut connection, request, flags.patience()).map_err(fail)?;
         if flags.json {
-            cli::print_json(&info)?;
+            json::print_queues([&info])?;
         } else if flags.shared.verbose {
             let flags_text = cli::settings_flags(&info.settings).join(" ");
             say(flags, &format!("queue {} is there, {flags_text}", info.queue));

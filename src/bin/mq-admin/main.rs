@@ -3,6 +3,7 @@
 mod check;
 mod declare;
 mod groups;
+mod json;
 mod settle;
 
 use std::io::Write;
@@ -67,7 +68,7 @@ enum Verb {
     /// List the queues
     Ls {
         /// A queue that lives at an engine, rather than those of the store
-        #[arg(value_name = "URL", value_parser = engine)]
+        #[arg(value_name = "URL", value_parser = listed)]
         url: Option<Url>,
         /// Also receivers, senders, groups, sync policy, age
         #[arg(short, long)]
@@ -196,6 +197,15 @@ impl Flags {
     }
 }
 
+/// Reads the URL of what is to be listed, for clap.
+fn listed(text: &str) -> Result<Url, String> {
+    if !Url::is_one(text) {
+        let why = "ls lists all queues of the store, or with a URL what is at an engine";
+        return Err(format!("{why}; of one queue, {TOOL} show QUEUE tells"));
+    }
+    engine(text)
+}
+
 /// Reads a URL, for clap.
 fn engine(text: &str) -> Result<Url, String> {
     match cli::place(text)? {
@@ -284,7 +294,7 @@ fn list(url: Option<Url>, long: bool, flags: &Flags) -> Outcome {
         .map_err(|error| Failure::from(error).while_doing(doing))?;
     drop(slow);
     if flags.json {
-        cli::print(&queues.iter().flat_map(cli::json_line).collect::<Vec<u8>>())?;
+        json::print_queues(&queues)?;
     } else if !queues.is_empty() {
         let bold = flags.shared.color.for_stdout();
         cli::print(cli::queue_table(&queues, long, bold).as_bytes())?;
@@ -298,7 +308,7 @@ fn show(place: &Place, flags: &Flags) -> Outcome {
     let doing = format!("showing {place}");
     let info: QueueInfo = ask_about(place, Admin::Show { queue: place.name() }, flags, &doing)?;
     if flags.json {
-        cli::print_json(&info)?;
+        json::print_queues([&info])?;
     } else {
         cli::print(cli::queue_page(&info).as_bytes())?;
     }
