@@ -379,9 +379,8 @@ fn failure(error: SendError, args: &Args, messages: u64) -> Failure {
                 }
             }
         }
-        SendError::Input { .. } | SendError::Copy(_) => {
-            Failure::new(Status::Failure, error.to_string())
-        }
+        SendError::Copy(ref inner) => cli::not_written(inner),
+        SendError::Input { .. } => Failure::new(Status::Failure, error.to_string()),
     };
     let message = format!("{}\n  confirmed: {messages} leading messages", failure.message);
     Failure { message, ..failure }

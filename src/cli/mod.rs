@@ -23,7 +23,7 @@ pub use flags::{
 pub use full_screen::FullScreen;
 pub use hint::{binary_hint, is_terminal, passed_over, terminal_hint};
 pub use measures::{duration_text, human_age, size};
-pub use output::{human_bytes, human_count, json_line, print, print_json};
+pub use output::{human_bytes, human_count, json_line, not_written, print, print_json};
 pub use signals::Signals;
 pub use slow::Slow;
 pub use status::Status;

@@ -38,8 +38,20 @@ pub fn print(bytes: &[u8]) -> Result<(), Failure> {
         std::io::ErrorKind::BrokenPipe => {
             Failure::new(Status::Signal(signal_hook::consts::SIGPIPE), "")
         }
-        _ => Failure::new(Status::Failure, format!("cannot write to stdout: {error}")),
+        _ => not_written(&error),
     })
+}
+
+/// Something does not take what is written to stdout. A disk that is full is one for now.
+#[must_use]
+pub fn not_written(error: &std::io::Error) -> Failure {
+    use std::io::ErrorKind;
+    let is_full = matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
+    );
+    let status = if is_full { Status::TryAgain } else { Status::Failure };
+    Failure::new(status, format!("cannot write to stdout: {error}"))
 }
 
 /// Bytes for people, in at most six characters: `0`, `812`, `1.5K`, `64M`, `1.2G`.

@@ -84,3 +84,34 @@ fn what_is_appended_to_half_a_message_begins_anew() {
     store.sh("printf 'hal' > file; mq-recv -e none >> file; test \"$(cat file)\" = hal").ok();
     store.sh("printf 'hal' > file; mq-recv -e --raw q >> file; test \"$(cat file)\" = hal4").ok();
 }
+
+/// It was 75 of mq-recv and mq-pipe, and 1 of the others.
+#[test]
+fn a_full_device_is_for_now_with_every_tool() {
+    let store = Store::new();
+    store.send("q", &seq(1, 3));
+    for command in [
+        "mq-recv -e q",
+        "mq-pipe -e q - -- cat",
+        "mq-admin ls",
+        "mq-admin show -J q",
+        "mq-stat -b -n1 -i 100ms",
+        "mq-stat --prometheus",
+        "mq-stat --prometheus -o /dev/full",
+        "mq-send -T q -m x",
+    ] {
+        store.sh(&format!("{command} > /dev/full")).exits(75).says("No space left on device");
+    }
+}
+
+/// The page said that none is counted into a pipe.
+#[test]
+fn attempts_are_counted_into_a_pipe_and_not_by_looking() {
+    let store = Store::new();
+    store.send("q", b"x\n");
+    let attempt = |args: &[&str]| {
+        store.run("mq-recv", &[args, &["-n1", "-F", "%a", "q"]].concat(), b"").ok().stdout
+    };
+    assert_eq!(attempt(&["--peek"]), b"0");
+    assert_eq!(attempt(&[]), b"1");
+}

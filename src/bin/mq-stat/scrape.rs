@@ -45,7 +45,7 @@ fn write(args: &Args, text: &str) -> Result<(), Failure> {
     let Some(path) = &args.output else { return cli::print(text.as_bytes()) };
     replace(path, text.as_bytes()).map_err(|error| {
         let message = format!("cannot put the figures in the place of {}: {error}", path.display());
-        Failure::new(Status::Failure, message)
+        Failure { message, ..cli::not_written(&error) }
     })
 }
 
