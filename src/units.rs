@@ -485,15 +485,28 @@ impl<'de> serde::Deserialize<'de> for SyncPolicy {
 /// # Errors
 /// A sentence that shows how to write it.
 pub fn parse_duration(text: &str) -> Result<Micros, String> {
-    let bad = || format!("{text:?} is no duration; write it as 500ms, 30s, 1h30m or 2d");
+    let most = limits::DURATION_MAX;
+    match duration_micros(text) {
+        None => Err(format!("{text:?} is no duration; write it as 500ms, 30s, 1h30m or 2d")),
+        Some(micros) if micros > most.0 as f64 => {
+            let days = most.0 / Micros::from_secs(86_400).0;
+            Err(format!("{text:?} is too long; {days}d is the longest duration"))
+        }
+        Some(micros) => Ok(Micros(micros.round() as u64)),
+    }
+}
+
+/// How many microseconds a text says that is written as a duration, however long that is; `None` for any
+/// other text.
+pub(crate) fn duration_micros(text: &str) -> Option<f64> {
     if text == "0" {
-        return Ok(Micros(0));
+        return Some(0.0);
     }
     let mut rest = text;
     let mut total = 0f64;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
-        let number: f64 = rest[..digits].parse().map_err(|_| bad())?;
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
         rest = &rest[digits..];
         let unit_len = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
         let micros = match &rest[..unit_len] {
@@ -503,15 +516,12 @@ pub fn parse_duration(text: &str) -> Result<Micros, String> {
             "m" | "min" => 60e6,
             "h" => 3_600e6,
             "d" => 86_400e6,
-            _ => return Err(bad()),
+            _ => return None,
         };
         total += number * micros;
         rest = &rest[unit_len..];
     }
-    if text.is_empty() || total > limits::DURATION_MAX.0 as f64 {
-        return Err(bad());
-    }
-    Ok(Micros(total.round() as u64))
+    (!text.is_empty()).then_some(total)
 }
 
 #[cfg(test)]

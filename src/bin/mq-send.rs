@@ -405,9 +405,9 @@ struct Terminal {
 impl Terminal {
     fn new(signals: Signals, args: &Args, sources: &[Source]) -> Terminal {
         let total: Option<u64> = sources.iter().map(Source::bytes_left).sum();
-        let long = total.is_some_and(|bytes| bytes >= LONG_BYTES) && !args.shared.quiet;
+        let long = total.is_some_and(|bytes| bytes >= LONG_BYTES);
         let on_terminal = cli::is_terminal(std::io::stderr());
-        let wanted = args.progress || (long && on_terminal);
+        let wanted = !args.shared.quiet && (args.progress || (long && on_terminal));
         Terminal {
             signals,
             quiet: args.shared.quiet,
@@ -420,7 +420,8 @@ impl Terminal {
 
     fn line(&mut self) {
         let (messages, bytes) = self.told;
-        say(&format!("{TOOL}: {messages} messages, {} stored\n", cli::human_bytes(bytes)));
+        let bytes = cli::human_bytes(bytes);
+        say(&format!("{TOOL}: {messages} messages ({bytes} bytes) stored\n"));
     }
 
     fn end(&mut self) {

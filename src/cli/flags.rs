@@ -1,11 +1,12 @@
 //! The flags that every tool has, and how values are read.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
 use super::Failure;
-use crate::client::envelope::parse_time;
+use crate::client::envelope::{is_time, parse_time};
 use crate::client::place::{Place, Places};
 use crate::limits;
 use crate::settings::Start;
@@ -40,6 +41,28 @@ impl ColorWhen {
             }
         }
     }
+}
+
+/// Whether clap is to colour what it says, as `--color` says among arguments that are yet to be read.
+/// `NO_COLOR`, `TERM` and what is no terminal it heeds by itself.
+pub(super) fn colour_choice(args: &[OsString]) -> clap::ColorChoice {
+    let mut args =
+        args.iter().skip(1).take_while(|arg| *arg != "--").filter_map(|arg| arg.to_str());
+    let mut choice = clap::ColorChoice::Auto;
+    while let Some(arg) = args.next() {
+        let when = match arg.strip_prefix("--color") {
+            Some("") => args.next(),
+            Some(rest) => rest.strip_prefix('='),
+            None => None,
+        };
+        choice = match when {
+            Some("always") => clap::ColorChoice::Always,
+            Some("never") => clap::ColorChoice::Never,
+            Some("auto") => clap::ColorChoice::Auto,
+            _ => choice,
+        };
+    }
+    choice
 }
 
 /// The flags that every tool has; flatten it into a tool's own.
@@ -201,7 +224,8 @@ pub fn start(text: &str) -> Result<Start, String> {
         (offset, None) if is_number(offset) => {
             Start::Offset(Offset(offset.parse().map_err(|_| bad())?))
         }
-        (time, _) => Start::Time(parse_time(time).map_err(|_| bad())?),
+        (time, _) if is_time(time) => Start::Time(parse_time(time)?),
+        _ => return Err(bad()),
     })
 }
 

@@ -34,6 +34,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 
 use crate::url;
 
@@ -54,7 +55,20 @@ pub fn parse<T: Parser>() -> Result<T, ExitCode> {
 /// # Errors
 /// See [`parse`].
 pub fn parse_from<T: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<T, ExitCode> {
-    T::try_parse_from(args).map_err(|error| {
+    let args: Vec<OsString> = args.into_iter().collect();
+    // Whether clap's own words are coloured is said among what it is to read.
+    let mut command = T::command().color(flags::colour_choice(&args));
+    let parsed = command
+        .try_get_matches_from_mut(&args)
+        .and_then(|mut matches| T::from_arg_matches_mut(&mut matches));
+    parsed.map_err(|error| {
+        let error = match (error.kind(), args.iter().skip(1).find(|arg| arg.to_str().is_none())) {
+            (ErrorKind::InvalidUtf8, Some(arg)) => {
+                let what = format!("the argument {arg:?} is not UTF-8");
+                command.error(ErrorKind::InvalidUtf8, what)
+            }
+            _ => error.format(&mut command),
+        };
         let text = error.to_string();
         let harmless = url::without_passwords(&text);
         // What was wrong is shown, and a password in it is not.

@@ -20,6 +20,7 @@ mod time;
 mod write;
 
 pub use read::{Envelope, EnvelopeError, Reader, Text, push_header};
+pub(crate) use time::is_time;
 pub use time::{TimeReader, TimeText, parse_time};
 pub use write::{Writer, push_number, push_text};
 

@@ -4,9 +4,9 @@
 use std::borrow::Cow;
 use std::str::FromStr;
 
-use super::envelope::{Attributes, Envelope, EnvelopeError, parse_time, push_header};
+use super::envelope::{Attributes, Envelope, EnvelopeError, is_time, parse_time, push_header};
 use crate::limits;
-use crate::units::{Micros, WallTime, parse_duration};
+use crate::units::{Micros, WallTime, duration_micros, parse_duration};
 
 /// When messages may be delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,11 +22,13 @@ impl FromStr for Delay {
 
     /// Reads a duration, or an RFC 3339 time.
     fn from_str(text: &str) -> Result<Delay, String> {
-        parse_duration(text).map(Delay::For).or_else(|_| {
-            parse_time(text).map(Delay::Until).map_err(|_| {
-                format!("{text:?} is neither a duration (10m) nor a time (2026-01-31T12:00:00Z)")
-            })
-        })
+        if duration_micros(text).is_some() {
+            return parse_duration(text).map(Delay::For);
+        }
+        if is_time(text) {
+            return parse_time(text).map(Delay::Until);
+        }
+        Err(format!("{text:?} is neither a duration (10m) nor a time (2026-01-31T12:00:00Z)"))
     }
 }
 
@@ -58,13 +60,15 @@ impl Given {
             if holds_header(&bytes, name.as_bytes()) {
                 return Err(EnvelopeError(format!("the header {name:?} is given twice")));
             }
-            push_header(name, value, &mut bytes)?;
+            push_header(name, value, &mut bytes)
+                .map_err(|error| EnvelopeError(format!("what -H gives {error}")))?;
         }
         let given = Given { key, id, headers: bytes, delay, ttl };
         let mut attributes = Vec::new();
         given.complete(nothing(), WallTime(0)).push_attributes(&mut attributes);
         if attributes.len() > limits::ATTRIBUTE_BYTES_MAX {
-            return Err(too_many(attributes.len()));
+            let too_many = too_many(attributes.len());
+            return Err(EnvelopeError(format!("each message {too_many}")));
         }
         Ok(given)
     }

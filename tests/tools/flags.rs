@@ -2,6 +2,7 @@
 
 use crate::harness::Store;
 use crate::seq;
+use crate::terminal::Terminal;
 
 #[test]
 fn long_spellings_do_what_the_short_ones_do() {
@@ -55,6 +56,62 @@ fn colour_is_for_terminals_unless_it_is_asked_for() {
     for tool in ["mq-send", "mq-recv", "mq-admin", "mq-stat", "mq-serve"] {
         store.run(tool, &["--color", "sometimes"], b"").exits(2).says("--color");
     }
+}
+
+/// `--color` was said to be of messages, and changed nothing about any.
+#[test]
+fn usage_errors_are_coloured_as_the_flag_says() {
+    let store = Store::new();
+    for tool in ["mq-send", "mq-recv", "mq-pipe", "mq-admin", "mq-stat", "mq-serve"] {
+        let wrong = |args: &[&str]| store.run(tool, &[args, &["--wrong"]].concat(), b"").exits(2);
+        assert!(!wrong(&[]).stderr.contains('\x1b'), "{tool}");
+        assert!(wrong(&["--color", "always"]).stderr.contains('\x1b'), "{tool}");
+        assert!(wrong(&["--color=always"]).stderr.contains('\x1b'), "{tool}");
+        let command = store.command(tool, &["--color", "never", "--wrong"]);
+        let mut terminal = Terminal::start(&command, 80, 24);
+        assert_eq!(terminal.await_end(), 2);
+        let bytes = String::from_utf8_lossy(&terminal.bytes);
+        assert!(bytes.contains("--wrong") && !bytes.contains('\x1b'), "{tool}: {bytes:?}");
+    }
+}
+
+#[test]
+fn quiet_goes_before_progress() {
+    let store = Store::new();
+    store.run("mq-send", &["-p", "-q", "q"], &seq(1, 5)).ok().quietly();
+    let told = store.run("mq-send", &["-p", "q"], &seq(1, 5)).ok().stderr;
+    assert_eq!(told, "mq-send: 5 messages (10 bytes) stored\n");
+    store.run("mq-recv", &["-p", "-q", "-n3", "q"], b"").ok().quietly();
+    store.run("mq-pipe", &["-p", "-q", "-e", "q", "p", "--", "cat"], b"").ok().quietly();
+}
+
+/// One that is no UTF-8 was refused without being named, as "one or more".
+#[test]
+fn an_argument_that_is_no_utf8_is_named() {
+    let store = Store::new();
+    for script in
+        ["mq-send $'caf\\xe9' -m x", "mq-recv -F $'caf\\xe9' q", "mq-admin show $'caf\\xe9'"]
+    {
+        let done = store.sh(script).exits(2);
+        done.says("the argument \"caf\\xE9\" is not UTF-8");
+    }
+}
+
+/// What is written as it should be was said not to be, where it is only too much.
+#[test]
+fn values_beyond_a_limit_are_told_the_limit() {
+    let store = Store::new();
+    let wrong = |args: &[&str], why: &str| {
+        store.run("mq-send", &[args, &["-m", "x", "q"]].concat(), b"").exits(2).says(why);
+    };
+    wrong(&["--ttl", "100000d"], "36600d is the longest duration");
+    wrong(&["--delay", "100000d"], "36600d is the longest duration");
+    wrong(&["--delay", "9999-12-31T23:59:59Z"], "to 9999-12-30T22:00:00Z");
+    wrong(&["--delay", "1969-12-31T23:59:59Z"], "before 1970");
+    wrong(&["-k", &"k".repeat(70_000)], "each message has 70005 bytes of key, id and headers");
+    let done = store.run("mq-recv", &["--from", "9999-12-31T23:59:59Z", "-g", "g", "q"], b"");
+    done.exits(2).says("to 9999-12-30T22:00:00Z");
+    store.run("mq-admin", &["ls", "q*"], b"").exits(2).says("mq-admin show QUEUE");
 }
 
 #[test]

@@ -34,14 +34,15 @@ pub struct Terminal {
 impl Terminal {
     pub fn new(signals: Signals, args: &Args, name: &str) -> Terminal {
         let on_terminal = cli::is_terminal(std::io::stderr());
+        let is_wanted = args.progress && !args.shared.quiet;
         Terminal {
             signals,
             source: args.shown().0,
             name: name.to_owned(),
             quiet: args.shared.quiet,
             verbose: args.shared.verbose,
-            bar: (args.progress && on_terminal).then(bar),
-            in_lines: args.progress && !on_terminal,
+            bar: (is_wanted && on_terminal).then(bar),
+            in_lines: is_wanted && !on_terminal,
             shown: Instant::now(),
             began: Instant::now(),
             figures: None,

@@ -46,7 +46,7 @@ impl Terminal {
         let on_terminal = cli::is_terminal(std::io::stderr());
         // A bar between messages would spoil both.
         let can_show = on_terminal && !cli::is_terminal(std::io::stdout());
-        let is_wanted = args.progress || (is_long && !args.shared.quiet && can_show);
+        let is_wanted = !args.shared.quiet && (args.progress || (is_long && can_show));
         Terminal {
             signals,
             queues: args.shown(),

@@ -93,11 +93,23 @@ fn micros(digits: &[u8]) -> Option<u64> {
 /// What is wrong with it, for users.
 pub fn parse_time(text: &str) -> Result<WallTime, String> {
     let bad = || format!("{text:?} is no time; write it as 2026-01-31T12:00:00Z (RFC 3339)");
-    let time: jiff::Timestamp = text.parse().map_err(|_| bad())?;
+    let time: jiff::Timestamp = text.parse().map_err(|_| match is_time(text) {
+        true => {
+            let (first, last) = (jiff::Timestamp::UNIX_EPOCH, jiff::Timestamp::MAX);
+            format!("{text:?} is out of range; times go from {first} to {last:.0}")
+        }
+        false => bad(),
+    })?;
     let micros = time.as_microsecond();
     let micros = u64::try_from(micros)
         .map_err(|_| format!("{text:?} lies before 1970, which no message can say"))?;
     Ok(WallTime(micros))
+}
+
+/// Whether a text is written as a time, be it one that can be stored or not.
+pub(crate) fn is_time(text: &str) -> bool {
+    let pieces = jiff::fmt::temporal::Pieces::parse(text);
+    pieces.is_ok_and(|pieces| pieces.time().is_some() && pieces.offset().is_some())
 }
 
 #[cfg(test)]
