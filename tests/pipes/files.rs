@@ -19,6 +19,21 @@ fn a_file_gets_each_message_once() {
     assert_eq!(std::fs::read(&file).expect("reads"), b"cut\n", "nothing of a is left to read");
 }
 
+/// Only UTF-8 was taken, and the argument was not named.
+#[test]
+fn a_file_may_have_any_name() {
+    let store = Store::new();
+    store.run("mq-admin", &["declare", "--retain", "log", "a"], b"").ok();
+    store.send("a", &seq(1, 3));
+    // Each is a pipe of its own, though they look alike where they are shown.
+    store.sh("mq-pipe -e a file:$'caf\\xe9' -- cat && mq-pipe -e a file:$'caf\\xe8' -- cat").ok();
+    store.sh("cmp $'caf\\xe9' <(seq 3) && cmp $'caf\\xe8' <(seq 3)").ok();
+    store
+        .sh("mq-pipe -e a $'caf\\xe9' -- cat")
+        .exits(2)
+        .says("\"caf\\xE9\" is no name for a queue");
+}
+
 /// A link that leads nowhere yet: the file is made there, and there its name has to be durable.
 #[test]
 fn a_file_behind_a_link_is_made_durable_where_it_is() {

@@ -1,7 +1,8 @@
 //! The command line of `mq-pipe`: its flags, what of them does not go together, and what they
 //! come to.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, ValueEnum};
@@ -103,7 +104,7 @@ pub struct Args {
     /// Where to: a queue, which is made if it is not there; a URL; file:PATH; - is
     /// stdout
     #[arg(value_name = "DST", hide_short_help = true)]
-    pub destination: String,
+    pub destination: OsString,
     /// What to run on each batch
     #[arg(value_name = "FILTER", last = true, required = true, hide_short_help = true)]
     pub filter: Vec<OsString>,
@@ -249,14 +250,7 @@ impl Args {
             text if Url::is_one(text) => Origin::Engine(url(text)?),
             name => Origin::Queue(queue(name, "SRC")?),
         };
-        let destination = match (self.destination.as_str(), self.destination.strip_prefix("file:"))
-        {
-            ("-", _) => Destination::Stdout,
-            (_, Some("")) => return Err(usage("file: needs a path behind it")),
-            (_, Some(path)) => Destination::File(PathBuf::from(path)),
-            (text, None) if Url::is_one(text) => Destination::Engine(url(text)?),
-            (name, None) => Destination::Queue(queue(name, "DST")?),
-        };
+        let destination = self.destination()?;
         if self.filter.iter().any(|arg| arg == "{}") {
             return Err(usage("{} is not replaced: messages are on the filter's stdin"));
         }
@@ -318,7 +312,30 @@ impl Args {
 
     /// Source and destination, without passwords.
     pub fn shown(&self) -> (String, String) {
-        (url::without_password(&self.source), url::without_password(&self.destination))
+        // Two paths that are not UTF-8 are told apart, also in a name that is made of this.
+        let destination = match self.destination.to_str() {
+            Some(text) => url::without_password(text),
+            None => format!("{:?}", self.destination),
+        };
+        (url::without_password(&self.source), destination)
+    }
+
+    /// Where to. A path may be any.
+    fn destination(&self) -> Result<Destination, Failure> {
+        let usage = |text: &str| Failure::new(Status::Usage, text);
+        match self.destination.as_bytes().strip_prefix(b"file:") {
+            Some(b"") => return Err(usage("file: needs a path behind it")),
+            Some(path) => {
+                return Ok(Destination::File(PathBuf::from(OsStr::from_bytes(path))));
+            }
+            None => {}
+        }
+        Ok(match self.destination.to_str() {
+            Some("-") => Destination::Stdout,
+            Some(text) if Url::is_one(text) => Destination::Engine(url(text)?),
+            Some(name) => Destination::Queue(queue(name, "DST")?),
+            None => return Err(usage(&format!("{:?} is no name for a queue", self.destination))),
+        })
     }
 
     fn windows(&self, source: &Origin) -> Result<Option<Windowed>, Failure> {
