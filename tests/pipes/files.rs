@@ -94,12 +94,14 @@ fn a_file_has_no_hole_after_kills_of_the_server() {
     let expected = seq(1, batches * 10);
     let mut random = Random(7);
     for round in 0..size("MQ_ROUNDS", 8) {
-        let (name, to) = (format!("p{round}"), format!("file:out{round}"));
-        let args = ["--stay", "--name", &name, "a", &to, "--", "cat"];
+        // From the oldest each time, and a queue has but so many groups.
+        let to = format!("file:out{round}");
+        let args = ["--reset", "--stay", "--name", "p", "a", &to, "--", "cat"];
         let mut running = store.spawn("mq-pipe", &args);
         let file = store.beside(&format!("out{round}"));
         let least = random.below(expected.len() as u64 / 2);
         eventually("it has written some", || {
+            assert!(!running.has_ended(), "the pipe ended: {}", running.stderr());
             (std::fs::metadata(&file).ok()?.len() > least).then_some(())
         });
         store.kill_server();
