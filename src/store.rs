@@ -110,7 +110,28 @@ pub struct StoreDir {
 /// The server's lock on a store, held until dropped.
 #[derive(Debug)]
 pub struct ServerLock {
-    _held: OwnedFd,
+    held: OwnedFd,
+}
+
+impl ServerLock {
+    /// A path to the directory that is locked, wherever it is now; good in this process, as long as the
+    /// lock is held. Without `/proc` there is none: then the store's `path` has to do.
+    #[must_use]
+    pub fn root(&self, path: &Path) -> PathBuf {
+        let own = descriptor_path(&self.held);
+        if is_place_of(&own, &self.held) { own } else { path.to_path_buf() }
+    }
+}
+
+/// By this path the process reaches what it has open there.
+fn descriptor_path(dir: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()))
+}
+
+fn is_place_of(path: &Path, dir: &OwnedFd) -> bool {
+    let place = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
+    let named = rustix::fs::stat(path).map(place);
+    named.is_ok() && named == rustix::fs::fstat(dir).map(place)
 }
 
 /// The lock under which a client starts a server, held until dropped.
@@ -201,15 +222,13 @@ impl StoreDir {
     /// lives.
     #[must_use]
     pub fn own_path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.dir.as_raw_fd()))
+        descriptor_path(&self.dir)
     }
 
     /// Whether the store's path leads to the open directory; it may have been renamed.
     #[must_use]
     pub fn is_at_its_path(&self) -> bool {
-        let place = |stat: rustix::fs::Stat| (stat.st_dev, stat.st_ino);
-        let named = rustix::fs::stat(&self.path).map(place);
-        named.is_ok() && named == rustix::fs::fstat(&self.dir).map(place)
+        is_place_of(&self.path, &self.dir)
     }
 
     /// Takes the server's lock, which says that at most one server uses the store, and writes
@@ -237,7 +256,7 @@ impl StoreDir {
         rustix::fs::ftruncate(&file, pid.len() as u64).map_err(io("write the process id into"))?;
         self.check_version()?;
         self.write_version()?;
-        Ok(ServerLock { _held: held })
+        Ok(ServerLock { held })
     }
 
     /// After an end that was not clean, or none: the names that lead to the store become durable. Who
@@ -281,7 +300,7 @@ impl StoreDir {
     pub fn keep_servers_away(&self) -> Result<Option<ServerLock>, StoreError> {
         let held = self.open_own()?;
         let free = try_lock(&held).map_err(|errno| self.io_error("lock", "", errno.into()))?;
-        Ok(free.then_some(ServerLock { _held: held }))
+        Ok(free.then_some(ServerLock { held }))
     }
 
     /// The directory itself, opened anew: the server's lock is on it, so that nobody can remove

@@ -109,25 +109,21 @@ fn start(options: &Options) -> Result<Started, ServeError> {
     let store = StoreDir::open(&options.dir, true)?;
     let shown = std::fs::canonicalize(store.path()).map_err(io_error("find the store"))?;
     if options.started_by_client {
-        // Out of the session of the client, so that whatever waits for that (`x=$(mq-send ...)`, `ssh`)
-        // need not wait for the server. Already a leader when started by a shell's job control: then it
-        // is on its own as it is.
-        let _ = rustix::process::setsid();
+        leave_client()?;
     }
-    // Out of the directory that it was started in (`umount`). All that it does in the store goes by way
-    // of the one that it has open, so that it stays the same when the path is renamed and leads to another.
-    rustix::process::fchdir(store.dir()).map_err(|e| io_error("change to the store")(e.into()))?;
-    let root = Path::new(".");
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    raise_descriptor_limit();
+    raise_limits();
     let lock = store.lock_server()?;
+    // All that it does in the store goes by way of the directory that it has locked, so that it stays the
+    // same when the path is renamed and leads to another. The lock is held until the end of it all.
+    let root = lock.root(&shown);
     let report = Report::new(options.level);
-    let tenure = Tenure::begin(root).map_err(io_error("record the start in the store"))?;
+    let tenure = Tenure::begin(&root).map_err(io_error("record the start in the store"))?;
     if !tenure.before().clean {
         store.settle_names()?;
     }
     let clock = Clock::start();
-    let engine = recover(root, &shown, &tenure, &report, clock)?;
+    let engine = recover(&root, &shown, &tenure, &report, clock)?;
     if !engine.has_damaged() {
         tenure.recovered().map_err(io_error("record the recovery in the store"))?;
     }
@@ -189,14 +185,25 @@ fn watch_signals() -> Result<UnixStream, ServeError> {
     Ok(out)
 }
 
+/// Out of the session, the directory and the descriptors of the client that started this server,
+/// so that whatever waits for those (`x=$(mq-send ...)`, `ssh`, `umount`) need not wait for it.
+fn leave_client() -> Result<(), ServeError> {
+    // Already a leader when started by a shell's job control: then it is on its own as it is.
+    let _ = rustix::process::setsid();
+    rustix::process::chdir("/").map_err(|e| io_error("change to /")(e.into()))
+}
+
 /// Each connection takes a descriptor and each queue some, and the ordinary limit of 1024 is a
-/// courtesy to programs that use select(2).
-fn raise_descriptor_limit() {
+/// courtesy to programs that use select(2). How large files get is for who owns the store to say, not for
+/// the shell of the client that came first.
+fn raise_limits() {
     use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    // What the system grants is enough.
-    let _ = setrlimit(Resource::Nofile, limit);
+    for resource in [Resource::Nofile, Resource::Fsize] {
+        let mut limit = getrlimit(resource);
+        limit.current = limit.maximum;
+        // What the system grants is enough.
+        let _ = setrlimit(resource, limit);
+    }
 }
 
 fn recover(
