@@ -4,6 +4,7 @@
 //! here is no more than what keeps its password out of sight. Whatever shows one shows no password.
 
 use std::fmt;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -105,11 +106,8 @@ impl fmt::Debug for Url {
 #[must_use]
 pub fn without_password(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
-    let authority_end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (authority, behind) = rest.split_at(authority_end);
-    let Some((who, hosts)) = authority.rsplit_once('@') else { return text.to_owned() };
-    let Some((user, _)) = who.split_once(':') else { return text.to_owned() };
-    format!("{scheme}://{user}:***@{hosts}{behind}")
+    let Some(password) = password_in(rest, |rest| rest.len()) else { return text.to_owned() };
+    format!("{scheme}://{}***{}", &rest[..password.start], &rest[password.end..])
 }
 
 /// A text in which addresses may stand, with the passwords in them replaced by stars.
@@ -120,19 +118,50 @@ pub fn without_passwords(text: &str) -> String {
     while let Some(at) = rest.find("://") {
         let (front, behind) = rest.split_at(at + 3);
         out.push_str(front);
-        // Spaces and quotes may stand in a password that was not written as it must be.
-        let end = |c: char| matches!(c, '/' | '?' | '\n');
-        let authority = &behind[..behind.find(end).unwrap_or(behind.len())];
-        let who = authority.rsplit_once('@').map_or("", |(who, _)| who);
         rest = behind;
-        if let Some((user, _)) = who.split_once(':') {
-            out.push_str(user);
-            out.push_str(":***");
-            rest = &behind[who.len()..];
+        // Spaces and quotes may stand in a password that was not written as it must be; another address not.
+        let end = behind.find('\n').unwrap_or(behind.len());
+        let end = behind[..end].find("://").unwrap_or(end);
+        let word = |line: &str| line.find(char::is_whitespace).unwrap_or(line.len());
+        if let Some(password) = password_in(&behind[..end], word) {
+            out.push_str(&behind[..password.start]);
+            out.push_str("***");
+            rest = &behind[password.end..];
         }
     }
     out.push_str(rest);
     out
+}
+
+/// Where a password stands in an address, behind its `://`. In one that is written as it must be, there is no
+/// slash and no question mark in it, and what ends there is `USER:PASSWORD@HOST`. Where that is neither this nor
+/// a list of hosts, it is taken for the beginning of a password that was not written so, and goes up to the last
+/// `@`. What looks like a port may be such a beginning too, if the `@` is neither in the name of the queue nor in
+/// options, before what `word` says is the end.
+fn password_in(rest: &str, word: impl Fn(&str) -> usize) -> Option<Range<usize>> {
+    let authority = &rest[..rest.find(['/', '?', '\n']).unwrap_or(rest.len())];
+    if let Some(at) = authority.rfind('@') {
+        let colon = authority[..at].find(':')?;
+        return Some(colon + 1..at);
+    }
+    let colon = authority.find(':')?;
+    let whole = if has_ports(authority) { &rest[..word(rest)] } else { rest };
+    let at = whole.rfind('@')?;
+    let (before, behind) = whole.split_at(at);
+    let is_option = before.split_once('?').is_some_and(|(_, options)| options.contains('='));
+    if has_ports(authority) && (is_option || !behind.contains('/')) {
+        return None;
+    }
+    Some(colon + 1..at)
+}
+
+/// Whether each colon in a list of hosts stands before a port, or in brackets.
+fn has_ports(hosts: &str) -> bool {
+    hosts.split(',').all(|host| {
+        let behind = host.rsplit_once(']').map_or(host, |(_, behind)| behind);
+        let port = behind.split_once(':').map_or("0", |(_, port)| port);
+        port.parse::<u16>().is_ok()
+    })
 }
 
 #[cfg(test)]
@@ -149,6 +178,26 @@ mod tests {
         assert!(!error.contains("secret"), "{error}");
     }
 
+    /// One that was not written as it must be was shown as a whole: it was taken for the path.
+    #[test]
+    fn a_password_with_a_slash_is_not_shown() {
+        for (text, shown) in [
+            ("amqp://u:sec/RET@h/q", "amqp://u:***@h/q"),
+            ("amqp://u:sec?RET@h/q", "amqp://u:***@h/q"),
+            ("amqp://u:/s@e@h:1/q", "amqp://u:***@h:1/q"),
+            ("amqp://u:12/34@h/q", "amqp://u:***@h/q"),
+            ("amqp://u:12?34@h/q", "amqp://u:***@h/q"),
+            // These have none.
+            ("kafka://h:1,[::1]:2/q", "kafka://h:1,[::1]:2/q"),
+            ("nats://h:4222/q?creds=/a@b", "nats://h:4222/q?creds=/a@b"),
+            ("amqp://h/%2f/q@x:y@z", "amqp://h/%2f/q@x:y@z"),
+            ("amqp://h:5672/%2f/q@x", "amqp://h:5672/%2f/q@x"),
+        ] {
+            assert_eq!(without_password(text), shown);
+            assert_eq!(without_passwords(text), shown);
+        }
+    }
+
     #[test]
     fn passwords_in_a_text_are_not_shown() {
         for (text, shown) in [
@@ -158,6 +207,9 @@ mod tests {
             ("a://u:p@a b/q: no", "a://u:***@a b/q: no"),
             ("a://h/x:y@z", "a://h/x:y@z"),
             ("'a://u:it's a \"p@h/q' is bad", "'a://u:***@h/q' is bad"),
+            ("'a://u:it/s a p@h/q' is bad", "'a://u:***@h/q' is bad"),
+            ("no a://h:5672/q, b://u:p/w@h/q", "no a://h:5672/q, b://u:***@h/q"),
+            ("no a://h:5672/q: ask root@h", "no a://h:5672/q: ask root@h"),
         ] {
             assert_eq!(without_passwords(text), shown);
         }

@@ -114,6 +114,10 @@ impl Address {
     }
 
     fn find_password(&mut self) -> Result<(), Failure> {
+        if self.user.is_none() && self.options.contains_key("password-file") {
+            let why = "?password-file= names the password of a user, and the address has none";
+            return Err(Failure::unsupported(why).with_remedy("SCHEME://USER@HOST/..."));
+        }
         if self.user.is_none() || self.password.is_some() {
             return Ok(());
         }
@@ -231,5 +235,10 @@ mod tests {
         assert_eq!(address.password.as_ref().map(Secret::reveal), Some("two words"));
         let failure = Address::parse("nats://u@h/q?password-file=/nowhere/x").expect_err("none");
         assert!(failure.message.contains("/nowhere/x"), "{failure}");
+        // Without a user it was not even read.
+        let text = format!("nats://h/q?password-file={}", file.display());
+        let failure = Address::parse(&text).expect_err("of nobody");
+        assert_eq!(failure.kind, Kind::Unsupported);
+        assert!(failure.message.contains("?password-file="), "{failure}");
     }
 }
