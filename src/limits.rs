@@ -597,6 +597,8 @@ pub const REMOTE_BATCH_MAX: u32 = 8192;
 /// Messages that failed and that it keeps, unsettled, until their back-off is over: at the bound it
 /// receives nothing new.
 pub const REMOTE_RESTING_MAX: usize = 1000;
+/// Messages whose attempts it knows when they come again after a connection was lost.
+pub const REMOTE_KNOWN_MAX: usize = 16 * 1024;
 /// Bytes of the messages that it keeps because they may fail, or rest.
 pub const REMOTE_KEPT_BYTES: usize = 64 * MIB;
 /// Requests of a client that it keeps while it connects to an engine.

@@ -55,6 +55,8 @@ pub struct State {
     pub refuses: Option<Failure>,
     /// What is published fails so.
     pub fails: Option<Failure>,
+    /// The next batch is not stored, and its confirmation says so.
+    pub spoils: Option<Failure>,
     /// Takes only so many messages of the next batch, and says so.
     pub takes_part: Option<usize>,
     /// Takes nothing while there is a reason.
@@ -63,6 +65,10 @@ pub struct State {
     pub dies_after: Option<usize>,
     /// Takes nothing more after so many batches.
     pub holds_after: Option<usize>,
+    /// After so many more batches, hears nothing more of this connection, and does not say so.
+    pub hangs_after: Option<usize>,
+    /// It does so now.
+    pub is_hung: bool,
     /// Dies after so many more messages were handed out.
     pub dies_after_deliveries: Option<usize>,
     /// What is published is stored, and not confirmed before this is over.
@@ -98,6 +104,10 @@ impl Broker {
         self.changed.notify_waiters();
     }
 
+    fn sees(&self, look: impl FnOnce(&State) -> bool) -> bool {
+        look(&self.state())
+    }
+
     pub fn with<T>(&self, look: impl FnOnce(&mut State) -> T) -> T {
         let looked = look(&mut self.state());
         self.changed.notify_waiters();
@@ -114,6 +124,13 @@ impl Broker {
 }
 
 impl State {
+    fn hangs(&mut self) -> bool {
+        let left = self.hangs_after;
+        self.hangs_after = left.map(|left| left.saturating_sub(1));
+        self.is_hung = left == Some(0);
+        self.is_hung
+    }
+
     fn die(&mut self) {
         self.life += 1;
         for queue in self.queues.values_mut() {
@@ -242,9 +259,13 @@ impl Publisher for MemoryPublisher {
 
     async fn publish(&mut self, mut batch: Vec<Outgoing>) -> Result<Confirmation, Failure> {
         let life = self.life;
+        if self.broker.with(State::hangs) {
+            return std::future::pending().await;
+        }
         let mut held = self.broker.state().holds.subscribe();
         held.wait_for(Option::is_none).await.expect("the broker lives as long as the process");
-        let part = self.broker.state().takes_part.take();
+        let spoilt = self.broker.state().spoils.take();
+        let part = self.broker.state().takes_part.take().or(spoilt.as_ref().map(|_| 0));
         batch.truncate(part.unwrap_or(batch.len()));
         let stored = self.broker.with(|state| {
             if let Some(failure) = &state.fails {
@@ -291,7 +312,7 @@ impl Publisher for MemoryPublisher {
             loop {
                 let mut notified = std::pin::pin!(changed.notified());
                 notified.as_mut().enable();
-                if !broker.state().is_silent {
+                if broker.sees(|state| !state.is_silent || state.life != life) {
                     break;
                 }
                 notified.await;
@@ -302,7 +323,8 @@ impl Publisher for MemoryPublisher {
             match part {
                 None => Ok(()),
                 Some(stored) => {
-                    let failure = Failure::new(Kind::Busy, "Memory is full");
+                    let full = Failure::new(Kind::Busy, "Memory is full");
+                    let failure = spoilt.unwrap_or(full);
                     Err(Unconfirmed { stored, failure })
                 }
             }

@@ -5,9 +5,11 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
+use mq::remote::failure::{Failure, Kind};
 use mq::remote::message::Facts;
 use rustix::process::Signal;
 
+use crate::desk::Desk;
 use crate::harness::eventually;
 use crate::harness::seq;
 use crate::memory::Stored;
@@ -242,4 +244,108 @@ fn a_receiver_that_is_interrupted_gives_back_what_it_has_not_begun() {
     }
     assert_eq!(receiver.await_end(), 130);
     assert_eq!(acked(&stand, "q"), [1, 2]);
+}
+
+/// What rests after it failed is unsettled at the engine: once there was as much of it as the engine had been
+/// allowed, nothing came any more, and a run to the end never ended.
+#[test]
+fn what_rests_leaves_room_for_the_others() {
+    let stand = Stand::new("what_rests_leaves_room");
+    fill(&stand, 1, 40);
+    for workers in ["-P1", "-P4"] {
+        let args = ["-e", workers, "q", "--", "sh", "-c", "exit 3"];
+        let receiver = stand.store.spawn("mq-recv", &args);
+        receiver.finish_within(Duration::from_secs(30)).exits(123);
+        eventually("all are back", || (stand.broker.ready("q").len() == 40).then_some(()));
+    }
+    // The last of them is done while the others rest.
+    let script = "read -r n; test $n = 40";
+    let args = ["-P1", "--backoff", "1h..1h", "q", "--", "sh", "-c", script];
+    let mut receiver = stand.store.spawn("mq-recv", &args);
+    eventually("the last one is done", || (acked(&stand, "q") == [40]).then_some(()));
+    receiver.signal(Signal::INT);
+    assert_eq!(receiver.await_end(), 130);
+    eventually("the others are back", || (stand.broker.ready("q").len() == 39).then_some(()));
+}
+
+/// The time that an engine had been away in the first outage was never forgotten where no message came, so
+/// the second, however short, was the end (69).
+#[test]
+fn a_receiver_without_messages_outlives_each_outage() {
+    let wait = Duration::from_secs(1);
+    let stand = Stand::with("a_receiver_without_messages", "", wait);
+    let mut receiver = stand.store.spawn("mq-recv", &["q"]);
+    let connections = || stand.broker.with(|state| state.connections);
+    eventually("it is there", || (connections() > 0).then_some(()));
+    for outage in 1..=2 {
+        let before = connections();
+        stand.broker.kill();
+        eventually("it is back", || (connections() > before).then_some(()));
+        let began = std::time::Instant::now();
+        eventually("nothing comes for longer than it waits", || {
+            (began.elapsed() > wait * 5 / 2).then_some(())
+        });
+        assert!(!receiver.has_ended(), "at outage {outage}: {}", receiver.stderr());
+    }
+    fill(&stand, 1, 1);
+    assert_eq!(receiver.line(), Some("1".to_owned()));
+}
+
+/// While a dead letter was not confirmed, as of a broker without room, nothing that the client said was heard.
+#[test]
+fn a_receiver_ends_though_its_dead_letter_is_not_confirmed() {
+    for held in [false, true] {
+        let name = format!("its_dead_letter_is_not_confirmed_{held}");
+        let stand = Stand::new(&name);
+        fill(&stand, 1, 1);
+        let full = Failure::new(Kind::Busy, "Memory is low on disk");
+        stand.broker.with(|state| match held {
+            true => drop(state.holds.send_replace(Some(full))),
+            false => state.is_silent = true,
+        });
+        let args = ["-v", "q", "--", "sh", "-c", "echo tried >&2; exit 65"];
+        let mut receiver = stand.store.spawn("mq-recv", &args);
+        receiver.await_stderr("tried");
+        if !held {
+            eventually("the letter is there", || {
+                (stand.broker.ready("q.dead").len() == 1).then_some(())
+            });
+        }
+        let began = std::time::Instant::now();
+        receiver.signal(Signal::TERM);
+        assert_eq!(receiver.await_end(), 143, "{}", receiver.stderr());
+        assert!(began.elapsed() < mq::limits::DRAIN.to_duration(), "{:?}", began.elapsed());
+        // It is not settled: it comes again.
+        eventually("it is back", || (stand.broker.ready("q").len() == 1).then_some(()));
+    }
+}
+
+/// With nothing more to come, no new connection is made, and the ack of what was done last goes nowhere: that
+/// was not said.
+#[test]
+fn an_ack_that_the_engine_did_not_hear_is_told() {
+    const INNER: &str = "MQ_TEST_ACK_UNHEARD";
+    if std::env::var_os(INNER).is_some() {
+        let desk = Desk::new("an_ack_that_the_engine_did_not_hear");
+        let url = desk.url("q");
+        desk.bench.feed("mq-send", &[&url], b"a\n").ok();
+        let gate = desk.bench.file("gate");
+        let script = format!("mkfifo {0}; echo begun >&2; cat {0}", gate.display());
+        let mut receiver = desk.bench.spawn("mq-recv", &["-n1", &url, "--", "sh", "-c", &script]);
+        receiver.await_stderr("begun");
+        desk.broker.kill();
+        std::fs::write(&gate, "go\n").expect("the command waits");
+        receiver.finish().ok();
+        assert_eq!(desk.broker.ready("q"), [b"a".to_vec()]);
+        return;
+    }
+    // What the session says goes to the stderr of the process that it is in.
+    let name = "receiving::an_ack_that_the_engine_did_not_hear_is_told";
+    let own = std::env::current_exe().expect("our own path");
+    let mut inner = std::process::Command::new(own);
+    let said = inner.args(["--exact", name, "--nocapture"]).env(INNER, "1").output();
+    let said = said.expect("it runs");
+    let text = String::from_utf8_lossy(&said.stderr);
+    assert!(said.status.success(), "{text}");
+    assert!(text.contains("what was done last may come again"), "{text}");
 }

@@ -266,3 +266,41 @@ fn a_large_batch_is_confirmed_on_the_way() {
     assert_eq!(stored, 3 * limits::REMOTE_BATCH_MAX as usize);
     done.says(&format!("confirmed: {stored} leading"));
 }
+
+/// A connection was lost whose engine's client took nothing more, as a socket that is full: what had failed
+/// was known, and still the batch that could not be handed over was waited for.
+#[test]
+fn a_batch_that_cannot_be_handed_over_is_not_waited_for_on_a_lost_connection() {
+    let stand = Stand::new("a_batch_that_cannot_be_handed_over");
+    stand.broker.with(|state| (state.is_silent, state.hangs_after) = (true, Some(1)));
+    let lines = seq(1, 50_000);
+    let mut sender = stand.store.spawn("mq-send", &["q"]);
+    sender.write(&lines);
+    drop(sender.take_stdin());
+    crate::harness::eventually("the second batch waits", || {
+        stand.broker.with(|state| state.is_hung.then_some(()))
+    });
+    stand.broker.with(|state| state.hangs_after = None);
+    stand.broker.kill();
+    stand.broker.with(|state| state.is_silent = false);
+    sender.finish_within(Duration::from_secs(30)).ok();
+    assert_eq!(stand.broker.ready("q"), bodies(&lines));
+}
+
+/// The batch behind one that was refused for good was counted in its place, so that more was said to be
+/// confirmed than there was.
+#[test]
+fn what_is_stored_behind_a_batch_that_was_refused_is_not_counted() {
+    let stand = Stand::new("what_is_stored_behind_a_batch");
+    let too_large = Failure::new(Kind::BadInput, "a message is too large");
+    stand.broker.with(|state| (state.is_silent, state.spoils) = (true, Some(too_large)));
+    let mut sender = stand.store.spawn("mq-send", &["q"]);
+    let batch = u64::from(limits::REMOTE_BATCH_MAX);
+    sender.write(&seq(1, batch + 1000));
+    drop(sender.take_stdin());
+    crate::harness::eventually("the second batch is there", || {
+        (!stand.broker.ready("q").is_empty()).then_some(())
+    });
+    stand.broker.with(|state| state.is_silent = false);
+    sender.finish().exits(65).says("too large").says("confirmed: 0 leading");
+}

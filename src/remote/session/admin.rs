@@ -23,7 +23,10 @@ impl<E: Engine> Session<E> {
     /// Why the connection ends.
     pub(super) async fn administer(&mut self, channel: u16, request: Admin) -> Result<(), Stop> {
         match self.answer(request).await? {
-            Ok(json) => self.out.push(channel, &Reply::Reply(&json)),
+            Ok(json) => {
+                self.link.went_well();
+                self.out.push(channel, &Reply::Reply(&json));
+            }
             Err(failure) => self.out.push(channel, &Reply::Error(super::fault(&failure))),
         }
         Ok(())

@@ -16,6 +16,9 @@ const CONNECT_LEAST: Duration = Duration::from_secs(1);
 /// It has at most so long: then a new try may find another host.
 const CONNECT_MOST: Duration = Duration::from_secs(10);
 
+/// What lasted for so long went well, though nothing may have come by it.
+const LASTING: Duration = Duration::from_secs(1);
+
 /// Since when nothing goes well.
 #[derive(Clone, Copy, Debug)]
 struct Trouble {
@@ -113,6 +116,13 @@ impl<E: Engine> Link<E> {
     /// Something went well: the patience begins anew with the next trouble.
     pub fn went_well(&mut self) {
         self.trouble = None;
+    }
+
+    /// What ends now was there since then: an outage is not the continuation of one long before it.
+    pub fn lasted(&mut self, since: Instant) {
+        if since.elapsed() >= LASTING {
+            self.went_well();
+        }
     }
 
     /// Says something to the user, unless nothing is wanted to be said.

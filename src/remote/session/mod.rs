@@ -3,7 +3,7 @@
 //! ```text
 //! frames ──▶ session ──▶ sending ──▶ payload: messages of a frame ──▶ Publisher
 //!                   ├──▶ receiving ◀─ delivery: batches of messages ◀─ Consumer
-//!                   │      held, retrying, letter
+//!                   │      held, retrying, burial, letter
 //!                   └──▶ admin ──▶ figures, purge, remove
 //!            link: the connection to the engine, made anew as long as the client's -w says
 //! ```
@@ -13,6 +13,7 @@
 //! it is the engine's. It never prints but by way of [`link::Link::tell`], and never ends the process.
 
 mod admin;
+mod burial;
 mod delivery;
 mod frames;
 mod held;

@@ -14,14 +14,14 @@ use std::ops::Range;
 use std::time::Instant;
 
 use super::admin::now;
+use super::burial::{self, Letters};
 use super::delivery::Delivery;
 use super::held::Held;
-use super::letter::{self, letter};
 use super::retrying::{Fate, Retrying};
-use super::{Session, Stop, or_gone, refusals, unless};
+use super::{Broken, Frames, Session, Stop, or_gone, refusals, unless};
 use crate::limits;
 use crate::remote::engine::{
-    Ability, ConsumeWish, Consumer, Engine, PublishWish, Publisher, Received, Settlement,
+    Ability, ConsumeWish, Consumer, Engine, Publisher, Received, Settlement,
 };
 use crate::remote::failure::{Failure, Kind};
 use crate::remote::message::Incoming;
@@ -38,7 +38,7 @@ const PREFETCH_UNACKED: u64 = 4096;
 pub struct Receiver<C, P> {
     channel: u16,
     queue_id: QueueId,
-    wish: ConsumeWish,
+    pub(super) wish: ConsumeWish,
     consumer: Option<C>,
     /// The offset of the consumer's message 0, and of the next message.
     base: u64,
@@ -47,25 +47,20 @@ pub struct Receiver<C, P> {
     credit: u64,
     delivered: u64,
     held: Held,
-    retrying: Retrying,
+    pub(super) retrying: Retrying,
     /// A try is announced, and a failed one comes back here.
     has_tries: bool,
     has_ended: bool,
+    /// When the consumer was made.
+    made: Instant,
+    /// How the last one was lost, if messages had come of it and there is none since.
+    lost: Option<Failure>,
     /// What it was told as it opened; again when a new consumer is there.
     receiving: Receiving,
     is_lost: bool,
     /// The client asked for the end while a consumer was being made.
-    is_closing: bool,
-    letters: Letters<P>,
-}
-
-/// Where dead letters go.
-struct Letters<P> {
-    /// The engine does it.
-    by_engine: bool,
-    wish: PublishWish,
-    publisher: Option<P>,
-    sent: u64,
+    pub(super) is_closing: bool,
+    pub(super) letters: Letters<P>,
 }
 
 enum Next {
@@ -90,7 +85,6 @@ impl<E: Engine> Session<E> {
         let limit = self.options.delivery_limit.filter(|_| has_tries);
         let group = open.group.to_string();
         let is_peek = open.mode == ReceiveMode::Peek;
-        let to = self.options.dead_letter.clone();
         let mut receiver = Receiver {
             channel,
             queue_id: super::random_queue(),
@@ -103,22 +97,12 @@ impl<E: Engine> Session<E> {
             retrying: Retrying::new(open.backoff.unwrap_or_default(), limit),
             has_tries,
             has_ended: false,
+            made: Instant::now(),
+            lost: None,
             is_closing: false,
             receiving: Receiving::default(),
             is_lost: false,
-            letters: Letters {
-                by_engine: to.as_deref() == Some("engine"),
-                wish: PublishWish {
-                    queue: match to {
-                        Some(to) if to != "engine" => to,
-                        _ => letter::queue_of(&queue, &group),
-                    },
-                    sender: super::random_sender(),
-                    named: false,
-                },
-                publisher: None,
-                sent: 0,
-            },
+            letters: Letters::new(self.options.dead_letter.clone(), &queue, &group),
             wish: ConsumeWish {
                 queue,
                 group,
@@ -156,7 +140,14 @@ impl<E: Engine> Session<E> {
         &mut self,
         receiver: &mut Receiver<E::Consumer, E::Publisher>,
     ) -> Result<(), Failure> {
+        // An engine that takes nothing may not take in either what is settled.
+        let is_held = receiver.letters.is_held();
+        let patience = if is_held { burial::GRACE } else { limits::DRAIN.to_duration() };
         let finish = async {
+            // All its letters are confirmed, or it has one of which nothing is heard.
+            if is_held || receiver.is_closing {
+                receiver.letters.publisher = None;
+            }
             if let Some(publisher) = receiver.letters.publisher.take() {
                 publisher.finish().await?;
             }
@@ -172,10 +163,10 @@ impl<E: Engine> Session<E> {
                     consumer.finish().await
                 }
                 Some(consumer) => consumer.finish().await,
-                None => Ok(()),
+                None => receiver.lost.take().map_or(Ok(()), Err),
             }
         };
-        match tokio::time::timeout(limits::DRAIN.to_duration(), finish).await {
+        match tokio::time::timeout(patience, finish).await {
             Ok(finished) => finished,
             Err(_) => {
                 let message = format!("{} does not answer", E::ABILITIES.name);
@@ -273,27 +264,13 @@ impl<E: Engine> Session<E> {
         receiver.wish.prefetch = receiver.prefetch();
         let wish = receiver.wish.clone();
         let make = self.link.attempt(async |engine| engine.consumer(&wish).await);
-        let frames = &mut self.frames;
-        let end = async {
-            // What else it says can wait.
-            while frames.kept() < limits::REMOTE_REQUESTS_AHEAD {
-                let frame = match frames.read().await {
-                    Ok(frame) => frame,
-                    Err(error) => return Some(error),
-                };
-                let is_close = frame.header.kind == crate::wire::Kind::Close;
-                frames.keep(frame);
-                if is_close {
-                    return None;
-                }
-            }
-            frames.hung_up().await;
-            Some(super::Broken::Gone)
-        };
+        let end = asks_for_end(&mut self.frames);
         match unless(make, end).await {
             Ok(made) => {
                 receiver.consumer = Some(made.map_err(|failure| Stop::Failed(channel, failure))?);
                 receiver.base = receiver.next;
+                receiver.made = Instant::now();
+                receiver.lost = None;
                 if std::mem::take(&mut receiver.is_lost) {
                     let again = Reply::Receiving(receiver.receiving.clone());
                     self.out.push(channel, &again);
@@ -320,10 +297,15 @@ impl<E: Engine> Session<E> {
             // Before anything is waited for: what the client makes of it depends on it.
             self.out.flush().await?;
         }
-        receiver.consumer = None;
+        if receiver.consumer.take().is_some() {
+            self.link.lasted(receiver.made);
+            let is_settled = receiver.wish.no_ack || receiver.wish.peek || keeps_nothing::<E>();
+            let may_come_again = receiver.next > receiver.base && !is_settled;
+            receiver.lost = may_come_again.then(|| failure.clone());
+        }
         receiver.letters.publisher = None;
         receiver.held = Held::default();
-        receiver.retrying.clear();
+        receiver.retrying.lose();
         let waited = or_gone(self.link.failed(failure), &self.frames).await?;
         waited.map_err(|failure| Stop::Failed(receiver.channel, failure))
     }
@@ -332,7 +314,7 @@ impl<E: Engine> Session<E> {
     fn deliver(
         &mut self,
         receiver: &mut Receiver<E::Consumer, E::Publisher>,
-        messages: Vec<Incoming>,
+        mut messages: Vec<Incoming>,
     ) {
         let first = receiver.next;
         receiver.next += messages.len() as u64;
@@ -343,19 +325,18 @@ impl<E: Engine> Session<E> {
         }
         let has_tries = receiver.has_tries && !is_settled;
         let mut offset = first;
-        let attempt_of = |message: &Incoming| match has_tries {
-            true => super::retrying::first_attempt(message),
-            false => message.attempt,
-        };
-        let alike = |a: &Incoming, b: &Incoming| {
-            attempt_of(a) == attempt_of(b) && a.redelivered == b.redelivered
-        };
+        if has_tries {
+            // As far as it can be known: the engine counts, or we did.
+            messages.iter_mut().for_each(|message| receiver.retrying.recall(message));
+        }
+        let alike =
+            |a: &Incoming, b: &Incoming| a.attempt == b.attempt && a.redelivered == b.redelivered;
         for run in messages.chunk_by(alike) {
             let delivery = Delivery {
                 channel: receiver.channel,
                 queue: receiver.queue_id,
                 now: now(),
-                attempt: attempt_of(&run[0]),
+                attempt: run[0].attempt,
                 redelivered: run[0].redelivered,
             };
             delivery.frames(offset, run).into_iter().for_each(|frame| self.out.push_bytes(frame));
@@ -413,7 +394,7 @@ impl<E: Engine> Session<E> {
                 receiver.retrying.forget(&settled);
                 receiver.settle(&settled, Settlement::Release).await
             }
-            Request::Nack(nack) => self.fail(receiver, &nack).await,
+            Request::Nack(nack) => self.fail(receiver, &nack).await?,
             // A try that is begun counts once it has failed; until then the engine counts.
             Request::Begin(_) => Ok(()),
             Request::Complain(..) => {
@@ -430,72 +411,42 @@ impl<E: Engine> Session<E> {
         &mut self,
         receiver: &mut Receiver<E::Consumer, E::Publisher>,
         nack: &Nack,
-    ) -> Result<(), Failure> {
-        let mut dead = Vec::new();
-        let clock = Instant::now();
+    ) -> Result<Result<(), Failure>, Stop> {
         let failed = receiver.take(&nack.ranges);
-        if !receiver.has_tries {
-            // Nothing is kept of what was delivered: it is gone, as was said at the start.
-            receiver.settle(&failed, Settlement::Ack).await?;
-            return receiver.allow().await;
+        let dead = match receiver.sort_out(failed, nack, E::ABILITIES.delays_retries).await {
+            Ok(dead) => dead,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        if !dead.is_empty()
+            && let Err(failure) = self.bury(receiver, &dead, nack).await?
+        {
+            return Ok(Err(failure));
         }
-        for offset in failed.into_iter().flatten() {
-            match receiver.retrying.failed(offset, nack.dead, now()) {
-                Fate::Dead => dead.push(offset),
-                // A run to the end tries each message once: it gives them back at its end.
-                Fate::Again(pause) if E::ABILITIES.delays_retries && !receiver.wish.until_end => {
-                    let range = offset..offset + 1;
-                    receiver.retrying.forget(std::slice::from_ref(&range));
-                    receiver.settle(std::slice::from_ref(&range), Settlement::Retry(pause)).await?;
-                }
-                Fate::Again(pause) => receiver.retrying.rest(offset, clock + pause),
-            }
-        }
-        if !dead.is_empty() {
-            self.bury(receiver, &dead, nack).await?;
-        }
-        receiver.allow().await
+        Ok(receiver.allow().await)
     }
+}
 
-    /// These are dead letters: stored as such, and then settled.
-    async fn bury(
-        &mut self,
-        receiver: &mut Receiver<E::Consumer, E::Publisher>,
-        dead: &[u64],
-        nack: &Nack,
-    ) -> Result<(), Failure> {
-        let ranges: Vec<Range<u64>> = dead.iter().map(|offset| *offset..offset + 1).collect();
-        let keeps_nothing = matches!(E::ABILITIES.acks, Ability::No(_));
-        if keeps_nothing {
-            let (count, name) = (dead.len(), E::ABILITIES.name);
-            let why = if nack.reason.is_empty() { "delivery limit" } else { &nack.reason };
-            let text = format!("{name} keeps no dead letters: lost {count}, by {why}");
-            self.link.tell(&text);
+/// Comes back when the client asks for the end, and with an error when there is no client any more. What else it
+/// says can wait.
+pub(super) async fn asks_for_end(frames: &mut Frames) -> Option<Broken> {
+    while frames.kept() < limits::REMOTE_REQUESTS_AHEAD {
+        let frame = match frames.read().await {
+            Ok(frame) => frame,
+            Err(error) => return Some(error),
+        };
+        let is_close = frame.header.kind == crate::wire::Kind::Close;
+        frames.keep(frame);
+        if is_close {
+            return None;
         }
-        if keeps_nothing || receiver.letters.by_engine {
-            receiver.retrying.forget(&ranges);
-            let settlement = if keeps_nothing { Settlement::Ack } else { Settlement::Dead };
-            return receiver.settle(&ranges, settlement).await;
-        }
-        let (queue, group) = (receiver.wish.queue.clone(), receiver.wish.group.clone());
-        let letters = &mut receiver.letters;
-        let mut batch = Vec::with_capacity(dead.len());
-        for offset in dead {
-            let tried = receiver.retrying.get(*offset).expect("what is held is kept");
-            letters.sent += 1;
-            batch.push(letter(tried, &queue, &group, *offset, nack, now(), letters.sent));
-        }
-        refusals::without_what_is_missing(&E::ABILITIES, &mut batch);
-        if letters.publisher.is_none() {
-            let wish = &letters.wish;
-            letters.publisher =
-                Some(self.link.attempt(async |engine| engine.publisher(wish).await).await?);
-        }
-        let publisher = letters.publisher.as_mut().expect("just made");
-        publisher.publish(batch).await?.await.map_err(|part| part.failure)?;
-        receiver.retrying.forget(&ranges);
-        receiver.settle(&ranges, Settlement::Ack).await
     }
+    frames.hung_up().await;
+    Some(Broken::Gone)
+}
+
+/// Whether what was received is settled by that.
+pub(super) fn keeps_nothing<E: Engine>() -> bool {
+    matches!(E::ABILITIES.acks, Ability::No(_))
 }
 
 enum Taken {
@@ -510,7 +461,7 @@ async fn until(moment: Option<Instant>) {
     }
 }
 
-impl<C: Consumer, P> Receiver<C, P> {
+impl<C: Consumer, P: Publisher> Receiver<C, P> {
     fn wants_consumer(&self) -> bool {
         let may_come = self.credit > self.delivered && !self.has_ended && !self.is_closing;
         self.consumer.is_none() && may_come
@@ -537,11 +488,44 @@ impl<C: Consumer, P> Receiver<C, P> {
         let wanted = self.prefetch();
         let told = self.wish.prefetch;
         let Some(consumer) = &mut self.consumer else { return Ok(()) };
-        if wanted > told + told / 4 || wanted < told / 4 {
+        // What rests takes of what the engine was told: enough has to be left that something can come.
+        let resting = u32::try_from(self.retrying.resting()).unwrap_or(u32::MAX);
+        let window = wanted.saturating_sub(resting);
+        let is_used_up = told < resting.saturating_add(window.div_ceil(2));
+        if is_used_up || wanted > told + told / 4 || wanted < told / 4 {
             self.wish.prefetch = wanted;
             consumer.allow(wanted).await?;
         }
         Ok(())
+    }
+
+    /// Settles or keeps what failed; those of it that are dead.
+    async fn sort_out(
+        &mut self,
+        failed: Vec<Range<u64>>,
+        nack: &Nack,
+        delays_retries: bool,
+    ) -> Result<Vec<u64>, Failure> {
+        let mut dead = Vec::new();
+        let clock = Instant::now();
+        if !self.has_tries {
+            // Nothing is kept of what was delivered: it is gone, as was said at the start.
+            self.settle(&failed, Settlement::Ack).await?;
+            return Ok(dead);
+        }
+        for offset in failed.into_iter().flatten() {
+            match self.retrying.failed(offset, nack.dead, now()) {
+                Fate::Dead => dead.push(offset),
+                // A run to the end tries each message once: it gives them back at its end.
+                Fate::Again(pause) if delays_retries && !self.wish.until_end => {
+                    let range = offset..offset + 1;
+                    self.retrying.forget(std::slice::from_ref(&range));
+                    self.settle(std::slice::from_ref(&range), Settlement::Retry(pause)).await?;
+                }
+                Fate::Again(pause) => self.retrying.rest(offset, clock + pause),
+            }
+        }
+        Ok(dead)
     }
 
     /// Those of the ranges that the client holds.
@@ -549,7 +533,7 @@ impl<C: Consumer, P> Receiver<C, P> {
         ranges.iter().flat_map(|range| self.held.take(&(range.start.0..range.end.0))).collect()
     }
 
-    async fn settle(
+    pub(super) async fn settle(
         &mut self,
         ranges: &[Range<u64>],
         settlement: Settlement,

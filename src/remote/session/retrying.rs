@@ -1,10 +1,13 @@
 //! Messages that failed: what becomes of them, and when they are tried again where the engine cannot
 //! make them wait. Pure: the time comes in as an argument.
 //!
-//! What rests here is unsettled at the engine, so that it comes again by itself if we are gone.
+//! What rests here is unsettled at the engine, so that it comes again by itself if we are gone. When it does so
+//! because a connection was lost, and the engine does not count, its attempts are known by what it is.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::hash_map::Entry;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::hash::{Hash as _, Hasher as _};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -45,21 +48,43 @@ pub struct Retrying {
     due: BinaryHeap<Reverse<(Instant, u64)>>,
     /// Bytes of the bodies in `tried`.
     bytes: usize,
+    /// The attempts of messages that were here as connections were lost, by their fingerprints; equal messages
+    /// have them together.
+    lost: HashMap<u64, VecDeque<u32>>,
 }
 
 impl Retrying {
     /// With this back-off, and the attempts after which a message is dead.
     #[must_use]
     pub fn new(backoff: Backoff, limit: Option<u32>) -> Retrying {
-        Retrying { backoff, limit, tried: HashMap::new(), due: BinaryHeap::new(), bytes: 0 }
+        let (tried, due, lost) = (HashMap::new(), BinaryHeap::new(), HashMap::new());
+        Retrying { backoff, limit, tried, due, bytes: 0, lost }
     }
 
-    /// A message comes for the first time: the attempt that this is.
-    pub fn delivered(&mut self, offset: u64, message: Incoming) -> u32 {
-        let attempt = first_attempt(&message);
-        self.bytes += message.body.len();
-        self.tried.insert(offset, Tried { message, attempt, failed_first: None });
+    /// A message came from the engine: says which attempt comes now, as the engine counts, or as far as it can
+    /// be known.
+    pub fn recall(&mut self, message: &mut Incoming) {
+        let counted = first_attempt(message);
+        let known =
+            if message.attempt == 0 && message.redelivered { self.known(message) } else { 0 };
+        message.attempt = counted.max(known.saturating_add(1));
+    }
+
+    /// The attempt of a message that was here as a connection was lost; 0: it was not.
+    fn known(&mut self, message: &Incoming) -> u32 {
+        let Entry::Occupied(mut entry) = self.lost.entry(fingerprint(message)) else { return 0 };
+        let attempt = entry.get_mut().pop_front().unwrap_or_default();
+        if entry.get().is_empty() {
+            entry.remove();
+        }
         attempt
+    }
+
+    /// A message is handed out, with the attempt that [`Retrying::recall`] said.
+    pub fn delivered(&mut self, offset: u64, message: Incoming) {
+        self.bytes += message.body.len();
+        let attempt = message.attempt;
+        self.tried.insert(offset, Tried { message, attempt, failed_first: None });
     }
 
     /// These are settled for good, or are not ours any more.
@@ -133,18 +158,39 @@ impl Retrying {
         resting.map(|Reverse((due, offset))| (offset, due.saturating_duration_since(now))).collect()
     }
 
-    /// The connection to the engine is lost: all of it comes again from there.
-    pub fn clear(&mut self) {
+    /// The connection to the engine is lost: all of it comes again from there, or goes to another receiver.
+    pub fn lose(&mut self) {
+        // What is here may be more than what is known from before, and that may never come.
+        if self.lost.values().map(VecDeque::len).sum::<usize>() >= limits::REMOTE_KNOWN_MAX {
+            self.lost.clear();
+        }
+        for tried in self.tried.values().take(limits::REMOTE_KNOWN_MAX) {
+            self.lost.entry(fingerprint(&tried.message)).or_default().push_back(tried.attempt);
+        }
         self.tried.clear();
         self.due.clear();
         self.bytes = 0;
     }
 }
 
+/// What a message is known by when it comes again.
+fn fingerprint(message: &Incoming) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    message.body.hash(&mut hasher);
+    if let Some(facts) = &message.facts {
+        (&facts.key, &facts.id, facts.event_time.map(|time| time.0)).hash(&mut hasher);
+        // Their order is not always kept.
+        let mut headers: Vec<_> = facts.headers.iter().collect();
+        headers.sort_unstable();
+        headers.hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
 /// Which attempt a message that an engine delivers is: as the engine counts, or as far as it can be
 /// known.
 #[must_use]
-pub fn first_attempt(message: &Incoming) -> u32 {
+fn first_attempt(message: &Incoming) -> u32 {
     match (message.attempt, message.redelivered) {
         (0, false) => 1,
         (0, true) => 2,
@@ -162,6 +208,14 @@ mod tests {
         Incoming { body: Bytes::from_static(b"body"), facts: None, attempt, redelivered }
     }
 
+    /// Takes a message in; the attempt that it is.
+    fn come(retrying: &mut Retrying, offset: u64, mut message: Incoming) -> u32 {
+        retrying.recall(&mut message);
+        let attempt = message.attempt;
+        retrying.delivered(offset, message);
+        attempt
+    }
+
     fn retrying() -> Retrying {
         let backoff = Backoff { first: Micros::from_millis(100), max: Micros::from_millis(300) };
         Retrying::new(backoff, Some(3))
@@ -171,7 +225,7 @@ mod tests {
     fn a_message_rests_longer_each_time_and_is_dead_at_the_limit() {
         let mut retrying = retrying();
         let now = Instant::now();
-        assert_eq!(retrying.delivered(7, message(0, false)), 1);
+        assert_eq!(come(&mut retrying, 7, message(0, false)), 1);
         for (attempt, least) in [(1, 100), (2, 200)] {
             let Fate::Again(pause) = retrying.failed(7, false, WallTime(attempt)) else {
                 panic!("dead too early")
@@ -194,16 +248,46 @@ mod tests {
     #[test]
     fn a_message_that_cannot_be_worked_on_is_dead_at_once() {
         let mut retrying = retrying();
-        retrying.delivered(1, message(0, false));
+        come(&mut retrying, 1, message(0, false));
         assert_eq!(retrying.failed(1, true, WallTime(1)), Fate::Dead);
     }
 
     #[test]
     fn what_the_engine_counted_counts() {
         let mut retrying = retrying();
-        assert_eq!(retrying.delivered(1, message(0, true)), 2);
-        assert_eq!(retrying.delivered(2, message(3, true)), 3);
+        assert_eq!(come(&mut retrying, 1, message(0, true)), 2);
+        assert_eq!(come(&mut retrying, 2, message(3, true)), 3);
         assert!(matches!(retrying.failed(1, false, WallTime(1)), Fate::Again(_)));
         assert_eq!(retrying.failed(2, false, WallTime(1)), Fate::Dead);
+    }
+
+    /// RabbitMQ takes everything back after half an hour, by default: at that, a message that always failed began
+    /// again with its second attempt, and never was a dead letter.
+    #[test]
+    fn attempts_are_known_after_a_connection_was_lost() {
+        let mut retrying = retrying();
+        let other = |redelivered| Incoming {
+            body: Bytes::from_static(b"other"),
+            ..message(0, redelivered)
+        };
+        assert_eq!(come(&mut retrying, 1, message(0, false)), 1);
+        assert_eq!(come(&mut retrying, 2, other(false)), 1);
+        for attempt in 2..=3 {
+            let now = Instant::now();
+            assert!(matches!(retrying.failed(1, false, WallTime(1)), Fate::Again(_)));
+            retrying.rest(1, now);
+            if attempt == 3 {
+                retrying.take_due(now).expect("it has rested");
+            }
+            retrying.lose();
+            assert_eq!(come(&mut retrying, 1, message(0, true)), if attempt == 2 { 2 } else { 4 });
+        }
+        assert_eq!(retrying.failed(1, false, WallTime(1)), Fate::Dead);
+        // Who never failed is not counted for another, and one that is new is.
+        assert_eq!(come(&mut retrying, 2, other(true)), 2);
+        assert_eq!(come(&mut retrying, 3, message(0, false)), 1);
+        // What the engine counts goes before.
+        retrying.lose();
+        assert_eq!(come(&mut retrying, 1, message(1, true)), 1);
     }
 }

@@ -127,6 +127,10 @@ impl<E: Engine> Session<E> {
                         Err(Broken::Gone) => return self.outlive(sender).await,
                         frame => frame?,
                     };
+                    if sender.kept.is_empty() {
+                        // Nothing waited: whatever was the matter with the engine is over, or begins now.
+                        self.link.went_well();
+                    }
                     take(sender, &frame)?;
                 }
             }
@@ -199,16 +203,16 @@ impl<E: Engine> Session<E> {
             }
             let published = self.publish(sender, &mut publisher, messages).await;
             sender.publisher = Some(publisher);
-            let (handed, mut failure) = published?;
-            let handed = handed.map(|confirmation| {
-                sender.pending.push_back(confirmation);
-                sender.handed += 1;
-            });
-            if failure.is_none() {
-                // What is confirmed by now need not be sent again, if handing over failed.
-                failure = self.hear_all(sender, Vec::new()).or(handed.err());
-            }
-            if let Some(failure) = failure {
+            let failed = match published? {
+                Ok(confirmation) => {
+                    sender.pending.push_back(confirmation);
+                    sender.handed += 1;
+                    None
+                }
+                Err(failure) => Some(failure),
+            };
+            // What is confirmed by now need not be sent again, if handing over failed.
+            if let Some(failure) = self.hear_all(sender, Vec::new()).or(failed) {
                 self.begin_anew(sender, failure).await?;
             }
         }
@@ -216,23 +220,22 @@ impl<E: Engine> Session<E> {
     }
 
     /// Hands over a batch, and tells meanwhile what is confirmed of those before, as an engine may hold back
-    /// for long; with what was handed over, why one of those is not confirmed.
+    /// for long. Once one of those is not, this one is not waited for: its connection may be of no use.
     async fn publish(
         &mut self,
         sender: &mut Sender<E::Publisher>,
         publisher: &mut E::Publisher,
         messages: Vec<Outgoing>,
-    ) -> Result<(Result<Confirmation, Failure>, Option<Failure>), Stop> {
+    ) -> Result<Result<Confirmation, Failure>, Stop> {
         let mut publishing = std::pin::pin!(publisher.publish(messages));
-        let mut failed = None;
         loop {
             tokio::select! {
                 biased;
-                handed = &mut publishing => return Ok((handed, failed)),
-                Some(confirmed) = sender.pending.next(),
-                    if failed.is_none() && !sender.pending.is_empty() =>
-                {
-                    failed = self.hear_all(sender, vec![confirmed]);
+                handed = &mut publishing => return Ok(handed),
+                Some(confirmed) = sender.pending.next(), if !sender.pending.is_empty() => {
+                    if let Some(failure) = self.hear_all(sender, vec![confirmed]) {
+                        return Ok(Err(failure));
+                    }
                 }
                 why = held(&mut sender.holding) => self.say_held(sender.channel, &why),
                 written = self.out.write(), if !self.out.is_empty() => written?,
@@ -254,6 +257,8 @@ impl<E: Engine> Session<E> {
                 Ok(()) => sender.confirm(),
                 Err(Unconfirmed { stored, failure }) => {
                     sender.confirm_part(stored);
+                    // What is behind it is not counted in its place, and is sent again with it.
+                    sender.pending = FuturesOrdered::new();
                     failed = Some(failure);
                 }
             }
@@ -369,7 +374,7 @@ impl<P> Sender<P> {
 }
 
 /// Why the engine takes nothing, when it says so.
-async fn held(holding: &mut Option<Holding>) -> Failure {
+pub(super) async fn held(holding: &mut Option<Holding>) -> Failure {
     while let Some(told) = holding {
         // Nobody is left to tell: the connection is at its end, which is seen elsewhere.
         if told.changed().await.is_err() {
