@@ -10,6 +10,8 @@ mod harness;
 mod certificates;
 mod contract;
 mod foreign;
+#[cfg(any(feature = "stomp", feature = "zeromq"))]
+mod peers;
 mod servers;
 mod tls;
 mod tools;

@@ -192,3 +192,31 @@ fn what_a_command_fails_on_is_gone_and_the_others_come() {
     assert_eq!(pipe.await_end(), 123, "{}", pipe.stderr());
     assert!(!pipe.stderr().contains("at least once"), "{}", pipe.stderr());
 }
+
+/// A batch of which some had been sent as the connection was lost was sent again from its beginning: twice, of an
+/// engine that promises at most once.
+#[test]
+fn what_was_sent_before_a_connection_was_lost_is_not_sent_again() {
+    const COUNT: usize = 20_000;
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    // Sockets that hold less than the batch.
+    rustix::net::sockopt::set_socket_recv_buffer_size(&listener, 4096).expect("set");
+    let url = format!("zmq+tcp://{}", listener.local_addr().expect("its address"));
+    let peer = std::thread::spawn(move || {
+        loop {
+            if let Some(taken) = super::peers::pull(&listener, 300) {
+                break taken.len();
+            }
+        }
+    });
+    run(async {
+        let mut publisher = engine(&url).await.publisher(&to_send("")).await.expect("a publisher");
+        let body = bytes::Bytes::from(vec![b'.'; 1000]);
+        let batch = (0..COUNT as u64).map(|number| plain(number, body.clone()));
+        let sent = publisher.publish(batch.collect()).await.expect("some is sent").await;
+        let unsent = sent.expect_err("its peer is gone");
+        let taken = peer.join().expect("it took some");
+        assert!((taken..COUNT).contains(&unsent.stored), "{unsent:?}");
+        assert!(unsent.failure.passes(), "{unsent:?}");
+    });
+}

@@ -25,7 +25,7 @@ use zeromq::{
 use super::address::Address;
 use super::engine::{
     Abilities, Ability, Confirmation, ConsumeWish, Consumer, Engine, PublishWish, Publisher,
-    QueueFigures, Received, Settlement,
+    QueueFigures, Received, Settlement, Unconfirmed,
 };
 use super::failure::{Failure, Kind};
 use super::message::{Incoming, Outgoing};
@@ -128,7 +128,11 @@ impl Publisher for ZmqPublisher {
     async fn publish(&mut self, batch: Vec<Outgoing>) -> Result<Confirmation, Failure> {
         for (place, message) in batch.into_iter().enumerate() {
             let frames = frames::of(message, self.engine.topic.as_deref());
-            self.send(frames).await?;
+            if let Err(failure) = self.send(frames).await {
+                // What the kernel has is sent, and not again: at most once.
+                let unsent = Unconfirmed { stored: place, failure };
+                return Ok(Box::pin(std::future::ready(Err(unsent))));
+            }
             if place % TURN == TURN - 1 {
                 tokio::task::yield_now().await;
             }
