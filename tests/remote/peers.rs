@@ -1,8 +1,15 @@
 //! Peers that are no engines, for what a real one does only now and then: one that speaks STOMP as far as a test
 //! wants, and one end of a ZeroMQ socket that goes away in the middle.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+#[cfg(feature = "stomp")]
+use std::io::BufRead as _;
+#[cfg(feature = "zeromq")]
+use std::io::Read as _;
+use std::io::{BufReader, Write as _};
+use std::net::TcpListener;
+#[cfg(feature = "stomp")]
+use std::net::TcpStream;
+#[cfg(feature = "stomp")]
 use std::time::Duration;
 
 /// The next frame of a client that speaks STOMP: its command and headers; `None`: the client is gone. What it

@@ -1,5 +1,8 @@
 //! ActiveMQ, by STOMP.
 
+use std::net::TcpListener;
+use std::time::Duration;
+
 use mq::remote::engine::Consumer as _;
 use mq::remote::engine::{ConsumeWish, Engine as _, Settlement};
 use mq::remote::failure::Kind;
@@ -7,6 +10,8 @@ use mq::remote::message::Facts;
 use mq::remote::stomp::Stomp;
 
 use super::contract::{self, Tried, connect, new_queue, number, numbered, run, to_receive};
+use super::harness::Store;
+use super::peers::StompClient;
 use super::servers::{self, Secured, Server, Shared};
 
 /// The server that all tests of this process share.
@@ -117,4 +122,78 @@ fn names_of_several_queues_are_refused() {
         port,
         &["a,b", ">", "a.*", "a?consumer.priority=9"],
     ));
+}
+
+/// The dead letters of a group of a virtual topic went to a topic that nobody was subscribed to: the broker
+/// confirmed them, and they were gone.
+#[test]
+fn dead_letters_of_a_virtual_topic_are_kept() {
+    let Some(port) = Stomp::shared() else { return };
+    let topic = format!("VirtualTopic.{}", new_queue("dead"));
+    let url = |queue: &str| Stomp::url(port, queue);
+    let (store, to) = (Store::new(), url(&format!("{topic}?delivery-limit=1")));
+    let receive = |url: &str, args: &[&str], command: &[&str]| {
+        let args: Vec<&str> = [args, &["-e", url], command].concat();
+        store.run("mq-recv", &args, b"")
+    };
+    receive(&to, &["-g", "G"], &[]).ok();
+    receive(&to, &[], &[]).ok();
+    store.run("mq-send", &[&to], b"precious\n").ok();
+    receive(&to, &["-g", "G"], &["--", "false"]).exits(123);
+    receive(&to, &[], &["--", "false"]).exits(123);
+    for dead in [format!("{topic}.G.dead"), format!("{topic}.dead")] {
+        assert_eq!(receive(&url(&dead), &[], &[]).ok().text(), "precious\n", "{dead}");
+    }
+}
+
+fn listener() -> (TcpListener, String) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let port = listener.local_addr().expect("its address").port();
+    (listener, format!("stomp://127.0.0.1:{port}/q"))
+}
+
+/// ActiveMQ looks at the end of each interval whether something came in it: beats that came a little later than
+/// was promised made it cut a connection on which all was well.
+#[test]
+fn beats_come_well_before_they_are_due() {
+    let (listener, url) = listener();
+    let mut receiver = Store::new().spawn("mq-recv", &[&url]);
+    let mut client = StompClient::accept(&listener);
+    client.until("SUBSCRIBE");
+    for _ in 0..2 {
+        let silence = client.silence();
+        assert!(silence < Duration::from_secs(8), "{silence:?}");
+        client.say("\n");
+        client.take_beat();
+    }
+    receiver.signal(rustix::process::Signal::KILL);
+    receiver.await_end();
+}
+
+/// A broker whose memory is full reads nothing more, and its beats go on: the sender waited for ever, or ended
+/// as if nobody had answered.
+#[test]
+fn a_broker_that_takes_nothing_is_waited_for_as_long_as_was_said() {
+    for lines in [1, 400_000] {
+        let (listener, url) = listener();
+        std::thread::spawn(move || {
+            // Ends with the process.
+            for stream in listener.incoming() {
+                let stream = stream.expect("a client");
+                std::thread::spawn(move || StompClient::log_in(stream).beat_only());
+            }
+        });
+        let store = Store::new();
+        let mut sender = store.spawn("mq-send", &["-w", "2s", &url]);
+        let mut input = sender.take_stdin();
+        let filling = std::thread::spawn(move || {
+            use std::io::Write as _;
+            let line = [&[b'x'; 99][..], b"\n"].concat();
+            // It ends before it has taken all.
+            let _ = (0..lines).try_for_each(|_| input.write_all(&line));
+        });
+        let done = sender.finish_within(Duration::from_secs(40)).exits(75);
+        done.says("takes nothing for now").says("confirmed: 0 leading");
+        filling.join().expect("it ended");
+    }
 }

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -23,6 +24,9 @@ use crate::remote::tls::TlsFiles;
 
 /// Both sides say something at least so often.
 const BEAT: Duration = Duration::from_secs(10);
+/// We do after a silence of so long: a broker may look at the end of each interval whether something came in
+/// it, and what is a little late is on its way.
+const QUIET: Duration = Duration::from_secs(5);
 /// Nothing for so long: the connection is lost. Twice the interval and some, as the specification advises.
 const SILENT: Duration = Duration::from_secs(25);
 /// How many buffers may wait to be written.
@@ -54,6 +58,7 @@ pub(super) struct Frames {
 pub(super) struct Outlet {
     place: Place,
     sender: mpsc::Sender<Bytes>,
+    written: Arc<AtomicU64>,
 }
 
 /// The task that writes; ends with whoever reads.
@@ -68,11 +73,12 @@ impl Drop for Writer {
 async fn write(
     mut stream: tokio::io::WriteHalf<Box<dyn Stream>>,
     mut waiting: mpsc::Receiver<Bytes>,
+    count: Arc<AtomicU64>,
 ) {
     loop {
-        let next = tokio::time::timeout(BEAT, waiting.recv()).await;
+        let next = tokio::time::timeout(QUIET, waiting.recv()).await;
         let written = match next {
-            Ok(Some(bytes)) => stream.write_all(&bytes).await,
+            Ok(Some(bytes)) => write_counting(&mut stream, bytes, &count).await,
             Ok(None) => return drop(stream.shutdown().await),
             Err(_) => stream.write_all(b"\n").await,
         };
@@ -83,7 +89,28 @@ async fn write(
     }
 }
 
+/// Writes all, and counts what the socket has taken of it.
+async fn write_counting(
+    stream: &mut tokio::io::WriteHalf<Box<dyn Stream>>,
+    mut bytes: Bytes,
+    count: &AtomicU64,
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let written = stream.write_buf(&mut bytes).await?;
+        count.fetch_add(written as u64, Ordering::Relaxed);
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+    }
+    Ok(())
+}
+
 impl Outlet {
+    /// How many bytes the socket has taken.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
     /// Writes; waits only when the socket is behind.
     pub(super) async fn send(&self, bytes: Bytes) -> Result<(), Failure> {
         let sent = self.sender.send(bytes).await;
@@ -185,8 +212,9 @@ async fn log_in(
 ) -> Result<(Frames, Outlet), Failure> {
     let (read, write_half) = tokio::io::split(stream);
     let (sender, waiting) = mpsc::channel(WAITING);
-    let writer = Writer(tokio::spawn(write(write_half, waiting)));
-    let outlet = Outlet { place: place.clone(), sender };
+    let written = Arc::default();
+    let writer = Writer(tokio::spawn(write(write_half, waiting, Arc::clone(&written))));
+    let outlet = Outlet { place: place.clone(), sender, written };
     let buffer = BytesMut::with_capacity(64 * 1024);
     let mut frames = Frames { place: place.clone(), stream: read, buffer, _writer: writer };
     let beat = BEAT.as_millis();

@@ -5,6 +5,7 @@
 //! stomp://host/VirtualTopic.NAME    a virtual topic: with -g GROUP, the queue
 //!                                   Consumer.GROUP.VirtualTopic.NAME, which gets all that is sent once it
 //!                                   is there
+//! stomp://host/VirtualTopic.X.dead  a queue again: what groups of one gave up
 //! ```
 //!
 //! The codec is our own (`frame`), about as long as what a crate for it would have to be told. Of the
@@ -19,16 +20,18 @@ mod headers;
 mod link;
 mod publisher;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 
 use self::consumer::StompConsumer;
 use self::link::{Frames, Login, Outlet};
 use self::publisher::StompPublisher;
 use super::address::{Address, Host};
 use super::engine::{
-    Abilities, Ability, ConsumeWish, Consumer as _, Engine, PublishWish, QueueFigures, Received,
+    Abilities, Ability, ConsumeWish, Consumer as _, Engine, Holding, PublishWish, QueueFigures,
+    Received,
 };
 use super::failure::Failure;
 use super::place::Place;
@@ -37,6 +40,9 @@ use crate::units::DEFAULT_GROUP;
 
 /// How queues that hand on to several groups are called there.
 const VIRTUAL: &str = "VirtualTopic.";
+
+/// How the names of queues of dead letters end.
+const DEAD: &str = ".dead";
 
 /// How many messages a purge takes at a time.
 const PURGE: u32 = 1000;
@@ -48,6 +54,8 @@ pub struct Stomp {
     port: u16,
     login: Login,
     patience: Duration,
+    /// Why it takes nothing for now.
+    holding: Arc<watch::Sender<Option<Failure>>>,
     /// The connection by which it was tried whether there can be one: the first who needs one has it.
     first: Mutex<Option<(Frames, Outlet)>>,
 }
@@ -88,15 +96,25 @@ fn check_name(queue: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whether what is sent there goes to the queues of groups. What they gave up is not for groups again, and of a
+/// topic without any it would be gone: it has a queue.
+fn is_virtual(queue: &str) -> bool {
+    queue.starts_with(VIRTUAL) && !queue.ends_with(DEAD)
+}
+
 fn destination(queue: &str, group: &str) -> Result<String, Failure> {
     check_name(queue)?;
-    match (queue.starts_with(VIRTUAL), group) {
+    match (is_virtual(queue), group) {
         (true, group) if group.contains('.') => {
             let why = format!("with ActiveMQ a group has a name without dots, not {group}");
             Err(Failure::unsupported(why))
         }
         (true, group) => Ok(format!("/queue/Consumer.{group}.{queue}")),
         (false, DEFAULT_GROUP) => Ok(format!("/queue/{queue}")),
+        (false, _) if queue.starts_with(VIRTUAL) => {
+            let why = format!("ActiveMQ gives the queue of dead letters {queue} to one group");
+            Err(Failure::unsupported(why))
+        }
         (false, _) => {
             let why = format!("ActiveMQ gives a queue to one group, and {queue} is one");
             Err(Failure::unsupported(why).with_remedy(format!(
@@ -128,7 +146,10 @@ impl Engine for Stomp {
             "ActiveMQ does not know a sender again, so --producer would promise nothing; use NATS, or a \
              queue of mq itself",
         ),
-        groups: Ability::Partly("queues named VirtualTopic.NAME, from a group's first use on"),
+        groups: Ability::Partly(
+            "queues named VirtualTopic.NAME, from a group's first use on: what is sent to one without \
+             groups is confirmed, and gone",
+        ),
         from: Ability::Partly("newest, where a group is made"),
         end: Ability::Partly("when nothing has come for a second"),
         peek: Ability::Partly("the first few hundred messages, as many as the broker shows"),
@@ -159,7 +180,15 @@ impl Engine for Stomp {
             tls: secure.then_some(files),
         };
         let first = Mutex::new(None);
-        let stomp = Stomp { place, hosts: address.hosts, port, login, patience, first };
+        let stomp = Stomp {
+            place,
+            hosts: address.hosts,
+            port,
+            login,
+            patience,
+            holding: Arc::default(),
+            first,
+        };
         let opened = stomp.open().await?;
         *stomp.first.lock().await = Some(opened);
         Ok(stomp)
@@ -167,9 +196,14 @@ impl Engine for Stomp {
 
     async fn publisher(&self, wish: &PublishWish) -> Result<StompPublisher, Failure> {
         check_name(&wish.queue)?;
-        let kind = if wish.queue.starts_with(VIRTUAL) { "topic" } else { "queue" };
+        let kind = if is_virtual(&wish.queue) { "topic" } else { "queue" };
         let to = format!("/{kind}/{}", wish.queue);
-        Ok(StompPublisher::new(self.place.clone(), self.open().await?, to))
+        let holding = Arc::clone(&self.holding);
+        Ok(StompPublisher::new(self.place.clone(), self.open().await?, to, holding))
+    }
+
+    fn holding(&self) -> Option<Holding> {
+        Some(self.holding.subscribe())
     }
 
     async fn consumer(&self, wish: &ConsumeWish) -> Result<StompConsumer, Failure> {

@@ -5,16 +5,16 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::frame::Encoder;
 use super::headers;
 use super::link::{Frames, Outlet};
 use crate::remote::engine::{Confirmation, Publisher, Unconfirmed};
-use crate::remote::failure::Failure;
+use crate::remote::failure::{Failure, Kind};
 use crate::remote::message::Outgoing;
 use crate::remote::place::Place;
 
@@ -22,13 +22,20 @@ use crate::remote::place::Place;
 const TRANSACTION: usize = 1000;
 /// How many bytes are put together for one write.
 const WRITE: usize = 256 * 1024;
-/// How long a receipt is waited for.
+/// When a receipt is waited for, and for so long neither one came nor the socket took anything, the broker takes
+/// nothing: while its memory or its disk is short it reads on no connection of a sender, and says nothing.
+const STANDSTILL: Duration = Duration::from_secs(5);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+/// How long the receipt of the end is waited for.
 const RECEIPT: Duration = Duration::from_secs(60);
 
 /// Who waits for which receipt; a failure ends all of them, and all that come later.
 #[derive(Default)]
 struct Receipts {
     waiting: HashMap<u64, oneshot::Sender<Result<(), Failure>>>,
+    /// Since when nothing moves, if any is waited for, and what the socket had taken by then.
+    standing: Option<(Instant, u64)>,
     failed: Option<Failure>,
 }
 
@@ -51,12 +58,51 @@ pub struct StompPublisher {
     intake: Arc<Intake>,
 }
 
-async fn take_in(mut frames: Frames, receipts: Arc<Mutex<Receipts>>) {
+/// Says why a broker takes nothing for now, and that it does again.
+struct Watch {
+    place: Place,
+    outlet: Outlet,
+    holding: Arc<watch::Sender<Option<Failure>>>,
+}
+
+impl Watch {
+    fn look(&self, receipts: &mut Receipts) {
+        let written = self.outlet.written();
+        let moves = receipts.waiting.is_empty()
+            || receipts.standing.is_some_and(|(_, before)| before != written);
+        if moves {
+            receipts.standing = None;
+            self.holding.send_if_modified(|why| why.take().is_some());
+        }
+        let (since, _) = receipts.standing.get_or_insert((Instant::now(), written));
+        if !moves && since.elapsed() >= STANDSTILL {
+            let why =
+                format!("{} takes nothing for now: is its memory or its disk used up?", self.place);
+            self.holding.send_if_modified(|told| {
+                told.is_none() && told.replace(Failure::new(Kind::Busy, why)).is_none()
+            });
+        }
+    }
+}
+
+async fn take_in(mut frames: Frames, receipts: Arc<Mutex<Receipts>>, watch: Watch) {
+    let mut looks = tokio::time::interval(LOOK);
     loop {
-        let came = frames.next().await;
+        let came = {
+            let mut next = std::pin::pin!(frames.next());
+            loop {
+                tokio::select! {
+                    biased;
+                    came = &mut next => break came,
+                    _ = looks.tick() => watch.look(&mut receipts.lock().expect("not poisoned")),
+                }
+            }
+        };
         let mut receipts = receipts.lock().expect("not poisoned");
         match came {
             Ok(frame) if frame.command == "RECEIPT" => {
+                receipts.standing = None;
+                watch.holding.send_if_modified(|why| why.take().is_some());
                 let number = frame.header("receipt-id").and_then(|number| number.parse().ok());
                 if let Some(waiting) = number.and_then(|number| receipts.waiting.remove(&number)) {
                     // Nobody waits for it any more: then nobody needs to know.
@@ -80,9 +126,12 @@ impl StompPublisher {
         place: Place,
         (frames, outlet): (Frames, Outlet),
         destination: String,
+        holding: Arc<watch::Sender<Option<Failure>>>,
     ) -> StompPublisher {
         let receipts = Arc::new(Mutex::new(Receipts::default()));
-        let intake = Arc::new(Intake(tokio::spawn(take_in(frames, Arc::clone(&receipts)))));
+        let watch = Watch { place: place.clone(), outlet: outlet.clone(), holding };
+        let intake = tokio::spawn(take_in(frames, Arc::clone(&receipts), watch));
+        let intake = Arc::new(Intake(intake));
         StompPublisher { place, outlet, destination, receipts, next: 0, intake }
     }
 
@@ -148,11 +197,9 @@ impl Publisher for StompPublisher {
         Ok(Box::pin(async move {
             let _intake = intake;
             for (part, receipt) in receipts.into_iter().enumerate() {
-                let said = match tokio::time::timeout(RECEIPT, receipt).await {
-                    Err(_) => Err(place.silent("sending", RECEIPT)),
-                    Ok(Err(_)) => Err(place.lost("it was closed")),
-                    Ok(Ok(said)) => said,
-                };
+                // However long it takes: that the broker lives is known by its beats, and what is sent
+                // again while it only takes nothing is stored twice.
+                let said = receipt.await.unwrap_or_else(|_| Err(place.lost("it was closed")));
                 // The transactions before it are stored, each as a whole.
                 said.map_err(|failure| Unconfirmed { stored: part * TRANSACTION, failure })?;
             }
