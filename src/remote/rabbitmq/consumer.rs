@@ -323,8 +323,13 @@ impl Consumer for RabbitConsumer {
         Ok(())
     }
 
+    /// Followed in large steps: each new consumer has its prefetch beside all that is unsettled already, which is
+    /// room enough until the next.
     async fn allow(&mut self, prefetch: u32) -> Result<(), Failure> {
-        self.prefetch = prefetch.clamp(1, PREFETCH_MAX);
+        let (before, prefetch) = (self.prefetch, prefetch.clamp(1, PREFETCH_MAX));
+        if prefetch > before + before / 4 || prefetch < before / 4 {
+            self.prefetch = prefetch;
+        }
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use crate::limits;
-use crate::wire::{FRAME_HEADER_BYTES, FrameHeader, Reply, WireError};
+use crate::wire::{FRAME_HEADER_BYTES, FrameHeader, Kind, Reply, WireError};
 
 /// How much room is made for a read: what a sender writes at once.
 const READ_BYTES: usize = limits::SEND_BATCH_BYTES;
@@ -78,6 +78,12 @@ impl Frames {
     /// Keeps a frame that cannot be dealt with yet: it comes again, behind those that were kept before.
     pub fn keep(&mut self, frame: Frame) {
         self.ahead.push_back(frame);
+    }
+
+    /// Whether one of this kind is kept.
+    #[must_use]
+    pub fn keeps(&self, kind: Kind) -> bool {
+        self.ahead.iter().any(|frame| frame.header.kind == kind)
     }
 
     /// How many frames are kept.

@@ -429,6 +429,9 @@ impl<E: Engine> Session<E> {
 /// Comes back when the client asks for the end, and with an error when there is no client any more. What else it
 /// says can wait.
 pub(super) async fn asks_for_end(frames: &mut Frames) -> Option<Broken> {
+    if frames.keeps(crate::wire::Kind::Close) {
+        return None;
+    }
     while frames.kept() < limits::REMOTE_REQUESTS_AHEAD {
         let frame = match frames.read().await {
             Ok(frame) => frame,
