@@ -247,6 +247,17 @@ fn a_killed_pipe_from_rabbitmq_to_nats_loses_nothing() {
 }
 
 /// What a user does, at an engine with a server: a test for each.
+/// A run to the end tries each message once, though none of them is done, and all are there again.
+fn a_run_to_the_end_ends(url: UrlOf<'_>, _: bool) {
+    let (store, url) = (Store::new(), url(""));
+    store.run("mq-send", &[&url], &seq(1, 40)).ok();
+    let args = ["-e", "-P1", &url, "--", "sh", "-c", "cat; exit 3"];
+    let tried = store.spawn("mq-recv", &args).finish_within(DEADLINE).exits(123).stdout;
+    assert_eq!((numbers(&tried).len(), numbers_there(&tried)), (40, all(40)));
+    let left = store.run("mq-recv", &["-e", &url], b"").ok().stdout;
+    assert_eq!(numbers_there(&left), all(40));
+}
+
 macro_rules! through_the_tools {
     ($name:ident, $feature:literal, $engine:ty: $($test:ident),*) => {
         #[cfg(feature = $feature)]
@@ -268,13 +279,15 @@ macro_rules! through_the_tools {
 }
 
 through_the_tools!(rabbitmq, "amqp", mq::remote::rabbitmq::RabbitMq:
-    lines_come_through, a_pool_ends, a_script_runs_unchanged, a_killed_pipe_loses_nothing);
+    lines_come_through, a_pool_ends, a_run_to_the_end_ends, a_script_runs_unchanged,
+    a_killed_pipe_loses_nothing);
 through_the_tools!(kafka, "kafka", crate::kafka::OnTansu:
     lines_come_through, a_pool_ends, a_script_runs_unchanged, a_killed_pipe_loses_nothing);
 through_the_tools!(nats, "nats", mq::remote::nats::Nats:
     lines_come_through, a_pool_ends, a_script_runs_unchanged, a_killed_pipe_loses_nothing);
 through_the_tools!(activemq, "stomp", mq::remote::stomp::Stomp:
-    lines_come_through, a_pool_ends, a_script_runs_unchanged, a_killed_pipe_loses_nothing);
+    lines_come_through, a_pool_ends, a_run_to_the_end_ends, a_script_runs_unchanged,
+    a_killed_pipe_loses_nothing);
 
 /// A server of its own, which is killed.
 fn kill_one<E: super::contract::Tried>(start: impl FnOnce() -> Result<Server, String>, lines: u64) {
