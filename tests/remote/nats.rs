@@ -9,7 +9,7 @@ use mq::settings::Start;
 use mq::units::{Count, Offset};
 
 use super::contract::{
-    self, Tried, connect, new_queue, number, numbered, run, to_receive, to_send,
+    self, Tried, connect, new_queue, number, numbered, plain, run, to_receive, to_send,
 };
 use super::servers::{self, Server, Shared};
 
@@ -138,17 +138,67 @@ fn what_is_held_is_not_given_away() {
     run(async {
         let queue = new_queue("held");
         let engine: Nats = connect(port, &queue).await;
-        contract::send(&engine, &queue, numbered(0..1)).await;
+        contract::send(&engine, &queue, numbered(0..10)).await;
         let mut first = engine.consumer(&to_receive(&queue)).await.expect("a consumer");
+        // The others have come too, and nobody takes them: once they were given to another meanwhile.
         contract::receive(&mut first, 1).await;
         let mut second = engine.consumer(&to_receive(&queue)).await.expect("a consumer");
         let longer = std::time::Duration::from_secs(18);
         let other = tokio::time::timeout(longer, second.receive(1)).await;
         assert!(other.is_err(), "{other:?}");
-        first.settle(&[0..1], Settlement::Ack).await.expect("acked");
+        contract::receive(&mut first, 9).await;
+        first.settle(&[0..10], Settlement::Ack).await.expect("acked");
         first.flush().await.expect("flushed");
         let figures = engine.figures(&queue).await.expect("asked").expect("there");
         assert_eq!((figures.ready, figures.unacked), (Some(0), Some(0)));
+    });
+}
+
+/// When a request had ended with nothing, none was made until somebody woke the receiver.
+#[test]
+fn what_comes_after_a_while_is_received() {
+    let Some(port) = Nats::shared() else { return };
+    run(async {
+        let queue = new_queue("idle");
+        let engine: Nats = connect(port, &queue).await;
+        let mut consumer = engine.consumer(&to_receive(&queue)).await.expect("a consumer");
+        let mut received = tokio::spawn(async move { contract::receive(&mut consumer, 1).await });
+        let longer = std::time::Duration::from_secs(32);
+        let none = tokio::time::timeout(longer, &mut received).await;
+        assert!(none.is_err(), "{none:?}");
+        contract::send(&engine, &queue, numbered(0..1)).await;
+        let within = std::time::Duration::from_secs(10);
+        let received = tokio::time::timeout(within, received).await.expect("in time");
+        assert_eq!(received.expect("received").len(), 1);
+    });
+}
+
+/// What is asked for is bounded in bytes: all that a prefetch of large messages is came at once, which the server
+/// took for a client that is too slow.
+#[test]
+fn what_comes_at_once_is_bounded_in_bytes() {
+    const BYTES: usize = 900_000;
+    const COUNT: u64 = 100;
+    let Some(port) = Nats::shared() else { return };
+    run(async {
+        let queue = new_queue("large");
+        let engine: Nats = connect(port, &queue).await;
+        let body = |number: u64| format!("{}{number:010}", "0".repeat(BYTES - 10));
+        let batch = (0..COUNT).map(|number| plain(number, body(number)));
+        contract::send(&engine, &queue, batch.collect()).await;
+        let mut consumer = engine.consumer(&to_receive(&queue)).await.expect("a consumer");
+        let (mut all, mut most) = (Vec::new(), 0);
+        while (all.len() as u64) < COUNT {
+            let from = all.len() as u64;
+            let came = contract::receive(&mut consumer, 1).await;
+            all.extend(came.iter().map(number));
+            let figures = engine.figures(&queue).await.expect("asked").expect("there");
+            most = most.max(figures.unacked.expect("known"));
+            consumer.settle(&[from..from + 1], Settlement::Ack).await.expect("acked");
+        }
+        consumer.finish().await.expect("an end");
+        assert!(all.iter().copied().eq(0..COUNT), "each once, in order: {all:?}");
+        assert!(most * BYTES as u64 <= 40 << 20, "{most} messages were here at once");
     });
 }
 

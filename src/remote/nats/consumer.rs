@@ -1,18 +1,23 @@
 //! Receives by a durable pull consumer.
 //!
 //! Messages are asked for by requests of so many, never more than the prefetch leaves room for; they come
-//! to one inbox. What is held here is reported as being worked on, all of it, again and again, so the
-//! server gives none of it to another while this process lives, and soon when it does not.
+//! to one inbox. What is held here is reported as being worked on, all of it, again and again, also what
+//! nobody has taken yet, so the server gives none of it to another while this process lives, and soon when it
+//! does not.
+//!
+//! A request is bounded in bytes too: the server hands out what is asked for as fast as it can, and cuts off
+//! whoever has not read the last 64 MB of it.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::{PullConsumer, pull};
 use async_nats::{Client, Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::JoinHandle;
 
 use super::failure::Says;
@@ -28,6 +33,15 @@ const REQUEST: Duration = Duration::from_secs(30);
 /// The same where the end is waited for: when so long nothing has come, nothing was ready.
 const REQUEST_AT_END: Duration = Duration::from_millis(250);
 
+/// How long the server may take to say that a request has ended.
+const REQUEST_SPARE: Duration = Duration::from_secs(5);
+
+/// Bytes of messages that are asked for and have not come, by the size of those that came before.
+const ASKED_BYTES: usize = 8 << 20;
+
+/// Bytes that one request may bring, whatever they are like; more where a single message may have more.
+const REQUEST_BYTES: usize = 2 * ASKED_BYTES;
+
 const IN_PROGRESS: Bytes = Bytes::from_static(b"+WPI");
 
 /// The messages that are here and not settled, for the task that reports them.
@@ -36,6 +50,8 @@ struct Open {
     outstanding: Outstanding,
     /// Where to settle each, from the floor on.
     replies: VecDeque<Subject>,
+    /// The same of what came and is not to be given out: it goes back.
+    beyond: Vec<Subject>,
 }
 
 impl Open {
@@ -56,7 +72,43 @@ impl Open {
         (self.outstanding.floor()..self.outstanding.next())
             .filter(|number| self.outstanding.is_open(*number))
             .map(|number| self.reply(number))
+            .chain(self.beyond.iter().cloned())
             .collect()
+    }
+}
+
+/// What comes to the inbox.
+struct Arriving {
+    inbox: Subscriber,
+    /// Came, and is not looked at yet.
+    waiting: VecDeque<Message>,
+    /// Bytes of it.
+    bytes: usize,
+}
+
+impl Arriving {
+    fn push(&mut self, message: Message) {
+        self.bytes += message.length;
+        self.waiting.push_back(message);
+    }
+
+    fn pop(&mut self) -> Option<Message> {
+        let message = self.waiting.pop_front()?;
+        self.bytes -= message.length;
+        Some(message)
+    }
+
+    /// Takes in all that is here by now.
+    fn fill(&mut self) {
+        while let Some(Some(message)) = self.inbox.next().now_or_never() {
+            self.push(message);
+        }
+    }
+
+    /// Where to settle the messages that wait.
+    fn replies(&self) -> impl Iterator<Item = Subject> + '_ {
+        let replies = self.waiting.iter().filter_map(|message| message.reply.as_ref());
+        replies.filter(|reply| Place::parse(reply).is_some()).cloned()
     }
 }
 
@@ -69,10 +121,20 @@ impl Drop for Reporting {
     }
 }
 
-async fn report(client: Client, open: Arc<Mutex<Open>>, every: Duration) {
+async fn report(
+    client: Client,
+    open: Arc<Mutex<Open>>,
+    arriving: Arc<AsyncMutex<Arriving>>,
+    every: Duration,
+) {
     loop {
         tokio::time::sleep(every).await;
-        let all = open.lock().expect("not poisoned").all();
+        let mut all = open.lock().expect("not poisoned").all();
+        // While somebody takes what comes, nothing waits.
+        if let Ok(mut arriving) = arriving.try_lock() {
+            arriving.fill();
+            all.extend(arriving.replies());
+        }
         for reply in all {
             // A client that is closed says so where messages are received.
             let _ = client.publish(reply, IN_PROGRESS).await;
@@ -144,17 +206,24 @@ pub struct NatsConsumer {
     group: PullConsumer,
     says: Says,
     lost: Lost,
+    queue: String,
     inbox: Subject,
-    arriving: Subscriber,
-    /// Came, and is not looked at yet.
-    arrived: VecDeque<Message>,
+    arriving: Arc<AsyncMutex<Arriving>>,
     open: Arc<Mutex<Open>>,
     prefetch: u64,
     /// How many were asked for and have not come.
     asked: u64,
+    /// Nothing of that comes any more after this.
+    asked_until: Instant,
+    /// Something has come since it was asked for.
+    has_come: bool,
+    /// Bytes that a request may bring.
+    request_bytes: usize,
+    /// Bytes of a message, as a rule.
+    mean_bytes: usize,
+    /// What is wrong, and is said once what came before is given out.
+    failed: Option<Failure>,
     end: Option<End>,
-    /// Came behind the end: to be given back.
-    beyond: Vec<Subject>,
     /// Where something was settled last: what is said there now is heard after it.
     settled: Option<Subject>,
     no_ack: bool,
@@ -173,22 +242,30 @@ impl NatsConsumer {
         let inbox = Subject::from(client.new_inbox());
         let arriving = client.subscribe(inbox.clone()).await;
         let arriving = arriving.map_err(|error| says.failed("receive", &error))?;
+        let arriving = Arriving { inbox: arriving, waiting: VecDeque::new(), bytes: 0 };
+        let arriving = Arc::new(AsyncMutex::new(arriving));
+        let request_bytes = REQUEST_BYTES.max(client.max_payload().saturating_mul(2));
         let open = Arc::new(Mutex::new(Open::default()));
         let every = group.cached_info().config.ack_wait.max(Duration::from_millis(300)) / 3;
-        let reporting = tokio::spawn(report(client.clone(), Arc::clone(&open), every));
+        let reporting = report(client.clone(), Arc::clone(&open), Arc::clone(&arriving), every);
+        let reporting = tokio::spawn(reporting);
         Ok(NatsConsumer {
             client,
             group,
             says,
             lost,
+            queue: wish.queue.clone(),
             inbox,
             arriving,
-            arrived: VecDeque::new(),
             open,
             prefetch: u64::from(wish.prefetch.max(1)),
             asked: 0,
+            asked_until: Instant::now(),
+            has_come: false,
+            request_bytes,
+            mean_bytes: 1,
+            failed: None,
             end: wish.until_end.then(|| End { last, reached: false, held: Vec::new() }),
-            beyond: Vec::new(),
             settled: None,
             no_ack: wish.no_ack,
             _reporting: Reporting(reporting),
@@ -199,28 +276,40 @@ impl NatsConsumer {
         self.open.lock().expect("not poisoned")
     }
 
-    /// Asks for as many as the prefetch leaves room for, once that is a good part of it.
-    async fn ask(&mut self) -> Result<(), Failure> {
-        if self.end.as_ref().is_some_and(|end| end.reached) {
+    /// Asks for as many as the prefetch leaves room for, once that is a good part of it, and no more than may
+    /// be under way.
+    async fn ask(&mut self, arriving: &Arriving) -> Result<(), Failure> {
+        let is_at_end = self.end.as_ref().is_some_and(|end| end.reached);
+        if is_at_end || arriving.bytes >= ASKED_BYTES {
             return Ok(());
+        }
+        if Instant::now() > self.asked_until {
+            // A request whose bytes came out even ends without a word.
+            self.asked = 0;
         }
         let held: u64 = match &self.end {
             Some(end) => end.held.iter().map(|(range, _)| range.end - range.start).sum(),
             None => 0,
         };
-        let here = self.open().outstanding.open() - held + self.arrived.len() as u64;
+        let here = self.open().outstanding.open() - held + arriving.waiting.len() as u64;
+        let most = self.prefetch.min((ASKED_BYTES / self.mean_bytes).max(1) as u64);
         let room = self.prefetch.saturating_sub(here + self.asked);
-        if room == 0 || (self.asked > 0 && room < self.prefetch.div_ceil(4)) {
+        let room = room.min(most.saturating_sub(self.asked));
+        if room == 0 || (self.asked > 0 && room < most.div_ceil(4)) {
             return Ok(());
         }
+        let expires = if self.end.is_some() { REQUEST_AT_END } else { REQUEST };
         let request = pull::BatchConfig {
             batch: usize::try_from(room).expect("a prefetch"),
-            expires: Some(if self.end.is_some() { REQUEST_AT_END } else { REQUEST }),
+            max_bytes: self.request_bytes,
+            expires: Some(expires),
             ..pull::BatchConfig::default()
         };
         let sent = self.group.request_batch(request, self.inbox.clone()).await;
         sent.map_err(|error| self.says.failed("ask for messages", &error))?;
         self.asked += room;
+        self.asked_until = Instant::now() + expires + REQUEST_SPARE;
+        self.has_come = false;
         Ok(())
     }
 
@@ -246,6 +335,10 @@ impl NatsConsumer {
             }
             Some(_) => false,
         };
+        if text.contains("MaxBytes") && !self.has_come {
+            // One message is larger than what is sent there now may be.
+            self.request_bytes = self.request_bytes.saturating_mul(2);
+        }
         self.asked = self.asked.saturating_sub(pending.unwrap_or(self.asked));
         if let Some(end) = &mut self.end {
             end.reached |= ended;
@@ -262,10 +355,20 @@ impl NatsConsumer {
             return Ok(None);
         };
         self.asked = self.asked.saturating_sub(1);
+        self.has_come = true;
+        self.mean_bytes = ((7 * self.mean_bytes + message.length) / 8).max(1);
+        if *message.subject != *self.queue {
+            self.open().beyond.push(reply.clone());
+            let why = format!(
+                "stream {} at {} has more than {} by now, and the group takes {} too",
+                place.stream, self.says.place, self.queue, message.subject
+            );
+            return Err(Failure::unsupported(why).with_remedy("another group, with -g and --from"));
+        }
         if let Some(end) = &mut self.end {
             if place.sequence > end.last || end.reached {
                 end.reached = true;
-                self.beyond.push(reply.clone());
+                self.open().beyond.push(reply.clone());
                 return Ok(None);
             }
             // Messages that come again are sent before new ones, so behind the last new one is nothing.
@@ -283,47 +386,52 @@ impl NatsConsumer {
     }
 
     /// All that is here, at most so many.
-    fn take(&mut self, limit: usize) -> Result<Vec<Incoming>, Failure> {
+    fn take(&mut self, arriving: &mut Arriving, limit: usize) -> Result<Vec<Incoming>, Failure> {
         let mut messages = Vec::new();
-        while messages.len() < limit {
-            let next = match self.arrived.pop_front() {
-                Some(next) => next,
-                None => match self.arriving.next().now_or_never() {
-                    Some(Some(next)) => next,
-                    Some(None) | None => break,
-                },
-            };
+        while self.failed.is_none()
+            && messages.len() < limit
+            && let Some(next) = arriving.pop()
+        {
             match self.take_in(next) {
-                Ok(Some(message)) => messages.push(message),
-                Ok(None) => (),
-                // What came before is to be given out first; the next call hears of it again.
-                Err(_) if !messages.is_empty() => break,
-                Err(failure) => return Err(failure),
+                Ok(message) => messages.extend(message),
+                Err(failure) => self.failed = Some(failure),
             }
         }
-        Ok(messages)
+        match self.failed.take_if(|_| messages.is_empty()) {
+            Some(failure) => Err(failure),
+            None => Ok(messages),
+        }
     }
 
     pub(super) async fn receive(&mut self, limit: usize) -> Result<Received, Failure> {
         if self.no_ack {
             self.ack_all().await?;
         }
+        let arriving = Arc::clone(&self.arriving);
+        let mut arriving = arriving.lock().await;
         loop {
-            self.ask().await?;
-            let messages = self.take(limit)?;
+            arriving.fill();
+            self.ask(&arriving).await?;
+            let has_heard = !arriving.waiting.is_empty();
+            let messages = self.take(&mut arriving, limit)?;
             if !messages.is_empty() {
                 return Ok(Received::Messages(messages));
             }
             if self.end.as_ref().is_some_and(|end| end.reached) {
                 return Ok(Received::End);
             }
+            if has_heard {
+                // The server may have said that a request has ended: there may be room for another.
+                continue;
+            }
             tokio::select! {
                 biased;
-                next = self.arriving.next() => match next {
-                    Some(next) => self.arrived.push_back(next),
+                next = arriving.inbox.next() => match next {
+                    Some(next) => arriving.push(next),
                     None => return Err(self.says.lost()),
                 },
                 _ = self.lost.wait_for(|lost| *lost) => return Err(self.says.lost()),
+                () = tokio::time::sleep_until(self.asked_until.into()), if self.asked > 0 => (),
             }
         }
     }
@@ -417,22 +525,20 @@ impl NatsConsumer {
             self.ack_all().await?;
         }
         // Without the inbox, requests that are still with the server come to nothing.
-        let ended = self.arriving.unsubscribe().await;
+        let arriving = Arc::clone(&self.arriving);
+        let mut arriving = arriving.lock().await;
+        let ended = arriving.inbox.unsubscribe().await;
         ended.map_err(|error| self.says.failed("end receiving", &error))?;
         let flushed = tokio::time::timeout(ANSWER, self.client.flush()).await;
         let flushed = flushed.map_err(|_| self.says.place.silent("ending", ANSWER))?;
         flushed.map_err(|error| self.says.failed("end receiving", &error))?;
-        while let Some(message) = self.arriving.next().await {
-            self.arrived.push_back(message);
+        while let Some(message) = arriving.inbox.next().await {
+            arriving.push(message);
         }
         for (range, settlement) in self.end.take().map(|end| end.held).unwrap_or_default() {
             self.settle_range(&range, settlement).await?;
         }
-        let arrived = std::mem::take(&mut self.arrived).into_iter();
-        let unseen = arrived.filter_map(|message| message.reply);
-        let unseen = unseen.filter(|reply| Place::parse(reply).is_some());
-        let beyond = std::mem::take(&mut self.beyond);
-        let all: Vec<Subject> = self.open().all().into_iter().chain(beyond).chain(unseen).collect();
+        let all: Vec<Subject> = self.open().all().into_iter().chain(arriving.replies()).collect();
         self.settled = all.last().cloned().or(self.settled.take());
         for reply in all {
             self.say(reply, Bytes::from_static(b"-NAK")).await?;
