@@ -121,7 +121,7 @@ pub async fn receive<C: Consumer>(consumer: &mut C, count: usize) -> Vec<Incomin
 }
 
 /// Receives to the end, acking each.
-async fn drain<C: Consumer>(mut consumer: C) -> Vec<Incoming> {
+pub async fn drain<C: Consumer>(mut consumer: C) -> Vec<Incoming> {
     let mut all = Vec::new();
     while let Received::Messages(messages) = consumer.receive(500).await.expect("received") {
         let from = all.len() as u64;

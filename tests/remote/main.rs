@@ -20,6 +20,8 @@ mod tools;
 mod kafka;
 #[cfg(feature = "nats")]
 mod nats;
+#[cfg(feature = "nats")]
+mod nats_streams;
 #[cfg(feature = "amqp")]
 mod rabbitmq;
 #[cfg(feature = "stomp")]

@@ -35,6 +35,11 @@ pub(super) fn is_no_consumer(text: &str) -> bool {
     number_in(text) == Some(CONSUMER_NOT_FOUND) || text.contains("consumer not found")
 }
 
+/// Whether a work queue has a consumer already of what another one was to take.
+pub(super) fn is_second_of_work_queue(text: &str) -> bool {
+    matches!(number_in(text), Some(10_099 | 10_100))
+}
+
 /// Whether an answer of JetStream's says that something went wrong.
 pub(super) fn answered(says: &Says, doing: &str, answer: &Message) -> Result<(), Failure> {
     if memchr::memmem::find(&answer.payload, b"\"error\"").is_none() {

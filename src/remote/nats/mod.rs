@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! nats://host/subject            the stream that holds the subject; made when there is none
-//! -g GROUP                       the durable pull consumer GROUP on that stream
+//! -g GROUP                       the durable pull consumer of that group and subject on that stream
 //! ```
 //!
 //! A stream that a sender or a receiver without a group makes has the retention of a work queue: a
@@ -12,14 +12,15 @@
 //! which would throw away what is sent while there is no group, is to be asked for (`?retention=`). NATS
 //! cannot turn a work queue into another kind.
 //!
-//! A message is named to the stream by sender and number, or by its own id, so that it is stored once
-//! when it is sent again within the stream's window (two minutes, unless somebody set another).
+//! A message is named to the stream by sender and number, or by its own id (see `headers`), so that it is
+//! stored once when it is sent again within the stream's window (two minutes, unless somebody set another).
 //!
 //! async-nats would reconnect by itself, and silently send again what it had in hand; here the first
 //! word that a connection is lost ends everything that hangs on it.
 
 mod consumer;
 mod failure;
+mod groups;
 mod headers;
 mod peek;
 mod publisher;
@@ -27,14 +28,16 @@ mod publisher;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::{Config as StreamConfig, RetentionPolicy, Stream};
 use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions, Event};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::watch;
+use xxhash_rust::xxh3::xxh3_64;
 
 use self::consumer::NatsConsumer;
 use self::failure::Says;
+use self::headers::Naming;
 use self::peek::Peek;
 use self::publisher::NatsPublisher;
 use super::address::Address;
@@ -45,7 +48,6 @@ use super::engine::{
 use super::failure::{Failure, Kind};
 use super::place::{Place, look_up};
 use super::tls::TlsFiles;
-use crate::settings::Start;
 use crate::units::DEFAULT_GROUP;
 
 /// How long a receiver has for a message before the server gives it to another. While one is held
@@ -206,78 +208,23 @@ impl Nats {
             num_replicas: self.wanted.replicas,
             ..StreamConfig::default()
         };
-        let made = self.jetstream.get_or_create_stream(config).await;
-        made.map_err(|error| self.says.failed(&format!("make a stream for {subject}"), &error))
+        let doing = format!("make a stream for {subject}");
+        let make = async |config: StreamConfig| {
+            let made = self.jetstream.get_or_create_stream(config).await;
+            made.map_err(|error| self.says.failed(&doing, &error))
+        };
+        let made = make(config.clone()).await?;
+        if made.cached_info().config.subjects == config.subjects {
+            return Ok(made);
+        }
+        // One of that name is there and is another's, as a.b and a_b would have the same.
+        let name = format!("{}-{:08x}", config.name, xxh3_64(subject.as_bytes()) >> 32);
+        make(StreamConfig { name, ..config }).await
     }
 
     async fn info(&self, stream: &Stream) -> Result<async_nats::jetstream::stream::Info, Failure> {
         let info = stream.get_info().await;
         info.map_err(|error| self.says.failed("ask about a stream", &error))
-    }
-
-    /// Where a new group begins.
-    fn policy(&self, from: &Start, last: u64) -> Result<DeliverPolicy, Failure> {
-        Ok(match from {
-            Start::Oldest => DeliverPolicy::All,
-            Start::Newest => DeliverPolicy::New,
-            Start::Offset(offset) => {
-                DeliverPolicy::ByStartSequence { start_sequence: offset.0.max(1) }
-            }
-            Start::Last(count) => {
-                let start_sequence = (last + 1).saturating_sub(count.0).max(1);
-                DeliverPolicy::ByStartSequence { start_sequence }
-            }
-            Start::Time(time) => {
-                let nanos = i128::from(time.0) * 1000;
-                let start_time = async_nats::datetime::from_nanos(nanos)
-                    .map_err(|error| Failure::unsupported(format!("--from: {error}")))?;
-                DeliverPolicy::ByStartTime { start_time }
-            }
-        })
-    }
-
-    /// The durable consumer of a group, made where that is called for.
-    async fn group(&self, wish: &ConsumeWish, stream: &Stream) -> Result<PullConsumer, Failure> {
-        let name = stream_name(&wish.group);
-        let doing = format!("open group {} of {}", wish.group, wish.queue);
-        match stream.get_consumer::<pull::Config>(&name).await {
-            Ok(consumer) => return Ok(consumer),
-            Err(error) if failure::is_no_consumer(&error.to_string()) => (),
-            Err(error) => return Err(self.says.failed(&doing, error.as_ref())),
-        }
-        let is_default = wish.group == DEFAULT_GROUP;
-        let from = match &wish.from {
-            Some(from) => *from,
-            None if is_default => Start::Oldest,
-            None => {
-                let why =
-                    format!("{} has no group {} at {}", wish.queue, wish.group, self.says.place);
-                return Err(Failure::new(Kind::Missing, why)
-                    .with_remedy("make the group with --from oldest or --from newest"));
-            }
-        };
-        let info = self.info(stream).await?;
-        if info.config.retention == RetentionPolicy::WorkQueue && info.state.consumer_count > 0 {
-            let why = format!(
-                "stream {} at {} is a work queue, whose messages go to one group only, and it has one",
-                info.config.name, self.says.place
-            );
-            return Err(Failure::unsupported(why).with_remedy(
-                "for several groups, make the first one before anything is sent: mq-recv -g G --from \
-                 oldest; or make the stream with ?retention=limits",
-            ));
-        }
-        let config = pull::Config {
-            durable_name: Some(name.clone()),
-            deliver_policy: self.policy(&from, info.state.last_sequence)?,
-            ack_policy: AckPolicy::Explicit,
-            ack_wait: ACK_WAIT,
-            max_ack_pending: -1,
-            filter_subject: wish.queue.clone(),
-            ..pull::Config::default()
-        };
-        let made = stream.get_or_create_consumer(&name, config).await;
-        made.map_err(|error| self.says.failed(&doing, &error))
     }
 }
 
@@ -339,7 +286,10 @@ impl Engine for Nats {
         once: Ability::Partly("within the stream's window for duplicates, two minutes as a rule"),
         keys: Ability::Partly("kept in the header mq-key; they order nothing"),
         headers: Ability::Partly("of names and values on one line; unordered"),
-        ids: Ability::Partly("an id is stored once within the stream's window for duplicates"),
+        ids: Ability::Partly(
+            "an id is stored once in its queue within the stream's window for duplicates, but for \
+             dead letters and what was one",
+        ),
         ttl: Ability::No(
             "NATS keeps messages by the stream's limits, so --ttl would promise nothing; set the \
              stream's max-age instead",
@@ -348,7 +298,10 @@ impl Engine for Nats {
             "NATS has no delayed messages; send with --delay to a queue of mq itself, and forward \
              from there: mq-recv -J QUEUE --batch 1000 -- mq-send -J URL",
         ),
-        producers: Ability::Partly("a resend is stored once within the window for duplicates"),
+        producers: Ability::Partly(
+            "the same message at the same place of the input is stored once within the window for \
+             duplicates; another input is not refused, but stored",
+        ),
         groups: Ability::Partly("durable consumers; on a work queue only one"),
         from: Ability::Yes,
         end: Ability::Yes,
@@ -407,8 +360,14 @@ impl Engine for Nats {
     }
 
     async fn publisher(&self, wish: &PublishWish) -> Result<NatsPublisher, Failure> {
-        self.stream(&wish.queue, RetentionPolicy::WorkQueue).await?;
-        NatsPublisher::new(self.client.clone(), self.says.clone(), self.lost.clone(), wish).await
+        let stream = self.stream(&wish.queue, RetentionPolicy::WorkQueue).await?;
+        let naming = Naming {
+            sender: wish.sender,
+            is_named: wish.named,
+            subject: wish.queue.clone(),
+            is_alone: groups::is_alone(&stream.cached_info().config, &wish.queue),
+        };
+        NatsPublisher::new(self.client.clone(), self.says.clone(), self.lost.clone(), naming).await
     }
 
     async fn consumer(&self, wish: &ConsumeWish) -> Result<Receiver, Failure> {
@@ -444,27 +403,40 @@ impl Engine for Nats {
 
     async fn figures(&self, queue: &str) -> Result<Option<QueueFigures>, Failure> {
         let Some(stream) = self.find_stream(queue).await? else { return Ok(None) };
-        let info = self.info(&stream).await?;
+        let doing = "ask about a stream";
+        let told = stream.info_with_subjects(queue).await;
+        let mut told = told.map_err(|error| self.says.failed(doing, &error))?;
+        let info = told.info.clone();
+        let mut messages = 0;
+        while let Some((_, count)) =
+            told.try_next().await.map_err(|error| self.says.failed(doing, &error))?
+        {
+            messages += count as u64;
+        }
+        let is_alone = groups::is_alone(&info.config, queue);
         let mut figures = QueueFigures {
-            bytes: Some(info.state.bytes),
+            bytes: Some(info.state.bytes).filter(|_| is_alone),
             end: Some(info.state.last_sequence),
             unacked: Some(0),
             ..QueueFigures::default()
         };
-        use futures_util::StreamExt as _;
-        let mut groups = stream.consumers();
-        while let Some(group) = groups.next().await {
+        let mut all = stream.consumers();
+        while let Some(group) = all.next().await {
             let group =
                 group.map_err(|error| self.says.failed("list the groups of a stream", &error))?;
+            if !groups::takes(&group.config, &info.config, queue) {
+                continue;
+            }
             let ready = group.num_pending + group.num_redelivered as u64;
-            if group.name == DEFAULT_GROUP {
+            let name = groups::group_of(&group, queue);
+            if name == DEFAULT_GROUP {
                 figures.ready = Some(ready);
             }
             figures.unacked = figures.unacked.map(|all| all + group.num_ack_pending as u64);
-            figures.groups.push((group.name, Some(ready)));
+            figures.groups.push((name, Some(ready)));
         }
         // Of those who do not name a group, all is still to come.
-        figures.ready = figures.ready.or(Some(info.state.messages));
+        figures.ready = figures.ready.or(Some(messages));
         Ok(Some(figures))
     }
 

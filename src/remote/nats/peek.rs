@@ -1,6 +1,6 @@
 //! Looks at a stream: reads its messages one by one, by their places, and changes nothing.
 
-use async_nats::jetstream::stream::{State, Stream};
+use async_nats::jetstream::stream::{RawMessageErrorKind, State, Stream};
 
 use super::consumer::incoming;
 use super::failure::Says;
@@ -40,7 +40,7 @@ impl Peek {
                 Ok(message) if message.sequence <= self.last => message,
                 Ok(_) => break,
                 // There is none at this place or behind it.
-                Err(error) if error.to_string().contains("10037") => break,
+                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => break,
                 Err(error) => return Err(self.says.failed("look at a stream", &error)),
             };
             next = message.sequence + 1;

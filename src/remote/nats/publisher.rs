@@ -13,8 +13,9 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
 use super::failure::Says;
-use super::{Lost, failure, headers};
-use crate::remote::engine::{Confirmation, PublishWish, Publisher, Unconfirmed};
+use super::headers::Naming;
+use super::{Lost, failure};
+use crate::remote::engine::{Confirmation, Publisher, Unconfirmed};
 use crate::remote::failure::{Failure, Kind};
 use crate::remote::message::Outgoing;
 
@@ -49,7 +50,7 @@ pub struct NatsPublisher {
     says: Says,
     lost: Lost,
     subject: Subject,
-    sender: u64,
+    naming: Naming,
     /// Acknowledgements come to this name with the batch's number behind it.
     inbox: String,
     next_batch: u64,
@@ -63,7 +64,7 @@ impl NatsPublisher {
         client: Client,
         says: Says,
         lost: Lost,
-        wish: &PublishWish,
+        naming: Naming,
     ) -> Result<NatsPublisher, Failure> {
         let inbox = client.new_inbox();
         let acks = client.subscribe(format!("{inbox}.*")).await;
@@ -75,8 +76,8 @@ impl NatsPublisher {
             client,
             says,
             lost,
-            subject: wish.queue.as_str().into(),
-            sender: wish.sender,
+            subject: naming.subject.as_str().into(),
+            naming,
             inbox,
             next_batch: 0,
             batches,
@@ -128,9 +129,10 @@ fn stored(ack: &async_nats::Message, says: &Says) -> Result<(), Failure> {
 
 impl Publisher for NatsPublisher {
     async fn publish(&mut self, batch: Vec<Outgoing>) -> Result<Confirmation, Failure> {
+        let most = self.client.max_payload();
         let headers: Vec<_> = batch
             .iter()
-            .map(|message| headers::of(message, self.sender))
+            .map(|message| self.naming.headers(message, most))
             .collect::<Result<_, _>>()?;
         let number = self.next_batch;
         self.next_batch += 1;
