@@ -106,8 +106,22 @@ impl fmt::Debug for Url {
 #[must_use]
 pub fn without_password(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    if let Some(end) = token_in(scheme, rest) {
+        return format!("{scheme}://***{}", &rest[end..]);
+    }
     let Some(password) = password_in(rest, |rest| rest.len()) else { return text.to_owned() };
     format!("{scheme}://{}***{}", &rest[..password.start], &rest[password.end..])
+}
+
+/// Where a token ends that an address begins with, behind its `://`, if it is one: with NATS, who has no password.
+/// One whose password is in a file is a user.
+fn token_in(before: &str, rest: &str) -> Option<usize> {
+    let scheme = before.rsplit(|c: char| !c.is_ascii_alphanumeric() && c != '+').next()?;
+    let is_nats = ["nats", "nats+tls", "tls"].iter().any(|nats| scheme.eq_ignore_ascii_case(nats));
+    let address = rest.split(char::is_whitespace).next().filter(|_| is_nats)?;
+    let at = address.split(['/', '?']).next()?.rfind('@')?;
+    let is_user = address[..at].contains(':') || address.contains("password-file=");
+    (!is_user).then_some(at)
 }
 
 /// A text in which addresses may stand, with the passwords in them replaced by stars.
@@ -118,6 +132,11 @@ pub fn without_passwords(text: &str) -> String {
     while let Some(at) = rest.find("://") {
         let (front, behind) = rest.split_at(at + 3);
         out.push_str(front);
+        if let Some(end) = token_in(&front[..at], behind) {
+            out.push_str("***");
+            rest = &behind[end..];
+            continue;
+        }
         rest = behind;
         // Spaces and quotes may stand in a password that was not written as it must be; another address not.
         let end = behind.find('\n').unwrap_or(behind.len());
@@ -212,6 +231,24 @@ mod tests {
             ("no a://h:5672/q: ask root@h", "no a://h:5672/q: ask root@h"),
         ] {
             assert_eq!(without_passwords(text), shown);
+        }
+    }
+
+    #[test]
+    fn a_token_is_never_shown() {
+        for (text, shown) in [
+            ("nats://s3cret@h/q", "nats://***@h/q"),
+            ("TLS://s3cret@h,i:4222/q?x=y@z", "TLS://***@h,i:4222/q?x=y@z"),
+            ("nats+tls://s3cret@h/q", "nats+tls://***@h/q"),
+            ("nats://me@h/q?password-file=/pw", "nats://me@h/q?password-file=/pw"),
+            ("nats://me:s3cret@h/q", "nats://me:***@h/q"),
+            ("nats://h/q@x", "nats://h/q@x"),
+            ("amqp://me@h/q", "amqp://me@h/q"),
+        ] {
+            assert_eq!(Url::new(text).expect("one").to_string(), shown);
+            let (text, shown) =
+                (format!("'{text}' or {text} is bad"), format!("'{shown}' or {shown} is bad"));
+            assert_eq!(without_passwords(&text), shown);
         }
     }
 

@@ -37,6 +37,17 @@ impl Secret {
     pub fn reveal(&self) -> &str {
         &self.0
     }
+
+    /// The first line of a file; `what` it is.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn of_file(file: &str, what: &str) -> Result<Secret, Failure> {
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            Failure::new(Kind::Other, format!("cannot read the {what} file {file}: {error}"))
+        })?;
+        Ok(Secret(text.lines().next().unwrap_or_default().to_owned()))
+    }
 }
 
 impl std::fmt::Debug for Secret {
@@ -122,11 +133,7 @@ impl Address {
             return Ok(());
         }
         if let Some(file) = self.options.remove("password-file") {
-            let text = std::fs::read_to_string(&file).map_err(|error| {
-                Failure::new(Kind::Other, format!("cannot read the password file {file}: {error}"))
-            })?;
-            let line = text.lines().next().unwrap_or_default();
-            self.password = Some(Secret(line.to_owned()));
+            self.password = Some(Secret::of_file(&file, "password")?);
         } else if let Ok(password) = std::env::var(PASSWORD_VARIABLE) {
             self.password = Some(Secret(password));
         }

@@ -9,7 +9,8 @@ use mq::remote::nats::Nats;
 use mq::settings::Start;
 
 use super::contract::{self, Tried, connect, new_queue, numbered, run, to_receive};
-use super::harness::Store;
+use super::harness::{Store, eventually};
+use super::servers;
 
 /// A stream of its own that holds all below a name, which it returns.
 fn shared_stream(port: u16, test: &str, retention: RetentionPolicy) -> String {
@@ -298,4 +299,44 @@ fn a_look_at_a_queue_without_messages_ends() {
         let mut consumer = engine.consumer(&wish).await.expect("a consumer");
         assert_eq!(consumer.receive(10).await, Ok(Received::End));
     });
+}
+
+/// A token was taken for the name of a user, and shown by every message and to whoever runs ps.
+#[test]
+fn a_token_is_a_secret() {
+    let server = match servers::nats_as("authorization { token: s3cret }") {
+        Err(why) => return servers::skipped(&why),
+        Ok(server) => server,
+    };
+    let (store, port) = (Store::new(), server.port);
+    std::fs::write(store.beside("token"), "s3cret\n").expect("written");
+    std::fs::write(store.beside("wrong"), "s3cret0\n").expect("written");
+    let of_file = |name: &str| format!("nats://127.0.0.1:{port}/q?token-file={name}");
+    let in_address = format!("nats://s3cret@127.0.0.1:{port}/q");
+    for url in [of_file("token"), in_address.clone()] {
+        store.run("mq-send", &["-m", "x", &url], b"").ok();
+        assert_eq!(taken(&store, &url), "x\n");
+    }
+    let wrong = [of_file("wrong"), in_address.replace("s3cret", "s3cret0")];
+    for url in &wrong {
+        let failed =
+            store.run("mq-send", &["-m", "x", url], b"").exits(1).says("refused the token");
+        assert!(!failed.stderr.contains("s3cret"), "{}", failed.stderr);
+    }
+    store
+        .run("mq-send", &["-m", "x", &of_file("nowhere")], b"")
+        .exits(1)
+        .says("the token file nowhere");
+    let both = in_address.replace("/q", "/q?token-file=token");
+    store.run("mq-send", &["-m", "x", &both], b"").exits(2).says("?token-file=");
+    // The one who speaks with the server is no more talkative.
+    let mut sender = store.spawn("mq-send", &[&in_address]);
+    sender.write(b"y\n");
+    eventually("it is there", || (looked_at(&store, &of_file("token")) == "y\n").then_some(()));
+    let helpers = std::process::Command::new("pgrep")
+        .args(["-a", "-P", &sender.pid().as_raw_nonzero().to_string()])
+        .output();
+    let helpers = String::from_utf8(helpers.expect("pgrep").stdout).expect("text");
+    assert!(helpers.contains("mq-remote") && !helpers.contains("s3cret"), "{helpers}");
+    sender.finish().ok();
 }

@@ -257,13 +257,19 @@ pub fn nats() -> Result<Server, String> {
 /// The same with this in its configuration.
 #[cfg(feature = "nats")]
 pub fn nats_with(more: &str) -> Result<Server, String> {
-    let more = more.to_owned();
+    let users = "authorization { users: [ { user: mq, password: right } ] }\nno_auth_user: mq";
+    nats_as(&format!("{users}\n{more}"))
+}
+
+/// The same for whom its configuration says.
+#[cfg(feature = "nats")]
+pub fn nats_as(config: &str) -> Result<Server, String> {
+    let more = config.to_owned();
     let program = program("nats-server").ok_or("nats-server is not installed")?;
     Ok(Server::start(temporary(), Vec::new(), move |dir, port| {
         let file = dir.join("nats.conf");
         let config = format!(
-            "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: \"{}\" }}\n\
-             authorization {{ users: [ {{ user: mq, password: right }} ] }}\nno_auth_user: mq\n{more}\n",
+            "listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: \"{}\" }}\n{more}\n",
             dir.join("store").display()
         );
         std::fs::write(&file, config).expect("written");

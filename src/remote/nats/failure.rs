@@ -5,11 +5,19 @@ use async_nats::{ConnectError, ConnectErrorKind, Message};
 use crate::remote::failure::{Failure, Kind};
 use crate::remote::place::Place;
 
+/// Whom a server is told that we are. A token is a secret, and not kept for that.
+#[derive(Clone, Debug)]
+pub(super) enum Who {
+    Nobody,
+    User(String),
+    Token,
+}
+
 /// Where a connection goes and as whom: what its failures name.
 #[derive(Clone, Debug)]
 pub(super) struct Says {
     pub(super) place: Place,
-    pub(super) user: Option<String>,
+    pub(super) who: Who,
 }
 
 /// JetStream's own number of an error, which is a part of its text.
@@ -79,12 +87,11 @@ impl Says {
     /// Why a connection did not come about.
     pub(super) fn connecting(&self, error: &ConnectError) -> Failure {
         let text = error.to_string();
-        let user = self.user.as_deref();
-        let authorization = || self.place.denied(user, "user or password is wrong, or is needed");
+        let authorization = || self.denied("user or password is wrong, or is needed");
         match error.kind() {
             ConnectErrorKind::AuthorizationViolation => authorization(),
             ConnectErrorKind::Authentication => {
-                self.place.denied(user, "the credentials cannot be used for it")
+                self.denied("the credentials cannot be used for it")
             }
             _ if text.to_ascii_lowercase().contains("authorization violation") => authorization(),
             ConnectErrorKind::Tls => self.place.tls(text),
@@ -95,6 +102,21 @@ impl Says {
                 Some(io) if is_about_tls(io) => self.place.tls(io),
                 _ => self.place.unreachable(text),
             },
+        }
+    }
+
+    /// It does not take us for whom we are.
+    fn denied(&self, why: &str) -> Failure {
+        match &self.who {
+            Who::Nobody => self.place.denied(None, why),
+            Who::User(user) => self.place.denied(Some(user), why),
+            Who::Token => {
+                let refused = format!("{} refused the token", self.place);
+                Failure::new(Kind::Denied, refused).with_remedy(
+                    "give the right one by ?token-file=; or, if a user is meant, a password too, by \
+                     ?password-file= or in MQ_REMOTE_PASSWORD",
+                )
+            }
         }
     }
 

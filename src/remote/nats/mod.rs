@@ -36,11 +36,11 @@ use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::consumer::NatsConsumer;
-use self::failure::Says;
+use self::failure::{Says, Who};
 use self::headers::Naming;
 use self::peek::Peek;
 use self::publisher::NatsPublisher;
-use super::address::Address;
+use super::address::{Address, Secret};
 use super::engine::{
     Abilities, Ability, ConsumeWish, Consumer, Engine, PublishWish, QueueFigures, Received,
     Settlement,
@@ -113,7 +113,7 @@ impl Wanted {
 }
 
 /// The options of a connection. Whether it is lost is told through the channel.
-async fn options_of(
+fn options_of(
     address: &mut Address,
     place: &Place,
     lost: watch::Sender<bool>,
@@ -141,19 +141,39 @@ async fn options_of(
     if is_tls || files.any() {
         options = options.tls_client_config(files.client_config(place)?);
     }
-    let password = address.password.as_ref().map_or("", |password| password.reveal()).to_owned();
-    let creds = address.take_option("creds");
-    match (&address.user, creds) {
-        (_, Some(file)) => {
-            options = options.credentials_file(&file).await.map_err(|error| {
-                place.other(&format!("read the credentials file {file}"), error)
-            })?;
-        }
-        (Some(user), None) if password.is_empty() => options = options.token(user.clone()),
-        (Some(user), None) => options = options.user_and_password(user.clone(), password),
-        (None, None) => (),
-    }
     Ok(options)
+}
+
+/// Who we are: a user with a password, whoever has a token, as one without a password is, or what a file of
+/// credentials says.
+async fn identify(
+    address: &mut Address,
+    place: &Place,
+    options: ConnectOptions,
+) -> Result<(ConnectOptions, Who), Failure> {
+    let user = address.user.take();
+    let password = address.password.take().filter(|password| !password.reveal().is_empty());
+    let (creds, file) = (address.take_option("creds"), address.take_option("token-file"));
+    if file.is_some() && (user.is_some() || creds.is_some()) {
+        let why = "?token-file= is for an address without a user and without ?creds=";
+        return Err(Failure::unsupported(why));
+    }
+    if let Some(file) = creds {
+        let read = options.credentials_file(&file).await;
+        let read =
+            read.map_err(|error| place.other(&format!("read the credentials file {file}"), error));
+        return Ok((read?, Who::Nobody));
+    }
+    let token = file.map(|file| Secret::of_file(&file, "token")).transpose()?;
+    Ok(match (user, password, token) {
+        (Some(user), Some(password), _) => {
+            let options = options.user_and_password(user.clone(), password.reveal().to_owned());
+            (options, Who::User(user))
+        }
+        (Some(token), None, _) => (options.token(token), Who::Token),
+        (None, _, Some(token)) => (options.token(token.reveal().to_owned()), Who::Token),
+        (None, _, None) => (options, Who::Nobody),
+    })
 }
 
 /// The name of the stream that is made for a subject.
@@ -326,12 +346,13 @@ impl Engine for Nats {
         }
         let (sender, lost) = watch::channel(false);
         let wanted = Wanted::take(&mut address)?;
-        let options = options_of(&mut address, &place, sender).await?;
+        let options = options_of(&mut address, &place, sender)?;
+        let (options, who) = identify(&mut address, &place, options).await?;
         place.refuse_other_options(
             &address,
-            &["ca", "cert", "creds", "key", "replicas", "retention", "stream"],
+            &["ca", "cert", "creds", "key", "replicas", "retention", "stream", "token-file"],
         )?;
-        let says = Says { place, user: address.user.clone() };
+        let says = Says { place, who };
         let mut unknown = None;
         let mut known = Vec::new();
         for host in &address.hosts {
