@@ -249,6 +249,30 @@ fn a_group_that_would_lose_messages_is_refused() {
     });
 }
 
+/// Requests beyond the bounds that somebody else's consumer has were refused, and no other was made.
+#[test]
+fn a_group_with_bounds_of_its_own_is_received_from() {
+    let Some(port) = Nats::shared() else { return };
+    run(async {
+        let queue = new_queue("bounds");
+        let engine: Nats = connect(port, &queue).await;
+        contract::send(&engine, &queue, numbered(0..20)).await;
+        let config = pull::Config {
+            durable_name: Some("default".into()),
+            ack_policy: AckPolicy::Explicit,
+            max_batch: 3,
+            max_bytes: 100_000,
+            max_expires: std::time::Duration::from_secs(1),
+            ..pull::Config::default()
+        };
+        stream(port, &queue).await.create_consumer(config).await.expect("a consumer");
+        let mut consumer = engine.consumer(&to_receive(&queue)).await.expect("a consumer");
+        contract::receive(&mut consumer, 20).await;
+        consumer.settle(&[0..20], Settlement::Ack).await.expect("acked");
+        consumer.finish().await.expect("an end");
+    });
+}
+
 /// A command that says something on stderr made a header of several lines, which NATS has not: no letter was
 /// stored, and every run ended at this message.
 #[test]

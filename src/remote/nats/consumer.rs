@@ -36,6 +36,9 @@ const REQUEST_AT_END: Duration = Duration::from_millis(250);
 /// How long the server may take to say that a request has ended.
 const REQUEST_SPARE: Duration = Duration::from_secs(5);
 
+/// The pause before another request where the server has refused one.
+const REFUSED: Duration = Duration::from_secs(1);
+
 /// Bytes of messages that are asked for and have not come, by the size of those that came before.
 const ASKED_BYTES: usize = 8 << 20;
 
@@ -142,6 +145,13 @@ async fn report(
     }
 }
 
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// What the subject to settle a message at says of it.
 struct Place<'a> {
     stream: &'a str,
@@ -215,6 +225,8 @@ pub struct NatsConsumer {
     asked: u64,
     /// Nothing of that comes any more after this.
     asked_until: Instant,
+    /// No more is asked for before this: a request was refused.
+    ask_after: Option<Instant>,
     /// Something has come since it was asked for.
     has_come: bool,
     /// Bytes that a request may bring.
@@ -261,6 +273,7 @@ impl NatsConsumer {
             prefetch: u64::from(wish.prefetch.max(1)),
             asked: 0,
             asked_until: Instant::now(),
+            ask_after: None,
             has_come: false,
             request_bytes,
             mean_bytes: 1,
@@ -280,10 +293,12 @@ impl NatsConsumer {
     /// be under way.
     async fn ask(&mut self, arriving: &Arriving) -> Result<(), Failure> {
         let is_at_end = self.end.as_ref().is_some_and(|end| end.reached);
-        if is_at_end || arriving.bytes >= ASKED_BYTES {
+        let now = Instant::now();
+        self.ask_after = self.ask_after.filter(|after| now < *after);
+        if is_at_end || arriving.bytes >= ASKED_BYTES || self.ask_after.is_some() {
             return Ok(());
         }
-        if Instant::now() > self.asked_until {
+        if now > self.asked_until {
             // A request whose bytes came out even ends without a word.
             self.asked = 0;
         }
@@ -298,17 +313,29 @@ impl NatsConsumer {
         if room == 0 || (self.asked > 0 && room < most.div_ceil(4)) {
             return Ok(());
         }
+        // A consumer that somebody else made may have bounds of its own; 0 is none.
+        let bounds = &self.group.cached_info().config;
+        let bounded = |wanted: u64, most: i64| match u64::try_from(most) {
+            Ok(most) if most > 0 => wanted.min(most),
+            _ => wanted,
+        };
+        let room = bounded(room, bounds.max_batch);
+        let bytes = bounded(self.request_bytes as u64, bounds.max_bytes);
         let expires = if self.end.is_some() { REQUEST_AT_END } else { REQUEST };
+        let expires = match bounds.max_expires {
+            Duration::ZERO => expires,
+            most => expires.min(most),
+        };
         let request = pull::BatchConfig {
             batch: usize::try_from(room).expect("a prefetch"),
-            max_bytes: self.request_bytes,
+            max_bytes: usize::try_from(bytes).expect("of memory"),
             expires: Some(expires),
             ..pull::BatchConfig::default()
         };
         let sent = self.group.request_batch(request, self.inbox.clone()).await;
         sent.map_err(|error| self.says.failed("ask for messages", &error))?;
         self.asked += room;
-        self.asked_until = Instant::now() + expires + REQUEST_SPARE;
+        self.asked_until = now + expires + REQUEST_SPARE;
         self.has_come = false;
         Ok(())
     }
@@ -335,9 +362,13 @@ impl NatsConsumer {
             }
             Some(_) => false,
         };
-        if text.contains("MaxBytes") && !self.has_come {
-            // One message is larger than what is sent there now may be.
-            self.request_bytes = self.request_bytes.saturating_mul(2);
+        if !ended && !self.has_come {
+            // Where one message is larger than what is sent there now may be, more is asked for; whatever else
+            // it is, the same at once would be refused again.
+            match text.contains("Message Size") {
+                true => self.request_bytes = self.request_bytes.saturating_mul(2),
+                false => self.ask_after = Some(Instant::now() + REFUSED),
+            }
         }
         self.asked = self.asked.saturating_sub(pending.unwrap_or(self.asked));
         if let Some(end) = &mut self.end {
@@ -424,6 +455,7 @@ impl NatsConsumer {
                 // The server may have said that a request has ended: there may be room for another.
                 continue;
             }
+            let wake = self.ask_after.or((self.asked > 0).then_some(self.asked_until));
             tokio::select! {
                 biased;
                 next = arriving.inbox.next() => match next {
@@ -431,7 +463,7 @@ impl NatsConsumer {
                     None => return Err(self.says.lost()),
                 },
                 _ = self.lost.wait_for(|lost| *lost) => return Err(self.says.lost()),
-                () = tokio::time::sleep_until(self.asked_until.into()), if self.asked > 0 => (),
+                () = until(wake), if wake.is_some() => (),
             }
         }
     }
