@@ -3,8 +3,9 @@
 //! That may take long where the engine takes nothing. Meanwhile the client's end is heard, and nothing else of
 //! what it says.
 
+use std::cell::Cell;
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::admin::now;
 use super::letter::{self, letter};
@@ -16,8 +17,14 @@ use crate::remote::failure::Failure;
 use crate::remote::message::Outgoing;
 use crate::wire::Nack;
 
-/// How long a letter that is on its way is waited for, when the client wants to end.
+/// How long letters are waited for when the client wants to end, and the engine takes nothing.
 pub const GRACE: Duration = Duration::from_secs(1);
+
+/// How long they are waited for otherwise: the client itself waits for [`limits::DRAIN`] in all.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// How often it is looked whether the engine takes nothing.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Where dead letters go.
 pub struct Letters<P> {
@@ -91,9 +98,19 @@ impl<E: Engine> Session<E> {
             let settlement = if keeps_nothing::<E>() { Settlement::Ack } else { Settlement::Dead };
             return Ok(receiver.settle(&ranges, settlement).await);
         }
+        let tell_late = |link: &super::Link<E>| {
+            link.tell(&format!("{} dead letters are not stored; they come again", dead.len()));
+        };
+        // The end was asked for while others were buried.
+        if receiver.closing_since.is_some_and(|since| since.elapsed() >= PATIENCE) {
+            tell_late(&self.link);
+            receiver.is_closing = true;
+            return Ok(Ok(()));
+        }
         let batch = letters_for::<E>(receiver, dead, nack);
         let Session { link, frames, .. } = self;
-        let letters = &mut receiver.letters;
+        let Receiver { letters, closing_since, .. } = &mut *receiver;
+        let is_held = Cell::new(letters.is_held());
         let storing = async {
             if letters.publisher.is_none() {
                 let wish = &letters.wish;
@@ -104,12 +121,19 @@ impl<E: Engine> Session<E> {
                 holding.iter_mut().for_each(Holding::mark_changed);
                 (letters.publisher, letters.holding) = (Some(publisher), holding);
             }
-            letters.store(batch, |text| link.tell(text)).await
+            let tell = |text: &str| {
+                is_held.set(true);
+                link.tell(text);
+            };
+            letters.store(batch, tell).await
         };
         let end = async {
             let end = asks_for_end(frames).await;
             // A letter that is about to be confirmed would be there twice.
-            tokio::time::sleep(GRACE).await;
+            let since = *closing_since.get_or_insert_with(Instant::now);
+            while since.elapsed() < if is_held.get() { GRACE } else { PATIENCE } {
+                tokio::time::sleep(LOOK).await;
+            }
             end
         };
         match unless(storing, end).await {
@@ -119,10 +143,14 @@ impl<E: Engine> Session<E> {
             }
             Ok(Err(failure)) => Ok(Err(failure)),
             Err(None) => {
+                tell_late(&self.link);
                 receiver.is_closing = true;
                 Ok(Ok(()))
             }
-            Err(Some(error)) => Err(error.into()),
+            Err(Some(error)) => {
+                receiver.is_closing = true;
+                Err(error.into())
+            }
         }
     }
 }

@@ -77,7 +77,7 @@ mod tests {
             attempt: 0,
             redelivered: false,
         };
-        let tried = Tried { message, attempt: 3, failed_first: Some(WallTime(1)) };
+        let tried = Tried { message, attempt: 3, failed_first: Some(WallTime(1)), begun: true };
         let nack = Nack {
             reason: "exit status 1".to_owned(),
             stderr: "no such host\n".to_owned(),

@@ -118,9 +118,11 @@ impl<E: Engine> Link<E> {
         self.trouble = None;
     }
 
-    /// What ends now was there since then: an outage is not the continuation of one long before it.
+    /// What ends now was there since then: an outage is not the continuation of one long before it. A trouble
+    /// that began meanwhile, with something else, goes on.
     pub fn lasted(&mut self, since: Instant) {
-        if since.elapsed() >= LASTING {
+        let is_before = self.trouble.is_some_and(|trouble| trouble.since < since);
+        if is_before && since.elapsed() >= LASTING {
             self.went_well();
         }
     }

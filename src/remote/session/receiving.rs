@@ -60,6 +60,8 @@ pub struct Receiver<C, P> {
     is_lost: bool,
     /// The client asked for the end while a consumer was being made.
     pub(super) is_closing: bool,
+    /// Since when letters wait although the client wants to end.
+    pub(super) closing_since: Option<Instant>,
     pub(super) letters: Letters<P>,
 }
 
@@ -100,6 +102,7 @@ impl<E: Engine> Session<E> {
             made: Instant::now(),
             lost: None,
             is_closing: false,
+            closing_since: None,
             receiving: Receiving::default(),
             is_lost: false,
             letters: Letters::new(self.options.dead_letter.clone(), &queue, &group),
@@ -305,7 +308,7 @@ impl<E: Engine> Session<E> {
         }
         receiver.letters.publisher = None;
         receiver.held = Held::default();
-        receiver.retrying.lose();
+        receiver.retrying.lose(Instant::now());
         let waited = or_gone(self.link.failed(failure), &self.frames).await?;
         waited.map_err(|failure| Stop::Failed(receiver.channel, failure))
     }
@@ -327,7 +330,8 @@ impl<E: Engine> Session<E> {
         let mut offset = first;
         if has_tries {
             // As far as it can be known: the engine counts, or we did.
-            messages.iter_mut().for_each(|message| receiver.retrying.recall(message));
+            let clock = Instant::now();
+            messages.iter_mut().for_each(|message| receiver.retrying.recall(message, clock));
         }
         let alike =
             |a: &Incoming, b: &Incoming| a.attempt == b.attempt && a.redelivered == b.redelivered;
@@ -395,8 +399,11 @@ impl<E: Engine> Session<E> {
                 receiver.settle(&settled, Settlement::Release).await
             }
             Request::Nack(nack) => self.fail(receiver, &nack).await?,
-            // A try that is begun counts once it has failed; until then the engine counts.
-            Request::Begin(_) => Ok(()),
+            Request::Begin(ranges) => {
+                let begun = ranges.iter().flat_map(|range| range.start.0..range.end.0);
+                begun.for_each(|offset| receiver.retrying.begin(offset));
+                Ok(())
+            }
             Request::Complain(..) => {
                 let message = "what was delivered arrives damaged at the client".to_owned();
                 return Err(Stop::Failed(receiver.channel, Failure::new(Kind::Other, message)));

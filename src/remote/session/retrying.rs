@@ -16,6 +16,9 @@ use crate::remote::message::Incoming;
 use crate::settings::Backoff;
 use crate::units::{Offset, WallTime};
 
+/// How long a message that was lost with its connection is known: it comes again soon, or to another receiver.
+const KNOWN_FOR: Duration = Duration::from_secs(60 * 60);
+
 /// A message that a command is run for, from its delivery until it is settled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tried {
@@ -25,6 +28,8 @@ pub struct Tried {
     pub attempt: u32,
     /// When it failed first here, if it did.
     pub failed_first: Option<WallTime>,
+    /// That attempt has begun: it counts, whatever becomes of it.
+    pub begun: bool,
 }
 
 /// What becomes of a message that failed.
@@ -50,7 +55,7 @@ pub struct Retrying {
     bytes: usize,
     /// The attempts of messages that were here as connections were lost, by their fingerprints; equal messages
     /// have them together.
-    lost: HashMap<u64, VecDeque<u32>>,
+    lost: HashMap<u64, VecDeque<(u32, Instant)>>,
 }
 
 impl Retrying {
@@ -63,28 +68,41 @@ impl Retrying {
 
     /// A message came from the engine: says which attempt comes now, as the engine counts, or as far as it can
     /// be known.
-    pub fn recall(&mut self, message: &mut Incoming) {
+    pub fn recall(&mut self, message: &mut Incoming, now: Instant) {
         let counted = first_attempt(message);
         let known =
-            if message.attempt == 0 && message.redelivered { self.known(message) } else { 0 };
+            if message.attempt == 0 && message.redelivered { self.known(message, now) } else { 0 };
         message.attempt = counted.max(known.saturating_add(1));
     }
 
     /// The attempt of a message that was here as a connection was lost; 0: it was not.
-    fn known(&mut self, message: &Incoming) -> u32 {
+    fn known(&mut self, message: &Incoming, now: Instant) -> u32 {
         let Entry::Occupied(mut entry) = self.lost.entry(fingerprint(message)) else { return 0 };
-        let attempt = entry.get_mut().pop_front().unwrap_or_default();
-        if entry.get().is_empty() {
+        let lost = entry.get_mut();
+        // One that has not come again for long went to another, and this is one that is equal to it.
+        while lost.front().is_some_and(|(_, since)| now.duration_since(*since) > KNOWN_FOR) {
+            lost.pop_front();
+        }
+        let known = lost.pop_front();
+        if lost.is_empty() {
             entry.remove();
         }
-        attempt
+        known.map_or(0, |(attempt, _)| attempt)
     }
 
     /// A message is handed out, with the attempt that [`Retrying::recall`] said.
     pub fn delivered(&mut self, offset: u64, message: Incoming) {
         self.bytes += message.body.len();
         let attempt = message.attempt;
-        self.tried.insert(offset, Tried { message, attempt, failed_first: None });
+        let tried = Tried { message, attempt, failed_first: None, begun: false };
+        self.tried.insert(offset, tried);
+    }
+
+    /// A command is started on it.
+    pub fn begin(&mut self, offset: u64) {
+        if let Some(tried) = self.tried.get_mut(&offset) {
+            tried.begun = true;
+        }
     }
 
     /// These are settled for good, or are not ours any more.
@@ -105,6 +123,7 @@ impl Retrying {
     /// A try of this one failed.
     pub fn failed(&mut self, offset: u64, dead: bool, now: WallTime) -> Fate {
         let Some(tried) = self.tried.get_mut(&offset) else { return Fate::Dead };
+        tried.begun = true;
         tried.failed_first.get_or_insert(now);
         if dead || self.limit.is_some_and(|limit| tried.attempt >= limit) {
             return Fate::Dead;
@@ -149,6 +168,7 @@ impl Retrying {
         self.due.pop();
         let tried = self.tried.get_mut(&offset).expect("what rests is kept");
         tried.attempt = tried.attempt.saturating_add(1);
+        tried.begun = false;
         Some((offset, tried))
     }
 
@@ -159,13 +179,17 @@ impl Retrying {
     }
 
     /// The connection to the engine is lost: all of it comes again from there, or goes to another receiver.
-    pub fn lose(&mut self) {
+    pub fn lose(&mut self, now: Instant) {
         // What is here may be more than what is known from before, and that may never come.
         if self.lost.values().map(VecDeque::len).sum::<usize>() >= limits::REMOTE_KNOWN_MAX {
             self.lost.clear();
         }
-        for tried in self.tried.values().take(limits::REMOTE_KNOWN_MAX) {
-            self.lost.entry(fingerprint(&tried.message)).or_default().push_back(tried.attempt);
+        let of_each =
+            self.tried.values().map(|tried| (tried, tried.attempt - u32::from(!tried.begun)));
+        // Of all others it is known enough that they come again.
+        let known = of_each.filter(|(_, attempts)| *attempts > 1).take(limits::REMOTE_KNOWN_MAX);
+        for (tried, attempts) in known {
+            self.lost.entry(fingerprint(&tried.message)).or_default().push_back((attempts, now));
         }
         self.tried.clear();
         self.due.clear();
@@ -210,7 +234,7 @@ mod tests {
 
     /// Takes a message in; the attempt that it is.
     fn come(retrying: &mut Retrying, offset: u64, mut message: Incoming) -> u32 {
-        retrying.recall(&mut message);
+        retrying.recall(&mut message, Instant::now());
         let attempt = message.attempt;
         retrying.delivered(offset, message);
         attempt
@@ -278,8 +302,9 @@ mod tests {
             retrying.rest(1, now);
             if attempt == 3 {
                 retrying.take_due(now).expect("it has rested");
+                retrying.begin(1);
             }
-            retrying.lose();
+            retrying.lose(now);
             assert_eq!(come(&mut retrying, 1, message(0, true)), if attempt == 2 { 2 } else { 4 });
         }
         assert_eq!(retrying.failed(1, false, WallTime(1)), Fate::Dead);
@@ -287,7 +312,34 @@ mod tests {
         assert_eq!(come(&mut retrying, 2, other(true)), 2);
         assert_eq!(come(&mut retrying, 3, message(0, false)), 1);
         // What the engine counts goes before.
-        retrying.lose();
+        retrying.lose(Instant::now());
         assert_eq!(come(&mut retrying, 1, message(1, true)), 1);
+    }
+
+    /// What only waited as connections were lost, one after the other, had had so many attempts, and was a
+    /// dead letter when it failed once.
+    #[test]
+    fn what_no_command_has_begun_is_no_attempt() {
+        let mut retrying = retrying();
+        assert_eq!(come(&mut retrying, 1, message(0, false)), 1);
+        for _ in 0..5 {
+            retrying.lose(Instant::now());
+            assert_eq!(come(&mut retrying, 1, message(0, true)), 2);
+        }
+        retrying.begin(1);
+        retrying.lose(Instant::now());
+        assert_eq!(come(&mut retrying, 1, message(0, true)), 3);
+    }
+
+    #[test]
+    fn attempts_are_not_those_of_an_equal_message_of_long_ago() {
+        let mut retrying = retrying();
+        come(&mut retrying, 1, message(0, true));
+        retrying.begin(1);
+        let now = Instant::now();
+        retrying.lose(now);
+        let mut equal = message(0, true);
+        retrying.recall(&mut equal, now + KNOWN_FOR + Duration::from_secs(1));
+        assert_eq!(equal.attempt, 2);
     }
 }

@@ -289,8 +289,9 @@ impl Consumer for StompConsumer {
         if self.peek || prefetch <= self.prefetch {
             return Ok(());
         }
-        let more = prefetch - self.prefetch;
-        self.prefetch = prefetch;
+        // In large steps: each is a subscription, to be ended one by one.
+        let more = (prefetch - self.prefetch).max(self.prefetch / 4);
+        self.prefetch += more;
         self.subscribe(more).await
     }
 
