@@ -55,6 +55,8 @@ pub struct State {
     pub refuses: Option<Failure>,
     /// What is published fails so.
     pub fails: Option<Failure>,
+    /// Nobody can publish, and this is why.
+    pub refuses_publishers: Option<Failure>,
     /// The next batch is not stored, and its confirmation says so.
     pub spoils: Option<Failure>,
     /// Takes only so many messages of the next batch, and says so.
@@ -194,6 +196,9 @@ impl Engine for Memory {
 
     async fn publisher(&self, wish: &PublishWish) -> Result<MemoryPublisher, Failure> {
         let (broker, life) = (self.broker.clone(), self.life);
+        if let Some(failure) = &broker.state().refuses_publishers {
+            return Err(failure.clone());
+        }
         let progress = broker.with(|state| {
             let queue = state.queues.entry(wish.queue.clone()).or_default();
             wish.named.then(|| queue.progress.get(&wish.sender).cloned().unwrap_or_default())

@@ -320,6 +320,33 @@ fn a_receiver_ends_though_its_dead_letter_is_not_confirmed() {
     }
 }
 
+/// The last dead letter of a run comes with the client's wish to end, and had a second from then on.
+#[test]
+fn a_dead_letter_has_as_long_as_the_client_waits() {
+    let stand = Stand::new("as_long_as_the_client_waits");
+    fill(&stand, 1, 1);
+    stand.broker.with(|state| state.is_silent = true);
+    let mut receiver = stand.store.spawn("mq-recv", &["-e", "q", "--", "sh", "-c", "exit 65"]);
+    eventually("the letter is there", || (stand.broker.ready("q.dead").len() == 1).then_some(()));
+    let began = std::time::Instant::now();
+    eventually("a slow engine confirms it", || (began.elapsed().as_millis() > 1700).then_some(()));
+    stand.broker.with(|state| state.is_silent = false);
+    assert_eq!(receiver.await_end(), 123, "{}", receiver.stderr());
+    assert_eq!(acked(&stand, "q"), [1]);
+}
+
+/// A connection that had lasted took away the patience that a letter had just used up, and all began again.
+#[test]
+fn a_receiver_whose_dead_letters_go_nowhere_comes_to_an_end() {
+    let stand = Stand::with("letters_go_nowhere", "", Duration::from_secs(3));
+    fill(&stand, 1, 1);
+    let refusal = Failure::new(Kind::Unreachable, "Memory has no more connections");
+    stand.broker.with(|state| state.refuses_publishers = Some(refusal));
+    let mut receiver = stand.store.spawn("mq-recv", &["q", "--", "sh", "-c", "exit 65"]);
+    assert_eq!(receiver.await_end(), 69, "{}", receiver.stderr());
+    assert_eq!(stand.broker.ready("q").len(), 1, "it is not settled");
+}
+
 /// With nothing more to come, no new connection is made, and the ack of what was done last goes nowhere: that
 /// was not said.
 #[test]
