@@ -448,8 +448,9 @@ impl<S: Storage> Recovery<S> {
             return Err(damaged(what));
         }
         let later = &self.parts[at + 1..];
-        if later.first().and_then(Part::base) == Some(offset) {
-            // The next segment goes on here: what stands behind is a footer written in part.
+        if later.iter().find_map(Part::base) == Some(offset) {
+            // The next segment that has any message goes on here: what stands behind is a footer written in
+            // part.
             return Ok(None);
         }
         if later.iter().all(|part| !part.has_content()) {

@@ -6,6 +6,7 @@
 mod carried;
 mod facts;
 mod journals;
+mod seals;
 #[path = "../sim/mod.rs"]
 mod sim;
 
