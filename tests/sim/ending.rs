@@ -125,6 +125,7 @@ impl Wide {
                 let dead = dead_letters_of(&queue, &group);
                 let mut letters = QueueModel::new(SyncPolicy::Always);
                 letters.announced.clone_from(&announced);
+                letters.from_spoilt = self.queues[&queue].spoilt;
                 let reader =
                     Receiver::new(dead.clone(), Name::default(), Take::Plain, &mut self.world.rng);
                 self.receivers.push(reader);

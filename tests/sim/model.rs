@@ -79,6 +79,8 @@ pub struct QueueModel {
     pub gives_up: bool,
     /// Something was changed on the disk: it may stand still.
     pub spoilt: bool,
+    /// Its messages come from a queue of which something was changed, and may be there twice.
+    pub from_spoilt: bool,
 }
 
 impl QueueModel {
@@ -99,6 +101,7 @@ impl QueueModel {
             era: 0,
             gives_up: false,
             spoilt: false,
+            from_spoilt: false,
         }
     }
 
@@ -150,7 +153,7 @@ impl QueueModel {
             "G2: {message:?} is stored at {offset}, and somewhere else as well"
         );
         let places = self.at.entry(message).or_default();
-        if !places.insert(offset) || places.len() == 1 {
+        if !places.insert(offset) || places.len() == 1 || self.from_spoilt {
             return;
         }
         if self.requeued {
