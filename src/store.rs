@@ -516,11 +516,8 @@ fn try_lock(file: &OwnedFd) -> rustix::io::Result<bool> {
 fn sync_entry(path: &Path) -> Result<(), StoreError> {
     let Some(parent) = path.parent() else { return Ok(()) };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let synced = match rustix::fs::open(parent, flags, Mode::empty()) {
-        Ok(dir) => rustix::fs::fsync(&dir),
-        Err(errno) => Err(errno),
-    };
-    let synced = match synced {
+    let dir = rustix::fs::open(parent, flags, Mode::empty());
+    let synced = match dir.and_then(rustix::fs::fsync) {
         // A parent that we may pass but not read cannot be synced by us, and was not made by us. Nor was
         // one that nobody may write to.
         Err(rustix::io::Errno::ACCESS | rustix::io::Errno::ROFS) => Ok(()),

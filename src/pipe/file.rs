@@ -162,16 +162,17 @@ impl Journalled {
                 (length, Some(mark))
             }
         };
-        // The journal lies beside the name, whatever that is; a link may lead to where the file was just
-        // made.
+        // The journal lies beside the name, whatever that is.
         sync_dir(path).map_err(doing("sync the directory of", path))?;
-        let place = std::fs::canonicalize(path).map_err(doing("find", path))?;
-        match sync_dir(&place) {
-            // Where we may not look, the file was there before.
-            Err(error) if was_there && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-            synced => synced,
+        if path.is_symlink() {
+            // The file was just made where the link leads, or it was there before: then we may not be allowed
+            // to look there.
+            let place = std::fs::canonicalize(path).map_err(doing("find", path))?;
+            match sync_dir(&place) {
+                Err(error) if was_there && error.kind() == io::ErrorKind::PermissionDenied => {}
+                synced => synced.map_err(doing("sync the directory of", path))?,
+            }
         }
-        .map_err(doing("sync the directory of", path))?;
         let tail = tail_of(&file, length).map_err(doing("read", path))?;
         Ok(Journalled { path: path.to_owned(), journal, file, length, tail, mark, _lock: lock })
     }

@@ -44,3 +44,11 @@ pub mod stomp;
 pub mod tls;
 #[cfg(feature = "zeromq")]
 pub mod zeromq;
+
+/// Waits for a moment, or for ever where there is none.
+async fn until(moment: Option<std::time::Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -26,6 +26,7 @@ use crate::remote::engine::{ConsumeWish, Received, Settlement};
 use crate::remote::failure::{Failure, Kind};
 use crate::remote::message::{Facts, Incoming};
 use crate::remote::outstanding::Outstanding;
+use crate::remote::until;
 use crate::units::WallTime;
 
 /// How long a request stays with the server.
@@ -142,13 +143,6 @@ async fn report(
             // A client that is closed says so where messages are received.
             let _ = client.publish(reply, IN_PROGRESS).await;
         }
-    }
-}
-
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment.into()).await,
-        None => std::future::pending().await,
     }
 }
 

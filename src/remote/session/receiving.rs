@@ -25,6 +25,7 @@ use crate::remote::engine::{
 };
 use crate::remote::failure::{Failure, Kind};
 use crate::remote::message::Incoming;
+use crate::remote::until;
 use crate::units::{OffsetRange, QueueId};
 use crate::wire::{ErrorCode, Fault, Nack, OpenReceive, ReceiveMode, Receiving, Reply, Request};
 
@@ -462,13 +463,6 @@ pub(super) fn keeps_nothing<E: Engine>() -> bool {
 enum Taken {
     Closed,
     Done(Result<(), Failure>),
-}
-
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 impl<C: Consumer, P: Publisher> Receiver<C, P> {
